@@ -1,0 +1,1 @@
+"""How a policy is sampled: the interface (`backend`), its definition (`reference`), the noise (`philox`)."""

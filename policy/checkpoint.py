@@ -1,0 +1,93 @@
+"""One `.safetensors` file per policy: tensors by plain names, the spec as JSON in the metadata, nothing pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+
+from policy.errors import CheckpointError, SpecError
+from policy.networks import Policy
+from policy.spec import PolicySpec
+
+METADATA_KEY = "sorl_policy"
+
+
+def save_policy(policy: Policy, path: Path | str) -> str:
+    """Write `policy` whole or not at all. Returns its version, the sha256 of the file."""
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in policy.state_dict().items()}
+    data = save_tensors(tensors, metadata={METADATA_KEY: policy.spec.to_json()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).chmod(0o644)
+            Path(file.name).replace(path)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_policy(path: Path | str) -> Policy:
+    """Read a policy, strictly.
+
+    Returns:
+        The policy on the CPU in float32, in eval mode, without gradients, its `version` set.
+
+    Raises:
+        CheckpointError: the file can't be read, is truncated, is not safetensors, has missing or extra tensors,
+            tensors of a wrong shape or dtype, NaN or infinite values, or a spec that is damaged, from a newer
+            format, or at odds with the tensors. The message names file and fault.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        tensors = load_tensors(data)
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: truncated or not a safetensors file ({len(data)} bytes): {error}") from None
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(f"{path}: safetensors, but not a policy: metadata key {METADATA_KEY!r} is missing")
+    try:
+        spec = PolicySpec.from_json(metadata[METADATA_KEY])
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}") from None
+    with torch.device("meta"):  # the right shapes without drawing initial weights that are thrown away
+        policy = Policy(spec, version=hashlib.sha256(data).hexdigest())
+    _check_tensors(path, policy.state_dict(), tensors)
+    policy.load_state_dict(tensors, assign=True)
+    return policy.eval().requires_grad_(False)
+
+
+def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+    missing = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    if missing or extra:
+        faults = [f"missing tensor {name!r}" for name in missing[:3]] + [f"extra tensor {name!r}" for name in extra[:3]]
+        raise CheckpointError(f"{path}: {', '.join(faults)} (the spec describes {len(expected)} tensors)")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, "
+                f"and the spec makes it {tuple(expected[name].shape)}"
+            )
+        if tensor.dtype != torch.float32:
+            raise CheckpointError(f"{path}: tensor {name!r} has dtype {tensor.dtype}, expected torch.float32")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: tensor {name!r} has NaN or infinite values")
+    if (found["observation_std"] <= 0).any():
+        raise CheckpointError(f"{path}: tensor 'observation_std' has values that are not positive")

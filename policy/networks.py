@@ -1,0 +1,163 @@
+"""The networks: shortcut velocity field and Q ensemble (paper section 4; shapes and initialisation as released)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from policy.spec import PolicySpec
+
+LAYER_NORM_EPS = 1e-6
+
+
+class VelocityField(nn.Module):
+    """v(s, x, t, d): the shortcut actor, an MLP over concat(s, x, t, d) with GELU (tanh form) and linear output.
+
+    t in [0, 1] is the flow's time, d = log2(number of steps) says how long a step it is asked for; each is one raw
+    column. The observation's share of the first layer is the same for all candidates and steps of a request, so it
+    is computed apart (`observation_share`) and handed to `forward`.
+    """
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        self.obs_dim = obs_dim
+        widths = [obs_dim + action_dim + 2, *hidden, action_dim]
+        layers = [nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths)]
+        for layer in layers:
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
+
+    def observation_share(self, observation: Tensor) -> Tensor:
+        """W_s s + b: (B, obs_dim) -> (B, hidden)."""
+        first = cast(nn.Linear, self.layers[0])
+        return F.linear(observation, first.weight[:, : self.obs_dim], first.bias)
+
+    def forward(self, share: Tensor, x: Tensor, t: Tensor, log2_steps: Tensor) -> Tensor:
+        """Velocity at x.
+
+        Args:
+            share: (B, hidden) from `observation_share`.
+            x: (B, action_dim), the point on the flow.
+            t: (B, 1), time in [0, 1].
+            log2_steps: (B, 1), d.
+
+        Returns:
+            (B, action_dim).
+        """
+        weight = cast(nn.Linear, self.layers[0]).weight[:, self.obs_dim :]
+        h = torch.addmm(share, torch.cat([x, t, log2_steps], dim=1), weight.t())
+        for layer in self.layers[1:]:
+            h = layer(F.gelu(h, approximate="tanh"))
+        return h
+
+
+class CriticEnsemble(nn.Module):
+    """Q_i(s, a, k), i = 1..E: an MLP over concat(s, a, k), each hidden layer linear -> GELU (tanh form) -> LayerNorm.
+
+    k is the raw number of steps that made the action, one column, absent when `conditioned` is False. All members
+    are stacked along a leading axis and evaluated by batched matrix products.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        hidden: Sequence[int],
+        ensemble_size: int,
+        conditioned: bool = True,
+        layer_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        self.ensemble_size = ensemble_size
+        self.conditioned = conditioned
+        widths = [obs_dim + action_dim + int(conditioned), *hidden, 1]
+        self.layers = nn.ModuleList(_StackedLinear(ensemble_size, a, b) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(_StackedLayerNorm(ensemble_size, width) for width in hidden if layer_norm)
+
+    def forward(self, observation: Tensor, action: Tensor, num_steps: Tensor) -> Tensor:
+        """Values of all members.
+
+        Args:
+            observation: (B, obs_dim).
+            action: (B, action_dim) in [-1, 1].
+            num_steps: (B, 1), k.
+
+        Returns:
+            (E, B).
+        """
+        columns = [observation, action, num_steps] if self.conditioned else [observation, action]
+        h = torch.cat(columns, dim=1).expand(self.ensemble_size, -1, -1)
+        for index, layer in enumerate(self.layers[:-1]):
+            h = F.gelu(layer(h), approximate="tanh")
+            if self.norms:
+                h = self.norms[index](h)
+        return cast(Tensor, self.layers[-1](h)).squeeze(-1)
+
+
+class _StackedLinear(nn.Module):
+    """E linear layers side by side: weight (E, out, in), bias (E, out); (E, B, in) -> (E, B, out)."""
+
+    def __init__(self, members: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = math.sqrt(6 / (inputs + outputs))  # Glorot uniform, fans per member
+        self.weight = nn.Parameter(torch.empty(members, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.zeros(members, outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+
+class _StackedLayerNorm(nn.Module):
+    """E LayerNorms side by side: weight and bias (E, width); normalises the last axis of (E, B, width)."""
+
+    def __init__(self, members: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(members, width))
+        self.bias = nn.Parameter(torch.zeros(members, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
+        return torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1))
+
+
+class Policy(nn.Module):
+    """Spec, networks and observation statistics together: what a checkpoint file holds and a backend runs.
+
+    `version` is the sha256 of the file it came from ("" for one that was never saved).
+    """
+
+    observation_mean: Tensor
+    observation_std: Tensor
+
+    def __init__(self, spec: PolicySpec, version: str = "") -> None:
+        super().__init__()
+        self.spec = spec
+        self.version = version
+        self.actor = VelocityField(spec.obs_dim, spec.action_dim, spec.actor_hidden)
+        self.critic = CriticEnsemble(
+            spec.obs_dim,
+            spec.action_dim,
+            spec.critic_hidden,
+            spec.ensemble_size,
+            conditioned=spec.critic_conditioning == "steps",
+            layer_norm=spec.critic_layer_norm,
+        )
+        self.register_buffer("observation_mean", torch.zeros(spec.obs_dim))
+        self.register_buffer("observation_std", torch.ones(spec.obs_dim))
+
+    def normalise(self, observation: Tensor) -> Tensor:
+        """(B, obs_dim) as the networks see it: unchanged, or standardised, as the spec says."""
+        if self.spec.normaliser == "identity":
+            return observation
+        return self.standardise(observation)
+
+    def standardise(self, observation: Tensor) -> Tensor:
+        """z-scores under the training data's statistics (for `observation_z_max`, whatever the normaliser)."""
+        return (observation - self.observation_mean) / self.observation_std

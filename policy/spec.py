@@ -1,0 +1,210 @@
+"""`PolicySpec`: everything about a policy that is not a weight. Frozen, versioned, unknown keys refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from policy.errors import SpecError
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A compute budget: N candidates in parallel, M sequential steps each."""
+
+    num_candidates: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Success of one (N, M) cell, a share in [0, 1], with its 95 % Wilson interval [low, high]."""
+
+    num_candidates: int
+    num_steps: int
+    success: float
+    low: float
+    high: float
+    episodes: int
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a policy comes from."""
+
+    environment: str = ""
+    dataset_sha256: str = ""
+    updates: int = 0
+    seed: int = 0
+    code_revision: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class PolicySpec:
+    """The contract between a checkpoint and whatever runs it.
+
+    Units: networks see observations as `normaliser` says and actions in [-1, 1]; `action_low` and `action_high`
+    (action_dim,) are the environment's units.
+
+    Raises:
+        SpecError: a field is out of its range; the message names the field and what was expected.
+    """
+
+    name: str
+    obs_dim: int
+    action_dim: int
+    action_low: tuple[float, ...]
+    action_high: tuple[float, ...]
+    actor_hidden: tuple[int, ...] = (512, 512, 512, 512)
+    critic_hidden: tuple[int, ...] = (512, 512, 512, 512)
+    ensemble_size: int = 2
+    critic_layer_norm: bool = True
+    q_agg: Literal["mean", "min"] = "mean"
+    critic_conditioning: Literal["steps", "none"] = "steps"
+    denoise_timesteps: int = 8
+    max_backprop_steps: int = 8
+    control_hz: float = 20.0
+    normaliser: Literal["identity", "standardise"] = "identity"
+    default_budget: Budget = Budget(num_candidates=32, num_steps=4)
+    frontier: tuple[Measurement, ...] = ()
+    headline: Measurement | None = None
+    provenance: Provenance = Provenance()
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version > FORMAT_VERSION:
+            raise SpecError(
+                f"format_version is {self.format_version}, and this release reads up to {FORMAT_VERSION}: "
+                "serve it with a newer release"
+            )
+        _require(self.format_version == FORMAT_VERSION, "format_version", f"be {FORMAT_VERSION}", self.format_version)
+        _require(bool(self.name) and self.name.isprintable(), "name", "be a printable, non-empty string", self.name)
+        for name in ("obs_dim", "action_dim", "ensemble_size"):
+            _require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
+        for name in ("actor_hidden", "critic_hidden"):
+            widths = getattr(self, name)
+            _require(len(widths) >= 1 and all(w >= 1 for w in widths), name, "be positive widths", widths)
+        for name in ("denoise_timesteps", "max_backprop_steps"):
+            _require(_is_power_of_two(getattr(self, name)), name, "be a power of two", getattr(self, name))
+        _require(
+            self.max_backprop_steps <= self.denoise_timesteps,
+            "max_backprop_steps",
+            f"be at most denoise_timesteps ({self.denoise_timesteps})",
+            self.max_backprop_steps,
+        )
+        for name in ("action_low", "action_high"):
+            limits = getattr(self, name)
+            expected = f"have {self.action_dim} finite numbers (action_dim)"
+            _require(len(limits) == self.action_dim and all(map(math.isfinite, limits)), name, expected, limits)
+        _require(
+            all(low < high for low, high in zip(self.action_low, self.action_high, strict=True)),
+            "action_low",
+            "be below action_high",
+            self.action_low,
+        )
+        _require(math.isfinite(self.control_hz) and self.control_hz > 0, "control_hz", "be positive", self.control_hz)
+        self._check_cell("default_budget", self.default_budget)
+        for index, cell in enumerate(self.frontier):
+            self._check_cell(f"frontier[{index}]", cell)
+        if self.headline is not None:
+            self._check_cell("headline", self.headline)
+
+    def _check_cell(self, name: str, cell: Budget | Measurement) -> None:
+        _require(cell.num_candidates >= 1, f"{name}.num_candidates", "be at least 1", cell.num_candidates)
+        expected = f"be 1 to {self.denoise_timesteps} (denoise_timesteps)"
+        _require(1 <= cell.num_steps <= self.denoise_timesteps, f"{name}.num_steps", expected, cell.num_steps)
+        if isinstance(cell, Measurement):
+            ordered = 0 <= cell.low <= cell.success <= cell.high <= 1
+            _require(ordered, name, "have 0 <= low <= success <= high <= 1", cell)
+            _require(cell.episodes >= 1, f"{name}.episodes", "be at least 1", cell.episodes)
+
+    def action_to_environment(self, action: Any) -> Any:
+        """(..., action_dim) from [-1, 1] to environment units; the identity, to the bit, where the limits are +-1."""
+        like = type(action)
+        scale = [(high - low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
+        offset = [(high + low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
+        if like.__module__.startswith("torch"):
+            return action * action.new_tensor(scale) + action.new_tensor(offset)
+        return (action * scale + offset).astype(action.dtype)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PolicySpec:
+        """The spec that `to_json` wrote.
+
+        Raises:
+            SpecError: not JSON, an unknown or missing key, a wrong type, or a value out of range.
+        """
+        try:
+            value = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise SpecError(f"the specification is not JSON: {error}") from None
+        version = value.get("format_version") if isinstance(value, dict) else None
+        if isinstance(version, int) and version > FORMAT_VERSION:
+            # Before anything else: a newer file may have keys that this release calls unknown.
+            raise SpecError(
+                f"format_version is {version}, and this release reads up to {FORMAT_VERSION}: "
+                "serve it with a newer release"
+            )
+        spec: PolicySpec = _parse(cls, value, "spec")
+        return spec
+
+
+def _is_power_of_two(value: int) -> bool:
+    return value >= 1 and value & (value - 1) == 0
+
+
+def _require(condition: bool, name: str, expected: str, found: object) -> None:
+    if not condition:
+        raise SpecError(f"{name} must {expected}, found {found!r}")
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """`value` (plain JSON) as the annotated type `kind`, or a SpecError that names the path `where`."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind):
+        return _parse_dataclass(kind, value, where)
+    if origin in (Union, UnionType):
+        if value is None:
+            return None
+        return _parse(next(option for option in arguments if option is not type(None)), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise SpecError(f"{where} must be one of {', '.join(map(repr, arguments))}, found {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise SpecError(f"{where} must be a list, found {value!r}")
+        return tuple(_parse(arguments[0], item, f"{where}[{index}]") for index, item in enumerate(value))
+    if origin is Mapping:
+        if not isinstance(value, dict):
+            raise SpecError(f"{where} must be an object, found {value!r}")
+        return value
+    accepted = (int, float) if kind is float else kind
+    if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+        raise SpecError(f"{where} must be of type {kind.__name__}, found {value!r}")
+    return float(value) if kind is float else value
+
+
+def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise SpecError(f"{where} must be an object, found {value!r}")
+    known = {entry.name: entry for entry in fields(kind)}
+    unknown = sorted(set(value) - set(known))
+    if unknown:
+        raise SpecError(f"unknown key {unknown[0]!r} in {where}")
+    for name, entry in known.items():
+        if name not in value and entry.default is MISSING and entry.default_factory is MISSING:
+            raise SpecError(f"{where}.{name} is missing")
+    hints = get_type_hints(kind)
+    return kind(**{name: _parse(hints[name], item, f"{where}.{name}") for name, item in value.items()})

@@ -1,0 +1,1 @@
+"""HTTP service: routes -> admission -> scheduler -> engine -> reply."""

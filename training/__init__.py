@@ -1,0 +1,1 @@
+"""Offline training: dataset -> learner -> evaluation -> export."""

@@ -1,0 +1,121 @@
+"""`TrainConfig`: every setting of a training run. A field's text is its command-line help."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+# gamma, q_agg and q_loss_coef by environment (docs/algorithm.md); pointmaze has no published setting.
+TASK_DEFAULTS: dict[str, dict[str, Any]] = {
+    "antmaze-large": {"discount": 0.99, "q_agg": "min", "q_loss_coef": 500.0},
+    "antmaze-giant": {"discount": 0.995, "q_agg": "min", "q_loss_coef": 500.0},
+    "humanoidmaze-medium": {"discount": 0.995, "q_agg": "mean", "q_loss_coef": 100.0},
+    "humanoidmaze-large": {"discount": 0.995, "q_agg": "mean", "q_loss_coef": 500.0},
+    "antsoccer-arena": {"discount": 0.995, "q_agg": "mean", "q_loss_coef": 500.0},
+    "cube-single": {"discount": 0.99, "q_agg": "mean", "q_loss_coef": 10.0},
+    "cube-double": {"discount": 0.99, "q_agg": "mean", "q_loss_coef": 50.0},
+    "scene": {"discount": 0.99, "q_agg": "mean", "q_loss_coef": 100.0},
+    "pointmaze-medium": {"discount": 0.995, "q_agg": "mean", "q_loss_coef": 10.0},
+}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train a shortcut policy and its Q ensemble on offline data (resumable: run the same command again)."""
+
+    task: str = "cube-single-play-singletask-task2-v0"
+    """OGBench single-task name, e.g. cube-single-play-singletask-task2-v0."""
+    dataset: Path | None = None
+    """NAME.npz with NAME-val.npz beside it; without it, data/ as `sorl-generate` leaves it."""
+    run_dir: Path | None = None
+    """Logs and checkpoints; without it, runs/TASK-SEED."""
+    updates: int = 1_000_000
+    """Gradient updates; raise it to continue a finished run."""
+    seed: int = 0
+    """Seed of initial weights, batches and noise."""
+
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Hidden widths of actor and critics."""
+    batch_size: int = 256
+    """Transitions per update."""
+    learning_rate: float = 1e-4
+    """Adam's step size, for actor and critic."""
+    max_grad_norm: float = 1.0
+    """Global gradient-norm clip, for each of actor and critic."""
+    tau: float = 0.005
+    """Rate of the target networks' moving average; value travels about one step per 1 / tau updates."""
+
+    discount: float | None = None
+    """Gamma; without it, the paper's value for the environment (0.99 where it has none)."""
+    q_agg: Literal["mean", "min"] | None = None
+    """Aggregation over the critic ensemble; without it, the paper's choice for the environment."""
+    q_loss_coef: float | None = None
+    """Weight of the Q loss; without it, the paper's value for the environment."""
+    flow_coef: float = 10.0
+    """Weight of the flow-matching loss."""
+    consistency_coef: float = 10.0
+    """Weight of the self-consistency loss."""
+
+    ensemble_size: int = 2
+    """Critics."""
+    critic_conditioning: Literal["steps", "none"] = "steps"
+    """Whether critics see the number of steps that made an action (as released) or not (as in the paper)."""
+    denoise_timesteps: int = 8
+    """M_disc, the finest grid of the flow."""
+    max_backprop_steps: int = 8
+    """M_BTT, the most steps the Q loss is backpropagated through."""
+    normaliser: Literal["identity", "standardise"] = "identity"
+    """What networks see of observations: raw (as released), or standardised."""
+
+    device: str = "cpu"
+    """torch device; the data is kept on it."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: matrix products in bfloat16 with fp32 master weights."""
+    threads: int = 0
+    """CPU compute threads; 0 means all available cores."""
+    log_every: int = 1000
+    """Updates between log rows; losses are means over the interval."""
+    save_every: int = 10_000
+    """Updates between checkpoints (resume.pt, policy.safetensors)."""
+    keep_every: int = 50_000
+    """Updates between policies kept for good (policy-UPDATES.safetensors)."""
+
+    def __post_init__(self) -> None:
+        positive = ("updates", "batch_size", "learning_rate", "max_grad_norm", "ensemble_size", "log_every")
+        for name in (*positive, "save_every", "keep_every"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 < self.tau <= 1:
+            raise ValueError(f"tau must be in (0, 1], got {self.tau}")
+        if self.discount is not None and not 0 <= self.discount < 1:
+            raise ValueError(f"discount must be in [0, 1), got {self.discount}")
+        for name in ("denoise_timesteps", "max_backprop_steps"):
+            value = getattr(self, name)
+            if value < 1 or value & (value - 1):
+                raise ValueError(f"{name} must be a power of two, got {value}")
+        if self.max_backprop_steps > self.denoise_timesteps:
+            raise ValueError(f"max_backprop_steps must be at most denoise_timesteps ({self.denoise_timesteps})")
+
+    def resolved(self) -> TrainConfig:
+        """This config with everything that was left open filled in."""
+        environment = next((name for name in TASK_DEFAULTS if self.task.startswith(name)), None)
+        defaults: dict[str, Any] = {"discount": 0.99, "q_agg": "mean", "q_loss_coef": 10.0}
+        defaults.update(TASK_DEFAULTS.get(environment or "", {}))
+        dataset_name = "-".join(part for part in self.task.split("-") if part != "singletask" and part[:4] != "task")
+        defaults["dataset"] = Path("data") / f"{dataset_name}.npz"
+        defaults["run_dir"] = Path("runs") / f"{self.task}-{self.seed}"
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, for logs and provenance."""
+        return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
+
+    def stream(self) -> dict[str, Any]:
+        """The settings that determine the sequence of updates; a resumed run must agree on them."""
+        free = {"updates", "run_dir", "dataset", "device", "threads", "log_every", "save_every", "keep_every"}
+        return {
+            field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
+            for field in fields(self)
+            if field.name not in free
+        }

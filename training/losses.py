@@ -1,0 +1,125 @@
+"""SORL's four losses, one function each. Noise and times are arguments; every function returns (loss, info).
+
+Notation follows the paper (arXiv 2505.22866, section 4): s observation, x_0 noise, x_1 = a action, t time, d = log2 of
+the number of steps, k steps of the sampled action. All means run over batch and action dimensions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kernels.reference import aggregate, euler_sample
+from policy import CriticEnsemble, VelocityField
+
+Info = dict[str, Tensor]
+T_EPSILON = 1e-5  # the released code's e: x_t keeps this much noise at t = 1
+
+
+class Batch(NamedTuple):
+    """B transitions; observations as the networks see them, actions in [-1, 1]."""
+
+    observations: Tensor  # (B, obs_dim)
+    actions: Tensor  # (B, action_dim)
+    rewards: Tensor  # (B,)
+    masks: Tensor  # (B,), 0 where the task is achieved: no bootstrapping
+    next_observations: Tensor  # (B, obs_dim)
+
+
+class FlowRows(NamedTuple):
+    """Regression rows for the velocity field: at (x_t, t, d) it should say `target`."""
+
+    x_t: Tensor  # (B, action_dim)
+    t: Tensor  # (B, 1)
+    log2_steps: Tensor  # (B, 1)
+    target: Tensor  # (B, action_dim)
+
+
+def interpolate(noise: Tensor, action: Tensor, t: Tensor) -> Tensor:
+    """x_t = (1 - (1 - e) t) x_0 + t x_1."""
+    return (1 - (1 - T_EPSILON) * t) * noise + t * action
+
+
+def flow_matching_rows(action: Tensor, noise: Tensor, t: Tensor, denoise_timesteps: int) -> FlowRows:
+    """Loss 1: at the finest step size, the velocity is x_1 - (1 - e) x_0."""
+    finest = torch.full_like(t, denoise_timesteps.bit_length() - 1)
+    return FlowRows(interpolate(noise, action, t), t, finest, action - (1 - T_EPSILON) * noise)
+
+
+@torch.no_grad()
+def self_consistency_rows(
+    target_actor: VelocityField, share: Tensor, action: Tensor, noise: Tensor, t: Tensor, log2_steps: Tensor
+) -> FlowRows:
+    """Loss 2: one step of size 2^-d equals two of half that size, taken by the target network.
+
+    `share` is the target actor's share of the observation; the second half step starts at t + h. No clipping.
+    """
+    x_t = interpolate(noise, action, t)
+    half = torch.exp2(-(log2_steps + 1))
+    v1 = target_actor(share, x_t, t, log2_steps + 1)
+    v2 = target_actor(share, x_t + half * v1, t + half, log2_steps + 1)
+    return FlowRows(x_t, t, log2_steps, (v1 + v2) / 2)
+
+
+def consistency_levels(batch_size: int, denoise_timesteps: int, device: torch.device) -> Tensor:
+    """d of each row, (B, 1): an equal share for each of log2(M_disc) - 1 .. 0 in that order, the remainder d = 0."""
+    levels = range(denoise_timesteps.bit_length() - 2, -1, -1)
+    share = batch_size // max(len(levels), 1)
+    column = [float(level) for level in levels for _ in range(share)]
+    return torch.tensor(column + [0.0] * (batch_size - len(column)), device=device)[:, None]
+
+
+def velocity_loss(actor: VelocityField, share: Tensor, *parts: FlowRows) -> list[Tensor]:
+    """Mean squared error of the velocity field on each of `parts`, all in one forward pass (fewer, larger products).
+
+    `share` is (B, hidden), the same observations for every part.
+    """
+    rows = FlowRows(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    velocity = actor(share.repeat(len(parts), 1), rows.x_t, rows.t, rows.log2_steps)
+    errors = (velocity.float() - rows.target.float()).square()
+    return [error.mean() for error in errors.chunk(len(parts))]
+
+
+def q_loss(
+    actor: VelocityField,
+    critic: CriticEnsemble,
+    observation: Tensor,
+    share: Tensor,
+    noise: Tensor,
+    num_steps: int,
+    denoise_timesteps: int,
+) -> tuple[Tensor, Info]:
+    """Loss 3: -mean Q_i(s, a_k, k), a_k differentiated through all k steps, scaled by 1 / mean |mean_i Q_i|.
+
+    The critic's parameters receive gradients here too unless the caller freezes them.
+    """
+    action = sample(actor, share, noise, num_steps, denoise_timesteps)
+    q = critic(observation, action, torch.full_like(noise[:, :1], num_steps)).float().mean(0)
+    loss = -q.mean() / q.detach().abs().mean()
+    return loss, {"q_mean": q.detach().mean(), "q_loss": loss.detach()}
+
+
+def critic_loss(
+    critic: CriticEnsemble,
+    target_critic: CriticEnsemble,
+    batch: Batch,
+    next_action: Tensor,
+    num_steps: int,
+    discount: float,
+    q_agg: str,
+) -> tuple[Tensor, Info]:
+    """Loss 4: TD error with y = r + gamma * mask * agg_i Q_target_i(s', a'_k, k), the same k on both sides."""
+    k = torch.full_like(batch.actions[:, :1], num_steps)
+    next_q = aggregate(target_critic(batch.next_observations, next_action, k).float(), q_agg)
+    target = batch.rewards + discount * batch.masks * next_q
+    q = critic(batch.observations, batch.actions, k).float()
+    loss = F.mse_loss(q, target.expand_as(q))
+    return loss, {"critic_loss": loss.detach(), "td_target_mean": target.detach().mean()}
+
+
+def sample(actor: VelocityField, share: Tensor, noise: Tensor, num_steps: int, denoise_timesteps: int) -> Tensor:
+    """The k-step sample of every row, clipped at the end only; differentiable."""
+    return euler_sample(actor, share, noise, torch.full((len(noise),), num_steps), denoise_timesteps)
