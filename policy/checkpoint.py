@@ -79,7 +79,7 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
     if missing or extra:
         faults = [f"missing tensor {name!r}" for name in missing[:3]] + [f"extra tensor {name!r}" for name in extra[:3]]
         raise CheckpointError(f"{path}: {', '.join(faults)} (the spec describes {len(expected)} tensors)")
-    for name, tensor in found.items():
+    for name, tensor in sorted(found.items()):
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, "

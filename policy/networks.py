@@ -53,16 +53,17 @@ class VelocityField(nn.Module):
         """
         weight = cast(nn.Linear, self.layers[0]).weight[:, self.obs_dim :]
         h = torch.addmm(share, torch.cat([x, t, log2_steps], dim=1), weight.t())
-        for layer in self.layers[1:]:
+        for layer in self.layers[1:-1]:
             h = layer(F.gelu(h, approximate="tanh"))
-        return h
+        last = cast(nn.Linear, self.layers[-1])
+        return _linear_in_float32(F.gelu(h, approximate="tanh"), last.weight, last.bias)
 
 
 class CriticEnsemble(nn.Module):
     """Q_i(s, a, k), i = 1..E: an MLP over concat(s, a, k), each hidden layer linear -> GELU (tanh form) -> LayerNorm.
 
-    k is the raw number of steps that made the action, one column, absent when `conditioned` is False. All members
-    are stacked along a leading axis and evaluated by batched matrix products.
+    k is the raw number of steps that made the action, one column, absent when `conditioned` is False. Parameters of
+    all members are stacked along a leading axis.
     """
 
     def __init__(
@@ -93,16 +94,50 @@ class CriticEnsemble(nn.Module):
             (E, B).
         """
         columns = [observation, action, num_steps] if self.conditioned else [observation, action]
-        h = torch.cat(columns, dim=1).expand(self.ensemble_size, -1, -1)
-        for index, layer in enumerate(self.layers[:-1]):
-            h = F.gelu(layer(h), approximate="tanh")
-            if self.norms:
-                h = self.norms[index](h)
-        return cast(Tensor, self.layers[-1](h)).squeeze(-1)
+        inputs = torch.cat(columns, dim=1)
+        layers = [layer.members() for layer in self._stacks(self.layers)]
+        norms = [norm.members() for norm in self._stacks(self.norms)]
+        return torch.stack([self._member(index, inputs, layers, norms) for index in range(self.ensemble_size)])
+
+    def _member(self, index: int, h: Tensor, layers: list[_Members], norms: list[_Members]) -> Tensor:
+        """Q_index of every row, (B,). Member by member in 2-D operators: with batched products and the LayerNorm's
+        scale apart, a training update took 1.3 times as long (81 against 62 ms at 3 x 256, bf16)."""
+        for depth, members in enumerate(layers[:-1]):
+            h = F.gelu(F.linear(h, *members[index]), approximate="tanh")
+            if norms:
+                weight, bias = norms[depth][index]
+                h = F.layer_norm(h, weight.shape, weight, bias, LAYER_NORM_EPS)
+        return _linear_in_float32(h, *layers[-1][index]).squeeze(-1)
+
+    @staticmethod
+    def _stacks(modules: nn.ModuleList) -> list[_Stack]:
+        return [cast(_Stack, module) for module in modules]
 
 
-class _StackedLinear(nn.Module):
-    """E linear layers side by side: weight (E, out, in), bias (E, out); (E, B, in) -> (E, B, out)."""
+def _linear_in_float32(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """An output layer outside autocast: bfloat16 would round values of magnitude 50 to quarters."""
+    if not torch.is_autocast_enabled(h.device.type):
+        return F.linear(h, weight, bias)
+    with torch.autocast(h.device.type, enabled=False):
+        return F.linear(h.float(), weight, bias)
+
+
+_Members = list[tuple[Tensor, Tensor]]
+
+
+class _Stack(nn.Module):
+    """A weight and a bias for each of E ensemble members, stacked along the leading axis."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def members(self) -> _Members:
+        """(weight, bias) of each member. unbind, because its gradient is one stack, not E padded additions."""
+        return list(zip(self.weight.unbind(0), self.bias.unbind(0), strict=True))
+
+
+class _StackedLinear(_Stack):
+    """E linear layers: weight (E, out, in), bias (E, out)."""
 
     def __init__(self, members: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -110,21 +145,14 @@ class _StackedLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(members, outputs, inputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.zeros(members, outputs))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
 
-
-class _StackedLayerNorm(nn.Module):
-    """E LayerNorms side by side: weight and bias (E, width); normalises the last axis of (E, B, width)."""
+class _StackedLayerNorm(_Stack):
+    """E LayerNorms: weight and bias (E, width)."""
 
     def __init__(self, members: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(members, width))
         self.bias = nn.Parameter(torch.zeros(members, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        normed = F.layer_norm(x, x.shape[-1:], eps=LAYER_NORM_EPS)
-        return torch.addcmul(self.bias.unsqueeze(1), normed, self.weight.unsqueeze(1))
 
 
 class Policy(nn.Module):

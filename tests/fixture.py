@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -72,7 +71,7 @@ class Fixture:
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     """|found - expected| / |expected|, in float64."""
-    difference = (found.detach().double() - expected.double()).norm()
+    difference = (found.detach().double() - expected.detach().double()).norm()
     return float(difference / expected.detach().double().norm().clamp_min(1e-12))
 
 

@@ -78,7 +78,7 @@ def _collect_part(path: Path, episodes: range) -> int:
         collect_episode(TASKS[_worker_config.task], _worker_env, _worker_config.seed, episode) for episode in episodes
     ]
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **_concatenate(collected))
+        np.savez(file, allow_pickle=False, **_concatenate(collected))
     return len(episodes)
 
 
@@ -128,7 +128,7 @@ def generate(config: GenerateConfig) -> Path:
     for split, path in (("train", target), ("val", target.with_name(f"{name}-val.npz"))):
         arrays = _concatenate([dict(np.load(part)) for part in parts if part.name.startswith(split)])
         with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, **arrays)
+            np.savez_compressed(file, allow_pickle=False, **arrays)
         report["splits"][split] = {"file": path.name, "sha256": sha256_of(path), **statistics(config.task, arrays)}
     write_json(report_path, report)
     shutil.rmtree(directory)

@@ -6,7 +6,6 @@ An update: critic step, critic average, actor step with the new critic, actor av
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -133,7 +132,7 @@ class Learner:
 
     def _step(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> Tensor:
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
         optimizer.step()
         return norm
@@ -165,5 +164,4 @@ def _adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:
 @torch.no_grad()
 def _move_average(target: nn.Module, online: nn.Module, tau: float) -> None:
     """target <- (1 - tau) target + tau online, all tensors in one call."""
-    targets: Iterable[Tensor] = list(target.parameters())
-    torch._foreach_lerp_(targets, list(online.parameters()), tau)
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)

@@ -96,6 +96,7 @@ class _Recorder:
 def _collect_play(env: gymnasium.Env, task: Task, noise: float = 0.1, noise_smoothing: float = 0.5) -> Arrays:
     """Manipulation: plan oracles pick up, place, press, slide; a new random target whenever a plan is finished."""
     agents = {name: _plan_oracle(name)(env=env, noise=noise, noise_smoothing=noise_smoothing) for name in task.oracles}
+    base: Any = env.unwrapped
     observation, info = env.reset()
     stack_probability = np.random.uniform(*task.stack_probability)
     agent = agents[info["privileged/target_task"]]
@@ -107,7 +108,7 @@ def _collect_play(env: gymnasium.Env, task: Task, noise: float = 0.1, noise_smoo
         next_observation, _, terminated, truncated, info = env.step(action)
         done = terminated or truncated
         if agent.done:
-            target_observation, target_info = env.unwrapped.set_new_target(p_stack=stack_probability)
+            target_observation, target_info = base.set_new_target(p_stack=stack_probability)
             agent = agents[target_info["privileged/target_task"]]
             agent.reset(target_observation, target_info)
         rows.add(observation, action, done, info)
@@ -118,17 +119,18 @@ def _collect_play(env: gymnasium.Env, task: Task, noise: float = 0.1, noise_smoo
 def _plan_oracle(name: str) -> Callable[..., Any]:
     from ogbench.manipspace.oracles.plan import button_plan, cube_plan, drawer_plan, window_plan
 
-    return {
+    oracles: dict[str, Callable[..., Any]] = {
         "cube": cube_plan.CubePlanOracle,
         "button": button_plan.ButtonPlanOracle,
         "drawer": drawer_plan.DrawerPlanOracle,
         "window": window_plan.WindowPlanOracle,
-    }[name]
+    }
+    return oracles[name]
 
 
 def _collect_navigate(env: gymnasium.Env, task: Task, noise: float = 0.5) -> Arrays:
     """Point maze: towards the maze's own breadth-first subgoal plus noise; a new goal whenever one is reached."""
-    maze = env.unwrapped
+    maze: Any = env.unwrapped
     cells = [(int(i), int(j)) for i, j in np.argwhere(maze.maze_map == 0)]
     corners = [cell for cell in cells if not _in_hallway(maze.maze_map, *cell)]
 

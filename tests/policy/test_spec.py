@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from policy import Budget, Measurement, PolicySpec, Provenance
+from policy.errors import SpecError
+from tests.policies import random_policy
+
+
+def full_spec() -> PolicySpec:
+    return replace(
+        random_policy().spec,
+        frontier=(Measurement(8, 4, 0.5, 0.3, 0.7, 50), Measurement(32, 1, 1.0, 0.9, 1.0, 50)),
+        headline=Measurement(32, 4, 0.9, 0.8, 0.95, 200),
+        provenance=Provenance("env", "abc", 10, 3, "rev", {"lr": 1e-4, "hidden": [1, 2]}, "note"),
+        default_budget=Budget(16, 2),
+    )
+
+
+def test_json_round_trip() -> None:
+    assert PolicySpec.from_json(full_spec().to_json()) == full_spec()
+
+
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"colour": "red"}, "unknown key 'colour' in spec"),
+    ({"default_budget": {"num_candidates": 1, "num_steps": 1, "x": 1}}, "unknown key 'x' in spec.default_budget"),
+    ({"provenance": {"who": 1}}, "unknown key 'who' in spec.provenance"),
+    ({"frontier": [{"num_candidates": 1}]}, r"spec.frontier\[0\].num_steps is missing"),
+    ({"frontier": {}}, "spec.frontier must be a list"),
+    ({"obs_dim": "11"}, "spec.obs_dim must be of type int"),
+    ({"obs_dim": True}, "spec.obs_dim must be of type int"),
+    ({"obs_dim": 0}, "obs_dim must be at least 1"),
+    ({"name": ""}, "name must be a printable"),
+    ({"action_low": [0.0]}, "action_low must have 3 finite numbers"),
+    ({"action_high": [-1.0, 1.0, 1.0]}, "action_low must be below action_high"),
+    ({"actor_hidden": []}, "actor_hidden must be positive widths"),
+    ({"q_agg": "median"}, "spec.q_agg must be one of 'mean', 'min'"),
+    ({"critic_conditioning": 1}, "spec.critic_conditioning must be one of"),
+    ({"denoise_timesteps": 6}, "denoise_timesteps must be a power of two"),
+    ({"max_backprop_steps": 16}, "max_backprop_steps must be at most"),
+    ({"control_hz": 0}, "control_hz must be positive"),
+    ({"format_version": 2, "a_key_of_the_future": 1}, "format_version is 2, and this release reads up to 1"),
+    ({"format_version": 0}, "format_version must be 1"),
+    ({"default_budget": {"num_candidates": 4, "num_steps": 9}}, "default_budget.num_steps must be 1 to 8"),
+    ({"headline": {**vars(Measurement(1, 1, 0.9, 0.95, 1.0, 5))}}, "headline must have 0 <= low <= success"),
+    ({"headline": 3}, "spec.headline must be an object"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), FAULTS)
+def test_faults_are_named(change: dict[str, Any], message: str) -> None:
+    value = json.loads(full_spec().to_json()) | change
+    with pytest.raises(SpecError, match=message):
+        PolicySpec.from_json(json.dumps(value))
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '"x"', "[" * 10_000])
+def test_what_is_not_an_object_is_refused(text: str) -> None:
+    with pytest.raises(SpecError):
+        PolicySpec.from_json(text)
+
+
+def test_a_missing_key_is_named() -> None:
+    value = json.loads(full_spec().to_json())
+    del value["obs_dim"]
+    with pytest.raises(SpecError, match=r"spec\.obs_dim is missing"):
+        PolicySpec.from_json(json.dumps(value))

@@ -1,0 +1,73 @@
+"""The import arrows of the house (docs/architecture.md), held by reading every module's imports."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = {"policy", "kernels", "training", "service", "sorl_client"}
+FOLDERS = {
+    "policy": ROOT / "policy",
+    "kernels": ROOT / "kernels",
+    "training": ROOT / "training",
+    "service": ROOT / "service",
+    "sorl_client": ROOT / "client" / "sorl_client",
+}
+ARROWS: dict[str, set[str]] = {
+    "policy": set(),
+    "kernels": {"policy"},
+    "training": {"policy", "kernels", "sorl_client"},
+    "service": {"policy", "kernels"},
+    "sorl_client": set(),
+}
+THIRD_PARTY_OF_POLICY = {"torch", "safetensors"}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level names that a module imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import: say the full name"
+            names.add((node.module or "").split(".")[0])
+    return names
+
+
+def modules(package: str) -> list[Path]:
+    found = sorted(FOLDERS[package].rglob("*.py"))
+    assert found, f"{package} has no modules"
+    return found
+
+
+@pytest.mark.parametrize("package", sorted(ARROWS))
+def test_a_package_imports_only_what_its_arrows_allow(package: str) -> None:
+    for path in modules(package):
+        foreign = (imported_packages(path) & OURS) - {package} - ARROWS[package]
+        assert not foreign, f"{path.relative_to(ROOT)} imports {foreign}"
+
+
+def test_policy_needs_torch_and_safetensors_only() -> None:
+    import sys
+
+    for path in modules("policy"):
+        third_party = imported_packages(path) - set(sys.stdlib_module_names) - {"policy"}
+        assert third_party <= THIRD_PARTY_OF_POLICY, f"{path.relative_to(ROOT)} imports {third_party}"
+
+
+def test_the_client_needs_no_torch() -> None:
+    for path in modules("sorl_client"):
+        assert not imported_packages(path) & {"torch", "safetensors"}, path
+
+
+def test_the_scheduler_knows_neither_torch_nor_the_web_framework() -> None:
+    assert not imported_packages(FOLDERS["service"] / "scheduler.py") & {"torch", "fastapi", "starlette", "pydantic"}
+
+
+def test_tests_mirror_the_folders() -> None:
+    for folder in (path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "_."):
+        assert folder.name in {*ARROWS, "client", "deploy", "fixtures"}, folder

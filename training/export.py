@@ -1,0 +1,122 @@
+"""`sorl-export`: a trained policy becomes a file to ship: named, with its measurements inside, then read back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from kernels.backend import SampleBatch
+from kernels.reference import ReferenceBackend
+from policy import Budget, CheckpointError, Measurement, Policy, load_policy, save_policy
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Attach name, frontier, headline and default budget to a policy, and write it where it is served from."""
+
+    policy: tyro.conf.Positional[Path]
+    """A policy.safetensors, or a run folder that holds one."""
+    out: Path
+    """The file to write, e.g. deploy/policies/cube-single.safetensors."""
+    name: str | None = None
+    """Name under which the service offers it; without it, the output's file name."""
+    frontier: Path | None = None
+    """Report of `sorl-evaluate --json` on the selection seeds."""
+    headline: Path | None = None
+    """Report of `sorl-evaluate --json` with ONE cell, on seeds that chose nothing."""
+    default_budget: tuple[int, int] | None = None
+    """N and M of a request that names neither; without it, the headline's."""
+    notes: str | None = None
+    """What a reader of the card should know: settings other than the paper's, wall time, surprises."""
+
+
+def export(config: ExportConfig) -> Policy:
+    """Write `config.out`. Returns the policy as read back from it.
+
+    Raises:
+        CheckpointError: the policy is damaged, or what was read back is not what was written.
+        ValueError: a report does not belong to this policy, or frontier and headline share seeds.
+    """
+    source = config.policy / "policy.safetensors" if config.policy.is_dir() else config.policy
+    policy = load_policy(source)
+    frontier, headline = _read(config.frontier, policy), _read(config.headline, policy)
+    if headline and len(headline["cells"]) != 1:
+        raise ValueError(f"{config.headline}: a headline is one cell, found {len(headline['cells'])}")
+    if frontier and headline:
+        _require_disjoint(frontier, headline)
+    spec = replace(policy.spec, name=config.name or config.out.stem)
+    if frontier:
+        spec = replace(spec, frontier=tuple(map(_measurement, frontier["cells"])))
+    if headline:
+        cell = _measurement(headline["cells"][0])
+        spec = replace(spec, headline=cell, default_budget=Budget(cell.num_candidates, cell.num_steps))
+    if config.default_budget:
+        spec = replace(spec, default_budget=Budget(*config.default_budget))
+    if config.notes is not None:
+        spec = replace(spec, provenance=replace(spec.provenance, notes=config.notes))
+    policy.spec = spec
+    save_policy(policy, config.out)
+    written = load_policy(config.out)
+    _require_same_outputs(policy, written, config.out)
+    return written
+
+
+def _read(path: Path | None, policy: Policy) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    report: dict[str, Any] = json.loads(path.read_text())
+    if report["policy_sha256"] != policy.version:
+        raise ValueError(
+            f"{path} measured another file (sha256 {report['policy_sha256'][:12]}, not {policy.version[:12]})"
+        )
+    return report
+
+
+def _require_disjoint(frontier: dict[str, Any], headline: dict[str, Any]) -> None:
+    seeds = [set(range(r["first_seed"], r["first_seed"] + r["episodes"])) for r in (frontier, headline)]
+    if shared := seeds[0] & seeds[1]:
+        raise ValueError(f"frontier and headline share {len(shared)} episode seeds: what chose must not report")
+
+
+def _measurement(cell: dict[str, Any]) -> Measurement:
+    return Measurement(**{field.name: cell[field.name] for field in fields(Measurement)})
+
+
+def _require_same_outputs(ours: Policy, written: Policy, path: Path) -> None:
+    rng = np.random.default_rng(0)
+    observation = rng.standard_normal((64, ours.spec.obs_dim)).astype(np.float32)
+    batch = SampleBatch.of(observation, num_candidates=4, num_steps=2, seed=range(64))
+    before, after = (ReferenceBackend(policy).sample_and_score(batch) for policy in (ours, written))
+    if not (np.array_equal(before.action, after.action) and np.array_equal(before.q, after.q)):
+        raise CheckpointError(f"{path}: read back, it gives other actions than what was written")
+
+
+def format_card(policy: Policy) -> str:
+    """A policy's card, for people."""
+    spec, origin = policy.spec, policy.spec.provenance
+    lines = [
+        f"{spec.name}: {spec.obs_dim} observations -> {spec.action_dim} actions at {spec.control_hz:g} Hz",
+        f"  trained on {origin.environment}, {origin.updates:,} updates, seed {origin.seed}",
+        f"  actor {spec.actor_hidden}, {spec.ensemble_size} critics {spec.critic_hidden}, {spec.q_agg} of the ensemble",
+        f"  default budget N={spec.default_budget.num_candidates}, M={spec.default_budget.num_steps}",
+    ]
+    if spec.headline:
+        cell = spec.headline
+        lines.append(
+            f"  success {cell.success:.1%} [{cell.low:.1%}, {cell.high:.1%}] over {cell.episodes} episodes "
+            f"at N={cell.num_candidates}, M={cell.num_steps}"
+        )
+    return "\n".join([*lines, f"  version {policy.version}"])
+
+
+def main() -> None:
+    try:
+        config = tyro.cli(ExportConfig)
+        print(f"{config.out}\n{format_card(export(config))}")
+    except (CheckpointError, ValueError, OSError) as error:
+        raise SystemExit(f"sorl-export: {error}") from None
