@@ -1,1 +1,1 @@
-"""HTTP service: routes -> admission -> scheduler -> engine -> reply."""
+"""The server: bytes -> schemas -> admission -> scheduler -> engine -> reply."""

@@ -116,7 +116,7 @@ def validate(path: Path) -> None:
     if not path.exists():
         raise DatasetError(f"{path} does not exist; make it with `sorl-generate`, or say --dataset")
     try:
-        with np.load(path) as file:
+        with path.open("rb") as opened, np.load(opened) as file:
             arrays: dict[str, Any] = {key: file[key] for key in file.files}
     except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
         raise DatasetError(f"{path}: truncated or not an npz file: {error}") from None

@@ -14,6 +14,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from sorl_client.episodes import keep_action_space, quiet_simulator
 
 Arrays = dict[str, np.ndarray]
 
@@ -31,16 +32,19 @@ class Task:
     env_kwargs: tuple[tuple[str, Any], ...] = ()
 
     def make_env(self, episode_steps: int) -> gymnasium.Env:
-        import ogbench.locomaze
-        import ogbench.manipspace  # noqa: F401
+        with quiet_simulator():
+            import ogbench.locomaze
+            import ogbench.manipspace  # noqa: F401
 
-        return gymnasium.make(
-            self.env_id,
-            terminate_at_goal=False,
-            max_episode_steps=episode_steps,
-            disable_env_checker=True,
-            **dict(self.env_kwargs),
-        )
+            env: gymnasium.Env = gymnasium.make(
+                self.env_id,
+                terminate_at_goal=False,
+                max_episode_steps=episode_steps,
+                disable_env_checker=True,
+                **dict(self.env_kwargs),
+            )
+            keep_action_space(env)
+        return env
 
 
 def collect_episode(task: Task, env: gymnasium.Env, seed: int, episode: int) -> Arrays:

@@ -1,1 +1,32 @@
-"""Client of SORL Serve."""
+"""Client of SORL Serve: ask a policy server for the best action it can give by a deadline."""
+
+from sorl_client.action import Action
+from sorl_client.client import AsyncClient, Client
+from sorl_client.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidReply,
+    NotReady,
+    Overloaded,
+    RequestRefused,
+    ServerFailed,
+    SorlError,
+    StaleReply,
+)
+from sorl_client.retry import RetryPolicy
+
+__all__ = [
+    "Action",
+    "AsyncClient",
+    "Client",
+    "ConnectionFailed",
+    "DeadlineExceeded",
+    "InvalidReply",
+    "NotReady",
+    "Overloaded",
+    "RequestRefused",
+    "RetryPolicy",
+    "ServerFailed",
+    "SorlError",
+    "StaleReply",
+]

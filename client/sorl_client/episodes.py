@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -37,22 +38,31 @@ class EpisodeSeeds:
 
 def make_env(task: str) -> Any:
     """The OGBench environment of `task` (say "cube-single-play-singletask-task2-v0"), default horizon."""
-    with warnings.catch_warnings():
-        # Neither concerns who drives: importing OGBench looks for a display, and its spaces are made from float64 bounds.
-        warnings.filterwarnings("ignore", message=r"\(65\d+\)")
-        warnings.filterwarnings("ignore", message=r".*precision lowered by casting to float32")
+    with quiet_simulator():
         import ogbench
 
         env = ogbench.make_env_and_datasets(task, env_only=True)
-        _fix_action_space(env)
+        keep_action_space(env)
     return env
 
 
-def _fix_action_space(env: Any) -> None:
+@contextmanager
+def quiet_simulator() -> Iterator[None]:
+    """Without two warnings that concern nobody: OGBench looks for a display, and its spaces have float64 bounds."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\(65\d+\)")
+        warnings.filterwarnings("ignore", message=r".*precision lowered by casting to float32")
+        yield
+
+
+def keep_action_space(env: Any) -> None:
+    """Give `env` one action space for life, which can be seeded.
+
+    Manipulation environments build a new one, with fresh entropy of the operating system, at every access, and their
+    reset draws two actions from it: equal seeds would give unequal initial states.
+    """
     base = env.unwrapped
     if isinstance(getattr(type(base), "action_space", None), property):
-        # Manipulation environments build a new action space, with fresh entropy of the operating system, at every
-        # access, and their reset draws two actions from it: without this, equal seeds give unequal initial states.
         space = base.action_space
         base.__class__ = type(type(base).__name__, (type(base),), {"action_space": cached_property(lambda _: space)})
 

@@ -46,9 +46,9 @@ class SorlError(Exception):
         self.retryable = retryable
 
     def __str__(self) -> str:
-        """One line: "invalid_request (HTTP 422, observation): expected 28 numbers"."""
+        """One line: "invalid_request (HTTP 422, observation): expected 28 numbers"; no field that `detail` names."""
         origin = [f"HTTP {self.status}"] if self.status is not None else []
-        origin += [self.field] if self.field else []
+        origin += [self.field] if self.field and not self.detail.startswith(f"{self.field}:") else []
         return f"{self.code}{' (' + ', '.join(origin) + ')' if origin else ''}: {self.detail}"
 
 

@@ -10,7 +10,7 @@ import json
 import math
 from typing import Any, Literal
 
-import msgpack
+import msgpack  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 import numpy.typing as npt
 
@@ -79,7 +79,8 @@ def _array(entry: dict[str, Any]) -> npt.NDArray[Any]:
         raise ValueError("an array needs binary data and a list as its shape")
     if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"{len(data)} bytes are no array of {dtype} with shape {shape}")
-    return np.frombuffer(data, dtype).reshape(shape).copy()
+    array: npt.NDArray[Any] = np.frombuffer(data, dtype).reshape(shape).copy()
+    return array
 
 
 def _dtype(entry: dict[str, Any]) -> np.dtype[Any]:

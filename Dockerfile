@@ -1,0 +1,22 @@
+# The service with its shipped policies. VARIANT chooses extras: "serve" (any machine) or "serve,gpu" (Triton).
+FROM python:3.11-slim-bookworm AS build
+ARG VARIANT=serve
+WORKDIR /src
+RUN python -m venv /opt/sorl
+COPY pyproject.toml README.md LICENSE ./
+COPY policy policy
+COPY kernels kernels
+COPY training training
+COPY service service
+RUN /opt/sorl/bin/pip install --no-cache-dir ".[${VARIANT}]"
+
+FROM python:3.11-slim-bookworm
+RUN useradd --system --uid 10001 sorl
+COPY --from=build /opt/sorl /opt/sorl
+COPY deploy/policies /policies
+ENV PATH=/opt/sorl/bin:$PATH SORL_HOST=0.0.0.0 SORL_PORT=8000 SORL_MODEL=/policies/cube-single.safetensors
+USER sorl
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=2)"]
+CMD ["sorl-serve"]

@@ -1,0 +1,44 @@
+# Two commands set everything up on a fresh machine: `make serve` and `make test`. All of it lives in .venv.
+PYTHON ?= python3
+POLICY ?= deploy/policies/cube-single.safetensors
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve demo test test-all check format clean
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml client/pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[serve,train,test]'
+	touch $@
+
+setup: $(READY) ## Make .venv with everything but GPU extras
+
+serve: $(READY) ## Serve a shipped policy on 127.0.0.1:8000 (POLICY=path for another)
+	$(BIN)/sorl-serve --model $(POLICY)
+
+demo: $(READY) ## Serve cube-single and drive the simulated arm through HTTP: ten episodes, fixed seeds
+	deploy/demo.sh
+
+test: $(READY) ## Quick tests, under five minutes
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-all: $(READY) ## The rest: what drives real environments with shipped policies
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+check: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Let ruff rewrite
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,261 @@
+"""`sorl-drive`: a simulated robot that gets every action from POST /act."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_args
+
+from sorl_client import episodes, report
+from sorl_client.client import Client
+from sorl_client.control import Ask, Episode, run_episode
+from sorl_client.errors import SorlError
+
+DESCRIPTION = """\
+Drive a robot of OGBench through a policy server and say how it went.
+
+Every control tick sends the observation to POST /act and applies the answer; an answer that is late is applied late
+(the simulation waits), and a tick whose deadline is exceeded holds (zero action). Both count as deadline misses:
+against --deadline-ms, or against the control period if there is none."""
+
+EPILOG = """\
+examples:
+  sorl-drive http://127.0.0.1:8000
+      ten episodes of the default task in real time, with the policy's default budget
+  sorl-drive http://127.0.0.1:8000 --deadline-ms 20 --json drive.json
+      the server spends what fits into 20 ms on every action
+  sorl-drive http://127.0.0.1:8000 --no-realtime --num-candidates 16 --num-steps 8 --compare-seed-policies
+      is best-of-16 jerky because every tick draws fresh noise? As fast as the server answers, same episodes twice
+  sorl-drive http://127.0.0.1:8000 --no-realtime --require-successes 8
+      a check for CI: exit status 1 if fewer than 8 of 10 episodes succeed
+
+exit status: 0 it ran; 1 fewer successes than --require-successes; 2 it could not run; 130 interrupted"""
+
+
+class CannotDrive(Exception):
+    """The robot and the server do not fit; the message is one line for people."""
+
+
+def main(argv: Sequence[str] | None = None, make_env: Callable[[str], Any] = episodes.make_env) -> int:
+    """Run the command; returns its exit status. `make_env` builds the environment of a task."""
+    arguments = parser().parse_args(argv)
+    try:
+        return drive(arguments, make_env)
+    except ImportError as error:
+        print(f"sorl-drive: {error}: driving needs OGBench, pip install 'sorl-client[drive]'", file=sys.stderr)
+        return 2
+    except (SorlError, CannotDrive, OSError) as error:
+        print(f"sorl-drive: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sorl-drive: interrupted", file=sys.stderr)
+        return 130
+
+
+def drive(arguments: argparse.Namespace, make_env: Callable[[str], Any]) -> int:
+    """Connect, check that robot and model fit, drive all episodes, report; returns the exit status.
+
+    Raises CannotDrive or SorlError.
+    """
+    policies = list(get_args(episodes.SeedPolicy)) if arguments.compare_seed_policies else [arguments.seed_policy]
+    try:
+        client = Client(arguments.url, api_key=arguments.api_key)
+    except ValueError as error:
+        raise CannotDrive(str(error)) from error
+    with client:
+        client.wait_until_ready(arguments.wait_s)
+        model = choose_model(client.models(), arguments.model)
+        env = build_env(arguments.task, make_env)
+        try:
+            check_fit(env, model, arguments.task)
+            hz = episodes.control_hz(env)
+            print(
+                f"{arguments.task} at {hz:g} Hz, model {model['name']} at {arguments.url}, "
+                f"{'in real time' if arguments.realtime else 'as fast as it answers'}"
+            )
+            driven = {policy: drive_episodes(env, client, model, arguments, policy, hz) for policy in policies}
+        finally:
+            env.close()
+    summaries = [report.summarise(policy, driven[policy], hz) for policy in policies]
+    if arguments.compare_seed_policies:
+        print(report.side_by_side(driven["step"], driven["episode"], hz))
+    else:
+        print(summaries[0].text())
+    if arguments.json is not None:
+        document = {
+            "task": arguments.task,
+            "url": arguments.url,
+            "model": model["name"],
+            "model_version": next((x.model_version for x in driven[policies[0]] if x.model_version), None),
+            "engine": next((x.engine for x in driven[policies[0]] if x.engine), None),
+            "control_hz": hz,
+            "realtime": arguments.realtime,
+            "first_episode": arguments.seed,
+            "ask": asdict(ask_of(arguments, model)),
+            "jerk_unit": report.JERK_UNIT,
+            "drives": [
+                asdict(summary) | {"per_episode": [report.as_json(x, hz) for x in driven[summary.seed_policy]]}
+                for summary in summaries
+            ],
+        }
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n")
+    fewest = min(summary.successes for summary in summaries)
+    if fewest < arguments.require_successes:
+        print(f"sorl-drive: {fewest} successes, {arguments.require_successes} required", file=sys.stderr)
+        return 1
+    return 0
+
+
+def drive_episodes(
+    env: Any,
+    client: Client,
+    model: dict[str, Any],
+    arguments: argparse.Namespace,
+    policy: episodes.SeedPolicy,
+    hz: float,
+) -> list[Episode]:
+    """All episodes of one seed policy, a printed row each."""
+    from tqdm import tqdm
+
+    ask = ask_of(arguments, model)
+    driven = []
+    print(f"\nseed policy {policy!r}\n{report.HEADER}")
+    # disable=None: a progress bar for a terminal only, so that logs and pipes get the table and nothing else.
+    with tqdm(total=arguments.episodes, unit="episode", disable=None, leave=False) as progress:
+        for seeds in episodes.seeds(arguments.seed, arguments.episodes, policy):
+            driven.append(
+                run_episode(env, client, seeds, ask, realtime=arguments.realtime, max_steps=arguments.max_steps)
+            )
+            progress.write(report.row(driven[-1], hz))
+            progress.update()
+    print()
+    return driven
+
+
+def ask_of(arguments: argparse.Namespace, model: dict[str, Any]) -> Ask:
+    """What the arguments make every tick ask for."""
+    return Ask(
+        model=model["name"],
+        num_candidates=arguments.num_candidates,
+        num_steps=arguments.num_steps,
+        deadline_ms=arguments.deadline_ms,
+        on_late=arguments.on_late,
+        temperature=arguments.temperature,
+    )
+
+
+def choose_model(models: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
+    """The model of that name, or the only one served; raises CannotDrive."""
+    served = ", ".join(str(model["name"]) for model in models) or "none"
+    found = [model for model in models if name is None or model["name"] == name]
+    if not found:
+        raise CannotDrive(f"no model {name!r} here; served: {served}" if name else "the server serves no model")
+    if len(found) > 1:
+        raise CannotDrive(f"choose one of several models with --model: {served}")
+    return found[0]
+
+
+def build_env(task: str, make_env: Callable[[str], Any]) -> Any:
+    """The environment of `task`; raises CannotDrive if there is none, ImportError if OGBench is not installed."""
+    try:
+        return make_env(task)
+    except ImportError:
+        raise
+    except Exception as error:  # a name that OGBench cannot take apart fails in whatever way it comes to fail
+        raise CannotDrive(f"cannot make the environment of task {task!r}: {error}") from error
+
+
+def check_fit(env: Any, model: dict[str, Any], task: str) -> None:
+    """Raise CannotDrive unless the model takes this robot's observations and gives its actions."""
+    for what, space in (("obs_dim", env.observation_space), ("action_dim", env.action_space)):
+        if model.get(what) != space.shape[0]:
+            raise CannotDrive(
+                f"model {model['name']!r} has {what} {model.get(what)}, but task {task!r} has {space.shape[0]}"
+            )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; its help is the manual."""
+    result = argparse.ArgumentParser(
+        prog="sorl-drive",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("url", nargs="?", default="http://127.0.0.1:8000", help="the policy server (default: %(default)s)")
+    add("--task", default="cube-single-play-singletask-task2-v0", help="OGBench task (default: %(default)s)")
+    add("--model", help="name of the model; needed only if the server has several")
+    add("--episodes", type=_from(1), default=10, help="how many episodes (default: %(default)s)")
+    add("--seed", type=_from(0), default=0, help="seed of the first episode; the next ones follow (default: 0)")
+    add("--num-candidates", type=_from(1), metavar="N", help="candidate actions per tick (default: the policy's)")
+    add("--num-steps", type=_from(1), metavar="M", help="refinement steps per candidate (default: the policy's)")
+    add(
+        "--deadline-ms", type=_positive, metavar="MS", help="an action within this time, or none (default: no deadline)"
+    )
+    add(
+        "--on-late",
+        choices=("degrade", "reject"),
+        default="degrade",
+        help="when N and M do not fit the deadline: take less, or refuse and hold (default: %(default)s)",
+    )
+    add("--temperature", type=float, help="scale of the noise, 0 to 2 (default: 1)")
+    seeding = result.add_mutually_exclusive_group()
+    seeding.add_argument(
+        "--seed-policy",
+        choices=get_args(episodes.SeedPolicy),
+        default="step",
+        help="fresh noise at every step, or the same noise all episode, so that best-of-N does not flip between "
+        "modes (default: %(default)s)",
+    )
+    seeding.add_argument(
+        "--compare-seed-policies",
+        action="store_true",
+        help="drive the same episodes with both seed policies; success and jerk side by side",
+    )
+    add(
+        "--realtime",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep the environment's control rate, or go as fast as the server answers",
+    )
+    add("--max-steps", type=_from(1), metavar="STEPS", help="cut episodes short (default: the task's time limit)")
+    add("--wait-s", type=float, default=0.0, metavar="S", help="wait this long for the server to be ready (default: 0)")
+    add(
+        "--api-key",
+        metavar="KEY",
+        default=os.environ.get("SORL_API_KEY"),
+        help="key to send, if the server wants one (default: the environment variable SORL_API_KEY)",
+    )
+    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add(
+        "--require-successes",
+        type=_from(0),
+        default=0,
+        metavar="K",
+        help="exit with 1 if fewer episodes succeed, under either seed policy",
+    )
+    return result
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError("must be positive and finite")
+    return value
+
+
+def _from(least: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be at least {least}")
+        return value
+
+    return integer

@@ -1,0 +1,44 @@
+"""`create_app`: settings in, ASGI application out. `sorl-serve`, tests and other hosts all start here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from kernels.backend import create_backend
+from service.problem import install_error_handlers
+from service.routes import router
+from service.settings import Settings
+from service.state import MakeBackend, Service
+
+
+def create_app(settings: Settings, make_backend: MakeBackend = create_backend) -> FastAPI:
+    """The application for one policy; its lifespan starts and drains the worker.
+
+    `app.state.service` is the `Service`; `await app.state.service.settled()` waits for warm-up.
+
+    Raises:
+        CheckpointError, BackendUnavailable, OSError: see `Service`.
+    """
+    service = Service(settings, make_backend)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="SORL Serve",
+        description="A robot's observation and a compute budget in, the best action out.",
+        version=version("sorl-serve"),
+        lifespan=lifespan,
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.include_router(router)
+    install_error_handlers(app)
+    return app

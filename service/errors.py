@@ -1,0 +1,195 @@
+"""Errors that clients see. A class carries its HTTP status and its stable code; `problem` turns any into a reply.
+
+ServiceError
+├── InvalidRequest        422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
+│   └── BudgetTooLarge    422 budget_too_large        more compute than one request may ask for
+├── Unauthorized          401 unauthorized
+├── NotFound              404 not_found               no such page
+├── UnknownModel          404 unknown_model
+├── MethodNotAllowed      405 method_not_allowed
+├── VersionGone           409 version_gone            the model is served, in another version
+├── PayloadTooLarge       413 payload_too_large
+├── UnsupportedMediaType  415 unsupported_media_type
+├── ClientGone            499 client_gone             nobody is left to read this one; it is for the metrics
+├── InternalError         500 internal_error          a fault of the server outside its engine
+├── EngineFailed          500 engine_failed           the batch that held the request raised
+├── NonfiniteOutput       500 nonfinite_output        the policy gave NaN or infinity: nothing to send to a motor
+├── Unavailable           503                         try again after `retry_after_ms`
+│   ├── NotReady          503 not_ready               warming up, or draining
+│   └── Overloaded        503 overloaded              the queue is full
+└── DeadlineExceeded      504 deadline_exceeded       passed in the queue; nothing was computed
+"""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+
+class ServiceError(Exception):
+    """A request ends with `status` and `code`; `detail` says to a person what happened and what was expected."""
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(self, detail: str, *, field: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+
+    def headers(self) -> dict[str, str]:
+        """Response headers beyond the content type."""
+        return {}
+
+    def problem(self) -> dict[str, Any]:
+        """The members of an RFC 9457 problem, as plain JSON values."""
+        members: dict[str, Any] = {
+            "type": f"urn:sorl:problem:{self.code}",
+            "title": _title(self.status),
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+        }
+        if self.field is not None:
+            members["field"] = self.field
+        return members
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Client Closed Request"  # 499, nginx's number, is in no RFC
+
+
+class InvalidRequest(ServiceError):
+    """The request can't be understood; `field` names the part at fault where there is one."""
+
+    status = 422
+    code = "invalid_request"
+
+
+class BudgetTooLarge(InvalidRequest):
+    """num_candidates, num_steps, or their product with the rows, is above what one request may ask for."""
+
+    code = "budget_too_large"
+
+
+class Unauthorized(ServiceError):
+    """The key is missing or wrong."""
+
+    status = 401
+    code = "unauthorized"
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class NotFound(ServiceError):
+    """No such page."""
+
+    status = 404
+    code = "not_found"
+
+
+class UnknownModel(ServiceError):
+    """No model of this name is served."""
+
+    status = 404
+    code = "unknown_model"
+
+
+class MethodNotAllowed(ServiceError):
+    """The page exists, and not for this method; `allow` lists those it has."""
+
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, detail: str, *, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+    def headers(self) -> dict[str, str]:
+        return {"Allow": self.allow}
+
+
+class VersionGone(ServiceError):
+    """The model is served in another version than the one asked for."""
+
+    status = 409
+    code = "version_gone"
+
+
+class PayloadTooLarge(ServiceError):
+    """The body is longer than the server reads."""
+
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is neither JSON nor msgpack, or it is compressed."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class ClientGone(ServiceError):
+    """The client hung up before its answer was there."""
+
+    status = 499
+    code = "client_gone"
+
+
+class InternalError(ServiceError):
+    """A fault outside the engine; the traceback is in the log."""
+
+
+class EngineFailed(ServiceError):
+    """The batch that held this request raised; the traceback is in the log."""
+
+    status = 500
+    code = "engine_failed"
+
+
+class NonfiniteOutput(ServiceError):
+    """The policy produced NaN or infinity for this observation."""
+
+    status = 500
+    code = "nonfinite_output"
+
+
+class Unavailable(ServiceError):
+    """Not now; `retry_after_ms` is the server's estimate of when."""
+
+    status = 503
+
+    def __init__(self, detail: str, *, retry_after_ms: int) -> None:
+        super().__init__(detail)
+        self.retry_after_ms = max(1, retry_after_ms)
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(math.ceil(self.retry_after_ms / 1000))}  # the header has whole seconds only
+
+    def problem(self) -> dict[str, Any]:
+        return {**super().problem(), "retry_after_ms": self.retry_after_ms}
+
+
+class NotReady(Unavailable):
+    """Warming up, failed to warm up, or draining."""
+
+    code = "not_ready"
+
+
+class Overloaded(Unavailable):
+    """The queue has no room for the request's rows."""
+
+    code = "overloaded"
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline passed while the request waited; no compute was spent on it."""
+
+    status = 504
+    code = "deadline_exceeded"

@@ -1,0 +1,62 @@
+"""Prometheus metrics: prefix `sorl_`, base units, one registry an app."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+# Control periods, so that "what share met 20 ms?" is one bucket and not an interpolation.
+LATENCY_BUCKETS = tuple(
+    ms / 1000 for ms in (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 33.3, 50, 66.7, 100, 200, 500)
+)  # fmt: skip
+ROW_BUCKETS = tuple(2**power for power in range(15))
+
+
+class Metrics:
+    """All metrics of one app. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+
+        def seconds(name: str, text: str) -> Histogram:
+            return Histogram(f"sorl_{name}_seconds", text, buckets=LATENCY_BUCKETS, registry=registry)
+
+        self.requests = Counter(
+            "sorl_requests_total", "POST /act by outcome: ok, or the error's code", ["outcome"], registry=registry
+        )
+        self.latency = seconds("request", "Receipt to reply of answered requests")
+        self.queue = seconds("queue", "Wait of answered requests for the batch before")
+        self.compute = seconds("compute", "Compute of a batch")
+        self.batch_rows = Histogram(
+            "sorl_batch_rows", "Network rows (observations x candidates) of a batch", buckets=ROW_BUCKETS,
+            registry=registry,
+        )  # fmt: skip
+        self.batch_requests = Histogram(
+            "sorl_batch_requests", "Requests of a batch", buckets=ROW_BUCKETS[:11], registry=registry
+        )
+        self._evaluations = Counter(
+            "sorl_network_evaluations_total", "Rows evaluated by a network", ["network"], registry=registry
+        )
+        self.nonfinite = Counter(
+            "sorl_nonfinite_outputs_total", "Requests failed as the policy gave NaN or infinity", registry=registry
+        )
+        self.queue_rows = Gauge("sorl_queue_rows", "Network rows waiting", registry=registry)
+        self.ready = Gauge("sorl_ready", "1 when /readyz says so", registry=registry)
+        self.recorder_dropped = Counter(
+            "sorl_recorder_dropped_total", "Requests the flight recorder could not keep up with", registry=registry
+        )
+        self.model = Info("sorl_model", "The policy served", registry=registry)
+        self.engine = Info("sorl_engine", "What computes", registry=registry)
+
+    def count_batch(
+        self, *, requests: int, rows: int, actor_evaluations: int, critic_evaluations: int, seconds: float
+    ) -> None:
+        """One batch has been computed."""
+        self.compute.observe(seconds)
+        self.batch_requests.observe(requests)
+        self.batch_rows.observe(rows)
+        self._evaluations.labels("actor").inc(actor_evaluations)
+        self._evaluations.labels("critic").inc(critic_evaluations)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)

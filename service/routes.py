@@ -1,0 +1,215 @@
+"""The HTTP endpoints. Nothing here computes: `act` awaits the scheduler, so the event loop is always free."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+
+from service import codec
+from service.body import media_type_of, read_body, reply_type_of
+from service.catalog import Model
+from service.engine import Outcome, Work
+from service.errors import ClientGone, InternalError, ServiceError, Unauthorized
+from service.problem import REQUEST_ID_HEADER, check_request_id_header, request_id_of
+from service.recording import Record
+from service.replies import ActReply, Problem, act_reply
+from service.scheduler import Job
+from service.schemas import ActRequest, parse_act, parse_request_id, row_seeds
+from service.state import Service
+
+router = APIRouter()
+
+_PROBLEM = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
+_MEANINGS = {
+    401: "unauthorized",
+    404: "unknown_model",
+    409: "version_gone",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request or budget_too_large",
+    500: "engine_failed or nonfinite_output",
+    503: "overloaded or not_ready, with Retry-After",
+    504: "deadline_exceeded",
+}
+_ACT_BODY = {"schema": ActRequest.model_json_schema(ref_template="#/components/schemas/{model}")}
+
+
+@router.post(
+    "/act",
+    summary="The best of N candidate actions for an observation",
+    response_model=None,
+    responses={
+        200: {"model": ActReply, "description": "The action, what it is worth, and what was spent"},
+        **{status: {"description": f"code: {codes}", **_PROBLEM} for status, codes in _MEANINGS.items()},
+    },
+    openapi_extra={"requestBody": {"required": True, "content": {codec.JSON: _ACT_BODY, codec.MSGPACK: _ACT_BODY}}},
+)
+async def act(request: Request) -> Response:
+    """JSON or msgpack (`application/msgpack`), the reply in the request's own format unless Accept says otherwise."""
+    received = time.monotonic()
+    service: Service = request.app.state.service
+    outcome = InternalError.code
+    try:
+        response = await _answer(service, request, received)
+        outcome = "ok"
+        return response
+    except ServiceError as error:
+        outcome = error.code
+        raise
+    finally:
+        service.metrics.requests.labels(outcome).inc()
+
+
+async def _answer(service: Service, request: Request, received: float) -> Response:
+    _check_key(service, request)
+    check_request_id_header(request)
+    media_type = media_type_of(request)
+    service.check_serving()
+    fields = codec.decode(await read_body(request, service.settings.max_body_bytes), media_type)
+    if (given := parse_request_id(fields.get("request_id"))) is not None:
+        request.state.request_id = given  # before the rest is looked at, so that errors carry it too
+    act_request = parse_act(fields, media_type)
+    model = service.catalog.find(act_request.model, act_request.model_version)
+    observation = model.rows_of(act_request.observation)
+    grant = model.admission.grant(act_request)
+    seed = secrets.randbits(53) if act_request.seed is None else act_request.seed
+    work = Work(
+        observation,
+        grant.num_candidates,
+        grant.num_steps,
+        row_seeds(seed, len(observation)),
+        act_request.temperature,
+        act_request.return_candidates,
+    )
+    deadline = None if act_request.deadline_ms is None else received + act_request.deadline_ms / 1000
+    job = service.scheduler.submit(work, work.rows, act_request.priority, deadline)
+    outcome = await _outcome_of(service, job, request)
+
+    request_id = request_id_of(request)
+    identity = {"model": model.spec.name, "model_version": model.version, "request_id": request_id}
+    reply = act_reply(outcome, grant, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
+    reply["timing_ms"] = _timing(service, job, received)
+    reply_type = reply_type_of(request, media_type)
+    response = Response(codec.encode(reply, reply_type), headers={REQUEST_ID_HEADER: request_id}, media_type=reply_type)
+    _record(service, model, request_id, work, outcome)
+    return response
+
+
+def _check_key(service: Service, request: Request) -> None:
+    key = service.settings.api_key
+    if key is None:
+        return
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    # compare_digest takes as long for a wrong first character as for a wrong last one.
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.get_secret_value().encode()):
+        raise Unauthorized("expected 'Authorization: Bearer KEY' with this server's key")
+
+
+async def _outcome_of(service: Service, job: Job[Work, Outcome], request: Request) -> Outcome:
+    """Wait for the job; drop it when the client hangs up, so that the queue holds no abandoned work."""
+
+    def hung_up(watcher: asyncio.Task[Any]) -> None:
+        if not watcher.cancelled():
+            service.scheduler.cancel(job)
+
+    watcher = asyncio.ensure_future(_disconnected(request))
+    watcher.add_done_callback(hung_up)
+    try:
+        return await job.future
+    except asyncio.CancelledError:
+        if watcher.done():
+            raise ClientGone("the client hung up before its answer was there") from None
+        service.scheduler.cancel(job)  # the server itself is ending this request's task
+        raise
+    finally:
+        watcher.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _timing(service: Service, job: Job[Work, Outcome], received: float) -> dict[str, float]:
+    queue, total = job.started - job.submitted, time.monotonic() - received
+    service.metrics.queue.observe(queue)
+    service.metrics.latency.observe(total)
+    compute = job.finished - job.started
+    return {"queue": round(queue * 1e3, 4), "compute": round(compute * 1e3, 4), "total": round(total * 1e3, 4)}
+
+
+def _record(service: Service, model: Model, request_id: str, work: Work, outcome: Outcome) -> None:
+    if service.recorder is not None:
+        service.recorder.offer(
+            Record(
+                time.time(),
+                request_id,
+                model.spec.name,
+                model.version,
+                outcome.engine,
+                work,
+                outcome.action,
+                outcome.q,
+            )
+        )
+
+
+@router.get("/models", summary="What is served, its dimensions, limits and measured frontier")
+async def models(request: Request) -> dict[str, Any]:
+    """All models."""
+    return {"models": [model.describe() for model in request.app.state.service.catalog]}
+
+
+@router.get("/models/{name}", summary="One model", responses={404: {"description": "code: unknown_model", **_PROBLEM}})
+async def model(request: Request, name: str) -> dict[str, Any]:
+    """One model by its name."""
+    description: dict[str, Any] = request.app.state.service.catalog.find(name).describe()
+    return description
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz(request: Request) -> dict[str, str]:
+    """500 once the worker thread has died, which only a restart mends."""
+    service: Service = request.app.state.service
+    if not service.scheduler.alive and service.state != "draining":
+        raise InternalError("the worker thread has died")
+    return {"status": "ok"}
+
+
+@router.get(
+    "/readyz",
+    summary="May requests be sent here?",
+    responses={503: {"description": "code: not_ready: warming up, failed to, or draining", **_PROBLEM}},
+)
+async def readyz(request: Request) -> dict[str, str]:
+    """200 after warm-up has succeeded and until SIGTERM."""
+    service: Service = request.app.state.service
+    service.check_ready()
+    return {"status": "ready", "engine": service.engine.name}
+
+
+@router.get("/metrics", summary="Prometheus metrics")
+async def metrics(request: Request) -> Response:
+    """The text exposition format."""
+    return Response(request.app.state.service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+@router.get("/", include_in_schema=False)
+async def index(request: Request) -> JSONResponse:
+    """Where things are."""
+    names = [model.spec.name for model in request.app.state.service.catalog]
+    return JSONResponse(
+        {
+            "service": "sorl-serve",
+            "models": names,
+            "act": "POST /act",
+            "see": ["/docs", "/models", "/healthz", "/readyz", "/metrics"],
+        }
+    )

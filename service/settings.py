@@ -1,0 +1,95 @@
+"""What can be set, by flag (`--max-batch 16`) or environment (`SORL_MAX_BATCH=16`); `--help` is made from this file."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+
+ENV_PREFIX = "SORL_"
+
+
+class Settings(BaseSettings):
+    """Serve a policy over HTTP. Every flag is also an environment variable: --max-batch is SORL_MAX_BATCH."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="sorl-serve",
+        cli_kebab_case=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        protected_namespaces=(),
+    )
+
+    model: Path = Field(Path("deploy/policies/cube-single.safetensors"), description="checkpoint to serve")
+    host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 is every interface")
+    port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one and logs it")
+    backend: Literal["auto", "triton", "cpu", "reference"] = Field(
+        "auto", description="what computes; one asked for by name that can't run is an error"
+    )
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1, ...")
+    threads: int = Field(0, ge=0, description="compute threads; 0 is all cores but the event loop's")
+    max_candidates: int = Field(1024, ge=1, description="largest num_candidates of a request")
+    max_batch: int = Field(64, ge=1, description="most observations in one request")
+    max_batch_rows: int = Field(
+        1024, ge=1, description="most network rows (observations x candidates) computed at a time"
+    )
+    max_queue_rows: int = Field(65536, ge=1, description="most network rows waiting; above it requests get a 503")
+    max_returned_candidates: int = Field(4096, ge=1, description="most candidates written into one reply")
+    max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
+    record_dir: Path | None = Field(None, description="folder of the flight recorder; off when left out")
+    record_max_bytes: int = Field(64 << 20, ge=4096, description="size at which a recording goes on in a new file")
+    record_max_files: int = Field(16, ge=1, description="recordings kept; the oldest is deleted")
+    drain_seconds: float = Field(30.0, ge=0, allow_inf_nan=False, description="longest wait for requests at SIGTERM")
+    api_key: SecretStr | None = Field(
+        None, description="when set, POST /act wants 'Authorization: Bearer KEY'; better set by environment"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, on stderr")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown_environment(cls, values: Any) -> Any:
+        refuse_unknown_environment(os.environ, cls.model_fields)
+        return values
+
+    @model_validator(mode="after")
+    def _check_key(self) -> Self:
+        if self.api_key is not None and not self.api_key.get_secret_value().isascii():
+            raise ValueError("api_key: expected ASCII, as it travels in a header")
+        if self.api_key is not None and not self.api_key.get_secret_value():
+            raise ValueError("api_key: expected at least one character; leave it out to serve without a key")
+        return self
+
+
+def refuse_unknown_environment(environment: Mapping[str, str], fields: Iterable[str]) -> None:
+    """Raises ValueError for a SORL_ variable that sets nothing: a typing mistake must not go unnoticed."""
+    known = [ENV_PREFIX + name.upper() for name in fields]
+    for name in environment:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
+            raise ValueError(f"environment variable {name} sets nothing; did you mean {nearest}?")
+
+
+def load_settings(arguments: list[str] | None = None) -> Settings:
+    """Settings from flags (`sys.argv` by default), environment and defaults, in this order.
+
+    Raises:
+        ValueError: with a message of one line.
+        SystemExit: `--help`, or a flag that is unknown.
+    """
+    try:
+        return CliApp.run(Settings, cli_args=arguments)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        name = ".".join(map(str, fault["loc"]))
+        message = fault["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{name}: {message}; found {fault['input']!r}" if name else message) from None
+    except SettingsError as error:
+        raise ValueError(" ".join(str(error).split())) from None

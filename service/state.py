@@ -1,0 +1,134 @@
+"""The parts of one server and its life: warming up -> ready -> draining, or failed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+from kernels.backend import Backend, BackendChoice, create_backend
+from policy import Policy, load_policy
+from service.admission import Admission, Limits
+from service.catalog import Catalog, Model
+from service.engine import Engine, Outcome, Work
+from service.errors import NotReady
+from service.metrics import Metrics
+from service.recorder import Recorder
+from service.scheduler import Scheduler
+from service.settings import Settings
+
+log = logging.getLogger(__name__)
+
+MakeBackend = Callable[[Policy, BackendChoice, str], Backend]
+
+
+class Service:
+    """Everything that routes need, built from settings. Keeps no state between requests.
+
+    Raises:
+        CheckpointError: the model's file is missing or damaged.
+        BackendUnavailable: the backend or device asked for can't run here.
+        OSError: the recordings' folder can't be made.
+    """
+
+    def __init__(self, settings: Settings, make_backend: MakeBackend = create_backend) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        policy = load_policy(settings.model)
+        backend = make_backend(policy, settings.backend, settings.device)
+        self.engine = Engine(
+            policy, backend, self.metrics, threads=settings.threads, max_batch_rows=settings.max_batch_rows
+        )
+        limits = Limits(
+            max_candidates=settings.max_candidates,
+            max_batch=settings.max_batch,
+            max_rows=settings.max_queue_rows,
+            max_returned=settings.max_returned_candidates,
+        )
+        model = Model(policy.spec, policy.version, self.engine.name, Admission(policy.spec, limits))
+        self.catalog = Catalog([model])
+        self.scheduler: Scheduler[Work, Outcome] = Scheduler(
+            self.engine.run, max_batch_rows=settings.max_batch_rows, max_queue_rows=settings.max_queue_rows
+        )
+        self.recorder = self._make_recorder(model)
+        self.state: Literal["warming up", "ready", "draining", "failed"] = "warming up"
+        self._settled = asyncio.Event()
+        self._stopping: asyncio.Task[None] | None = None
+        self.metrics.queue_rows.set_function(lambda: self.scheduler.queued_rows)
+        self.metrics.ready.set_function(lambda: self.state == "ready")
+        self.metrics.model.info({"name": policy.spec.name, "version": policy.version})
+        self.metrics.engine.info({"engine": self.engine.name, "choice": settings.backend, "device": settings.device})
+
+    def start(self) -> None:
+        """Start the worker, which warms up first, and return at once. From the event loop that will serve."""
+        self._loop = asyncio.get_running_loop()
+        if self.recorder is not None:
+            self.recorder.start()
+        self.scheduler.start(self._prepare)
+
+    def check_serving(self) -> None:
+        """Raises NotReady unless requests can be computed: also while draining, they can."""
+        if self.state in ("warming up", "failed"):
+            self.check_ready()
+
+    def check_ready(self) -> None:
+        """Raises NotReady unless new clients are welcome."""
+        if self.state == "ready":
+            return
+        reason = "warm-up failed; the server's log says why" if self.state == "failed" else self.state
+        raise NotReady(f"not ready: {reason}", retry_after_ms=1000)
+
+    async def settled(self) -> None:
+        """Wait until warm-up has ended, well or badly."""
+        await self._settled.wait()
+
+    def begin_drain(self) -> None:
+        """/readyz turns false, so that load balancers look elsewhere; requests are still served."""
+        self.state = "draining"
+
+    async def stop(self) -> None:
+        """Answer what was accepted, then end the threads. May be called again: it waits for the first call's end."""
+        if self._stopping is None:
+            self._stopping = asyncio.ensure_future(self._stop())
+        await asyncio.shield(self._stopping)
+
+    async def _stop(self) -> None:
+        self.begin_drain()
+        if not await self.scheduler.drain(self.settings.drain_seconds):
+            log.warning("drain_seconds (%g) passed with requests unanswered", self.settings.drain_seconds)
+        if self.recorder is not None:
+            await asyncio.to_thread(self.recorder.close)
+
+    def _prepare(self) -> None:
+        """In the worker thread, before the first batch."""
+        try:
+            self.engine.warm_up()
+        except Exception:
+            # Whatever a backend raises here would kill the worker: the server stays up, not ready, and says why.
+            log.exception("warm-up failed: %s stays not ready", self.engine.name)
+            self._loop.call_soon_threadsafe(self._settle, "failed")
+        else:
+            self._loop.call_soon_threadsafe(self._settle, "ready")
+
+    def _settle(self, state: Literal["ready", "failed"]) -> None:
+        if self.state == "warming up":  # else a drain has overtaken it
+            self.state = state
+        self._settled.set()
+
+    def _make_recorder(self, model: Model) -> Recorder | None:
+        if self.settings.record_dir is None:
+            return None
+        header = {
+            "checkpoint": str(self.settings.model.resolve()),
+            "model": model.spec.name,
+            "model_version": model.version,
+            "engine": model.engine,
+        }
+        return Recorder(
+            self.settings.record_dir,
+            header,
+            max_bytes=self.settings.record_max_bytes,
+            max_files=self.settings.record_max_files,
+            dropped=self.metrics.recorder_dropped.inc,
+        )

@@ -1,0 +1,152 @@
+"""A policy server of the standard library: real sockets, no policy. Its codec is written out here, apart from ours."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import msgpack
+import numpy as np
+import pytest
+
+Answer = tuple[int, dict[str, Any]]
+
+
+def array(values: Any) -> dict[bytes, Any]:
+    values = np.asarray(values, "<f4")
+    return {b"__ndarray__": True, b"data": values.tobytes(), b"dtype": "<f4", b"shape": list(values.shape)}
+
+
+def reply_to(fields: dict[str, Any], action: Any) -> dict[str, Any]:
+    """A reply with every field of the protocol."""
+    return {
+        "action": action,
+        "q": -1.5,
+        "q_std": 0.25,
+        "num_candidates": fields.get("num_candidates", 4),
+        "num_steps": fields.get("num_steps", 2),
+        "degraded": False,
+        "seed": fields.get("seed", 11),
+        "model": fields.get("model", "stub"),
+        "model_version": "ab" * 32,
+        "engine": "cpu/f32/stub",
+        "observation_z_max": 2.0,
+        "request_id": fields["request_id"],
+        "timing_ms": {"queue": 0.1, "compute": 0.2, "total": 0.3},
+    }
+
+
+def read_observation(fields: dict[str, Any]) -> np.ndarray:
+    entry = fields["observation"]
+    if isinstance(entry, list):
+        return np.asarray(entry, np.float32)
+    return np.frombuffer(entry[b"data"], entry[b"dtype"]).reshape(entry[b"shape"])
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Counts connections, keeps the requests, answers /act with a fixed function of observation and seed."""
+
+    daemon_threads = True
+
+    def __init__(self, model: dict[str, Any]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.model = model
+        self.connections = 0
+        self.requests: list[dict[str, Any]] = []
+        self.answer: Callable[[dict[str, Any]], Answer] = self.act
+        self.ready: Callable[[], Answer] = lambda: (200, {"ready": True})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections += 1
+        super().process_request(request, client_address)
+
+    def act(self, fields: dict[str, Any]) -> Answer:
+        observation = read_observation(fields)
+        phase = float(observation.sum()) + fields.get("seed", 0) % 1009
+        action = np.sin(phase + np.arange(self.model["action_dim"]))
+        return 200, reply_to(fields, array(action))
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body leave in two writes: the second would wait 40 ms for an ACK
+    server: FakeServer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        if self.path == "/readyz":
+            self.send(*self.server.ready(), "application/json")
+        elif self.path == "/models":
+            self.send(200, {"models": [self.server.model]}, "application/json")
+        else:
+            self.send(404, {"detail": "Not Found"}, "application/json")
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        media_type = self.headers["Content-Type"]
+        fields = msgpack.unpackb(body) if media_type == "application/msgpack" else json.loads(body)
+        self.server.requests.append(fields)
+        status, reply = self.server.answer(fields)
+        self.send(status, reply, media_type if status == 200 else "application/problem+json")
+
+    def send(self, status: int, value: dict[str, Any], media_type: str) -> None:
+        body = msgpack.packb(value) if media_type == "application/msgpack" else json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", media_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def fake_server() -> Iterator[Callable[..., FakeServer]]:
+    with contextlib.ExitStack() as stack:
+
+        def start(**model: Any) -> FakeServer:
+            defaults = {"name": "stub", "version": "ab" * 32, "obs_dim": 2, "action_dim": 2, "control_hz": 10.0}
+            server = stack.enter_context(FakeServer(defaults | model))
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return server
+
+        yield start
+
+
+class FakeClock:
+    """Time that passes only when someone sleeps, or a test says so; `random` is what it is set to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture(name="reply_to")
+def reply_to_fixture() -> Callable[..., dict[str, Any]]:
+    return reply_to

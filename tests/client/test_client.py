@@ -1,0 +1,446 @@
+import asyncio
+import json
+import subprocess
+import sys
+
+import httpx
+import msgpack
+import numpy as np
+import pytest
+import sorl_client
+from sorl_client import (
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidReply,
+    NotReady,
+    Overloaded,
+    RequestRefused,
+    RetryPolicy,
+    ServerFailed,
+    SorlError,
+    StaleReply,
+)
+
+OBSERVATION = [0.5, -0.5]
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request, clock):
+    """Calls one method of a client of either kind whose network is `handler`; random draws are all 0.5."""
+
+    def call(handler, method="act", *arguments, options=(), **keywords):
+        settings = {"transport": httpx.MockTransport(handler), "clock": clock, "random": lambda: 0.5} | dict(options)
+        if method == "act":
+            arguments = arguments or (OBSERVATION,)
+        if request.param == "sync":
+            with Client("http://robot.test", sleep=clock.sleep, **settings) as client:
+                return getattr(client, method)(*arguments, **keywords)
+
+        async def run():
+            async with AsyncClient("http://robot.test", sleep=clock.asleep, **settings) as client:
+                return await getattr(client, method)(*arguments, **keywords)
+
+        return asyncio.run(run())
+
+    return call
+
+
+class Script:
+    """A network that answers each attempt with the next entry, the last one for good; keeps the fields it was sent."""
+
+    def __init__(self, *entries):
+        self.entries = list(entries)
+        self.sent = []
+        self.timeouts = []
+
+    def __call__(self, request):
+        self.timeouts.append(request.extensions["timeout"])
+        self.sent.append(msgpack.unpackb(request.content) if request.content else None)
+        entry = self.entries.pop(0) if len(self.entries) > 1 else self.entries[0]
+        entry = entry(request, self.sent[-1]) if callable(entry) else entry
+        if isinstance(entry, Exception):
+            raise entry
+        # A response is used up by being read, and a script may repeat it.
+        return httpx.Response(entry.status_code, headers=entry.headers, content=entry.content)
+
+
+@pytest.fixture
+def good(reply_to):
+    def answer(_, fields, **changes):
+        body = msgpack.packb(reply_to(fields, [0.25, -0.75]) | changes)
+        return httpx.Response(200, content=body, headers={"Content-Type": "application/msgpack"})
+
+    return answer
+
+
+def problem(status, code=None, headers=None, **members):
+    members = members | ({"code": code} if code else {})
+    return httpx.Response(
+        status,
+        content=json.dumps(members).encode(),
+        headers={"Content-Type": "application/problem+json"} | (headers or {}),
+    )
+
+
+BUSY = problem(503, "overloaded", detail="queue is full")
+CUT = httpx.RemoteProtocolError("server disconnected")
+
+
+def test_a_reply_becomes_an_action(ask, good):
+    script = Script(good)
+    reply = ask(script, num_candidates=8, num_steps=3, seed=2**64 - 1, priority=0, request_id="tick-1")
+    assert reply.action.tolist() == [0.25, -0.75]
+    assert reply.action.dtype == np.float32
+    assert reply.action.flags.writeable
+    assert (reply.q, reply.q_std, reply.observation_z_max) == (-1.5, 0.25, 2.0)
+    assert (reply.num_candidates, reply.num_steps, reply.degraded) == (8, 3, False)
+    assert (reply.seed, reply.model, reply.engine) == (2**64 - 1, "stub", "cpu/f32/stub")
+    assert (reply.request_id, reply.attempts, reply.latency_ms) == ("tick-1", 1, 0.0)
+    assert reply.timing_ms == {"queue": 0.1, "compute": 0.2, "total": 0.3}
+    assert reply.reply["model_version"] == reply.model_version == "ab" * 32
+
+
+def test_only_what_was_given_is_sent(ask, good):
+    script = Script(good)
+    ask(script)
+    assert set(script.sent[0]) == {"observation", "on_late", "request_id"}
+    assert script.sent[0]["on_late"] == "degrade"
+    observation = script.sent[0]["observation"]
+    assert observation[b"dtype"] == "<f4"
+    assert np.frombuffer(observation[b"data"], "<f4").tolist() == OBSERVATION
+    ask(script, deadline_ms=20.0, on_late="reject", temperature=0.0, model="m", model_version="v")
+    extra = {"deadline_ms", "temperature", "model", "model_version"}
+    assert set(script.sent[1]) == {"observation", "on_late", "request_id"} | extra
+
+
+def test_a_batch_keeps_its_rows(ask, good):
+    def answer(request, fields):
+        changes = {"action": [[1.0], [2.0]], "q": [1.0, 2.0], "q_std": [0.1, 0.2], "seed": [7, 8]}
+        return good(request, fields, **changes, observation_z_max=[0.5, 1.5])
+
+    reply = ask(Script(answer), "act", np.zeros((2, 2)), seed=7)
+    assert reply.action.shape == (2, 1)
+    assert reply.candidates is None
+    assert reply.q.tolist() == [1.0, 2.0]
+    assert reply.seed == [7, 8]
+    assert reply.observation_z_max.tolist() == [0.5, 1.5]
+
+
+def test_less_than_asked_for_comes_with_its_reason_and_candidates_when_asked_for(ask, good):
+    def answer(request, fields):
+        assert fields["return_candidates"] is True
+        changes = {"degraded": "20 ms allow 4 x 2", "candidates": [[0.0, 1.0], [2.0, 3.0]], "candidate_q": [0.5, 0.25]}
+        return good(request, fields, **changes)
+
+    reply = ask(Script(answer), return_candidates=True)
+    assert reply.degraded == "20 ms allow 4 x 2"
+    assert reply.candidates.tolist() == [[0.0, 1.0], [2.0, 3.0]]
+    assert reply.candidate_q.tolist() == [0.5, 0.25]
+
+
+def test_json_is_spoken_too(ask, reply_to):
+    def handler(request):
+        fields = json.loads(request.content)
+        assert request.headers["Content-Type"] == "application/json"
+        assert fields["observation"] == OBSERVATION
+        assert fields["seed"] == "18446744073709551615"
+        return httpx.Response(200, json=reply_to(fields, [1.0, 2.0]))
+
+    reply = ask(handler, seed=2**64 - 1, options={"media_type": "application/json"})
+    assert reply.action.tolist() == [1.0, 2.0]
+    assert reply.seed == 2**64 - 1
+
+
+def test_the_key_is_sent(ask, good):
+    def handler(request):
+        assert request.headers["Authorization"] == "Bearer s3cret"
+        return good(request, msgpack.unpackb(request.content))
+
+    ask(handler, options={"api_key": "s3cret"})
+    with pytest.raises(ValueError, match="printable ASCII"):
+        ask(handler, options={"api_key": "s3crèt"})
+
+
+@pytest.mark.parametrize(
+    "failure", [BUSY, CUT, httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.ConnectTimeout("slow")]
+)
+def test_what_may_pass_is_tried_again_under_the_same_id(ask, good, clock, failure):
+    script = Script(failure, failure, failure, good)
+    reply = ask(script)
+    assert reply.attempts == 4
+    assert len({fields["request_id"] for fields in script.sent}) == 1
+    assert clock.slept == pytest.approx([0.01, 0.02, 0.04])  # half of 20, 40, 80 ms
+    assert reply.latency_ms == pytest.approx(70.0)
+
+
+def test_backoff_is_bounded_and_attempts_run_out(ask, clock):
+    script = Script(BUSY)
+    with pytest.raises(Overloaded, match=r"overloaded \(HTTP 503\): queue is full"):
+        ask(script, options={"retry": RetryPolicy(attempts=4, first_s=1.0, longest_s=1.5)})
+    assert len(script.sent) == 4
+    assert clock.slept == [0.5, 0.75, 0.75]
+
+
+def test_jitter_spans_the_whole_wait(clock):
+    draws = {0.0: 0.0, 0.999: 0.999 * 0.02}
+    for draw, expected in draws.items():
+        assert RetryPolicy().wait_s(0, None, lambda draw=draw: draw) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "least"),
+    [
+        (problem(503, "overloaded", {"Retry-After": "3"}), 3.0),
+        (problem(503, "overloaded", {"Retry-After": "1"}, retry_after_ms=40), 0.04),
+        (problem(503, "overloaded", {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), 0.0),
+        (problem(503, "not_ready", {"Retry-After": "-1"}, retry_after_ms="soon"), 0.0),
+    ],
+)
+def test_the_server_says_when_to_come_back(ask, good, clock, answer, least):
+    ask(Script(answer, good))
+    assert clock.slept == pytest.approx([least + 0.01])
+
+
+def test_a_server_that_wants_too_much_patience_is_not_waited_for(ask, clock):
+    with pytest.raises(Overloaded) as caught:
+        ask(Script(problem(503, "overloaded", {"Retry-After": "3600"})))
+    assert caught.value.retry_after_s == 3600.0
+    assert clock.slept == []
+
+
+def test_each_attempt_is_told_what_is_left_of_the_deadline(ask, good, clock):
+    def slow(_, fields):
+        clock.now += 0.015
+        return BUSY
+
+    script = Script(slow, slow, good)
+    ask(script, deadline_ms=100.0, options={"transit_ms": 2.0})
+    # 100; less 15 and a wait of 10; less 15 and a wait of 20; each less 2 for the network.
+    assert [fields["deadline_ms"] for fields in script.sent] == pytest.approx([98.0, 73.0, 38.0])
+    assert [timeout["read"] for timeout in script.timeouts] == pytest.approx([0.1, 0.075, 0.04])
+
+
+def test_no_wait_leads_past_the_deadline(ask, clock):
+    script = Script(problem(503, "overloaded", retry_after_ms=200))
+    with pytest.raises(DeadlineExceeded, match="after 1 attempt") as caught:
+        ask(script, deadline_ms=100.0)
+    assert caught.value.status is None
+    assert isinstance(caught.value.__cause__, Overloaded)
+    assert clock.now == 100.0
+
+
+def test_many_retries_end_with_the_deadline(ask, clock):
+    with pytest.raises(DeadlineExceeded):
+        ask(Script(CUT), deadline_ms=100.0, options={"retry": RetryPolicy(attempts=10**6, first_s=0.004)})
+    assert clock.now < 100.1
+
+
+def test_silence_until_the_deadline_is_a_deadline_exceeded(ask, clock):
+    def silent(request, _):
+        clock.now += request.extensions["timeout"]["read"]
+        return httpx.ReadTimeout("")
+
+    script = Script(silent)
+    with pytest.raises(DeadlineExceeded):
+        ask(script, deadline_ms=30.0)
+    assert len(script.sent) == 1
+
+
+def test_an_action_that_comes_late_is_not_acted_on(ask, clock, good):
+    def late(request, fields):
+        clock.now += 0.031
+        return good(request, fields)
+
+    with pytest.raises(DeadlineExceeded):
+        ask(Script(late), deadline_ms=30.0)
+
+
+@pytest.mark.parametrize("deadline_ms", [0.0, -5.0, 0.9])
+def test_a_spent_deadline_sends_nothing(ask, good, deadline_ms):
+    script = Script(good)
+    with pytest.raises(DeadlineExceeded, match="after 0 attempt"):
+        ask(script, deadline_ms=deadline_ms)
+    assert script.sent == []
+
+
+def test_a_deadline_must_be_a_number(ask, good):
+    with pytest.raises(ValueError, match="finite"):
+        ask(Script(good), deadline_ms=float("nan"))
+
+
+def test_silence_without_a_deadline_is_not_asked_again(ask):
+    script = Script(httpx.ReadTimeout(""))
+    with pytest.raises(ConnectionFailed, match="ReadTimeout"):
+        ask(script)
+    assert len(script.sent) == 1
+    assert script.timeouts[0]["read"] == 10.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "code"),
+    [
+        (problem(422, "invalid_request", detail="28 numbers", field="observation"), RequestRefused, "invalid_request"),
+        (problem(404, "unknown_model"), RequestRefused, "unknown_model"),
+        (problem(409, "version_gone"), RequestRefused, "version_gone"),
+        (httpx.Response(404, json={"detail": "Not Found"}), RequestRefused, "http_404"),
+        (problem(504, "deadline_exceeded"), DeadlineExceeded, "deadline_exceeded"),
+        (problem(500, "engine_failed"), ServerFailed, "engine_failed"),
+        (httpx.Response(502, html="<h1>Bad Gateway</h1>"), ServerFailed, "http_502"),
+        (httpx.Response(307, headers={"Location": "/elsewhere"}), ServerFailed, "http_307"),
+    ],
+)
+def test_what_cannot_pass_is_raised_at_once(ask, clock, answer, kind, code):
+    script = Script(answer)
+    with pytest.raises(SorlError) as caught:
+        ask(script)
+    assert type(caught.value) is kind
+    assert caught.value.code == code
+    assert caught.value.status == answer.status_code
+    assert len(script.sent) == 1
+    assert clock.slept == []
+
+
+def test_an_error_reads_as_one_line(ask):
+    with pytest.raises(RequestRefused) as caught:
+        ask(Script(problem(422, "invalid_request", detail="expected 28 numbers", field="observation", request_id="a")))
+    assert str(caught.value) == "invalid_request (HTTP 422, observation): expected 28 numbers"
+    assert (caught.value.field, caught.value.request_id) == ("observation", "a")
+    with pytest.raises(RequestRefused) as caught:
+        ask(Script(problem(422, "invalid_request", detail="observation: found NaN", field="observation")))
+    assert str(caught.value) == "invalid_request (HTTP 422): observation: found NaN"
+
+
+@pytest.mark.parametrize(
+    ("failure", "kind"), [(problem(503, "not_ready"), NotReady), (httpx.Response(503), Overloaded), (CUT, None)]
+)
+def test_the_last_failure_is_the_one_raised(ask, failure, kind):
+    with pytest.raises(kind or ConnectionFailed):
+        ask(Script(failure))
+
+
+@pytest.mark.parametrize("answered", ["another", None])
+def test_a_reply_to_another_request_is_refused(ask, good, answered):
+    script = Script(lambda request, fields: good(request, fields, request_id=answered))
+    with pytest.raises(StaleReply, match="asked as mine"):
+        ask(script, request_id="mine")
+    assert len(script.sent) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"action": [0.0, float("nan")]},
+        {"action": [float("inf"), 0.0]},
+        {"action": 1.0},
+        {"action": "left"},
+        {"q": [1.0]},
+        {"seed": None},
+        {"timing_ms": 3},
+    ],
+    ids=str,
+)
+def test_what_must_not_reach_motors_is_refused(ask, good, changes):
+    with pytest.raises(InvalidReply):
+        ask(Script(lambda request, fields: good(request, fields, **changes)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(200, html="<h1>It works!</h1>"),
+        httpx.Response(200, content=b"\xc1", headers={"Content-Type": "application/msgpack"}),
+        httpx.Response(200, json=[1]),
+    ],
+)
+def test_what_is_no_reply_is_refused(ask, answer):
+    with pytest.raises(InvalidReply):
+        ask(Script(answer))
+
+
+def test_models_are_listed(ask):
+    assert ask(Script(httpx.Response(200, json={"models": [{"name": "a", "obs_dim": 3}]})), "models") == [
+        {"name": "a", "obs_dim": 3}
+    ]
+    for body in ({}, [], {"models": {}}, {"models": [{}]}):
+        with pytest.raises(InvalidReply, match="no list of models"):
+            ask(Script(httpx.Response(200, json=body)), "models")
+
+
+def test_ready_is_yes_or_no_and_a_refusal_is_an_error(ask):
+    assert ask(Script(httpx.Response(200)), "ready") is True
+    for failure in (problem(503, "not_ready"), CUT, httpx.ConnectError("refused")):
+        assert ask(Script(failure), "ready") is False
+    with pytest.raises(RequestRefused):
+        ask(Script(problem(401, "unauthorized")), "ready")
+
+
+def test_waiting_ends_when_the_server_is_ready(ask, clock):
+    ask(Script(CUT, problem(503, "not_ready"), httpx.Response(200)), "wait_until_ready", 5.0)
+    assert clock.slept == [0.1, 0.1]
+
+
+def test_waiting_ends_when_the_time_is_up(ask, clock):
+    with pytest.raises(NotReady, match=r"not ready after 2 s: warming up"):
+        ask(Script(problem(503, "not_ready", detail="warming up")), "wait_until_ready", 2.0)
+    assert 101.8 <= clock.now <= 102.0
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", ""])
+def test_an_address_that_is_none_is_refused(url):
+    with pytest.raises(ValueError, match="need a URL"):
+        Client(url)
+
+
+@pytest.mark.parametrize("settings", [{"attempts": 0}, {"first_s": 2.0}, {"longest_s": float("inf")}])
+def test_impossible_retry_policies_are_refused(settings):
+    with pytest.raises(ValueError, match=r"attempts|first_s"):
+        RetryPolicy(**settings)
+
+
+def test_connections_are_kept_open(fake_server):
+    server = fake_server()
+    with Client(server.url + "/") as client:
+        client.wait_until_ready(0.0)
+        for _ in range(5):
+            client.act(OBSERVATION)
+        assert client.models()[0]["name"] == "stub"
+    assert server.connections == 1
+
+
+def test_connections_are_kept_open_by_the_async_client_and_calls_overlap(fake_server):
+    server = fake_server()
+
+    async def run():
+        async with AsyncClient(server.url) as client:
+            for _ in range(5):
+                await client.act(OBSERVATION)
+            assert server.connections == 1
+            return await asyncio.gather(*(client.act(OBSERVATION, seed=seed) for seed in range(4)))
+
+    assert [reply.seed for reply in asyncio.run(run())] == [0, 1, 2, 3]
+
+
+def test_a_failure_on_the_way_is_an_error_of_ours(fake_server):
+    server = fake_server()
+    url = server.url
+    with Client(url, retry=RetryPolicy(attempts=1)) as client:
+        assert client.ready()
+        server.answer = lambda fields: (422, {"code": "invalid_request", "detail": "no"})
+        with pytest.raises(RequestRefused):
+            client.act(OBSERVATION)
+        server.answer = lambda fields: (200, {"action": [0.0], "request_id": fields["request_id"]})
+        with pytest.raises(InvalidReply, match="no field"):
+            client.act(OBSERVATION)
+
+
+def test_importing_the_client_imports_no_simulator_and_no_torch():
+    heavy = ["torch", "ogbench", "gymnasium", "mujoco", "tqdm", "policy", "kernels", "service", "training"]
+    code = f"import sys, sorl_client, sorl_client.drive; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_the_ones_promised():
+    assert all(hasattr(sorl_client, name) for name in sorl_client.__all__)

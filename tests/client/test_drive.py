@@ -1,0 +1,228 @@
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from sorl_client.drive import main
+
+MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
+
+
+class Robot:
+    """Sees how often it moved. Five steps to the goal; odd seeds of the generator make it miss."""
+
+    dt = 0.1
+    observation_space = SimpleNamespace(shape=(2,))
+    action_space = SimpleNamespace(shape=(2,), seed=lambda seed: None)
+
+    def __init__(self):
+        self.unwrapped = self
+        self.resets = -1
+        self.closed = False
+
+    def reset(self, seed):
+        self.resets += 1
+        self.moves = 0
+        return np.zeros(2), {}
+
+    def step(self, action):
+        self.moves += 1
+        done = self.moves == 5
+        return np.full(2, self.moves), 0.0, done, False, {"success": done and self.resets % 2 == 0}
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def robot():
+    return Robot()
+
+
+@pytest.fixture
+def drive(robot, capsys):
+    """Runs the command with the stub robot; returns its exit status, stdout and stderr."""
+
+    def run(*arguments):
+        status = main([str(argument) for argument in arguments], make_env=lambda task: robot)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def zigzag(fake_server, reply_to):
+    """Answers (0, 0) and (1, 0) in turn: second differences of norm 2, so a jerk of 2 * 10^2."""
+    server = fake_server()
+
+    def answer(fields):
+        moves = np.frombuffer(fields["observation"][b"data"], "<f4")[0]
+        return 200, reply_to(fields, [float(moves % 2), 0.0])
+
+    server.answer = answer
+    return server
+
+
+def test_the_figures_are_printed_and_written(zigzag, drive, robot, tmp_path):
+    file = tmp_path / "drive.json"
+    status, out, err = drive(zigzag.url, "--no-realtime", "--episodes", 3, "--seed", 4, "--json", file)
+    assert (status, err, robot.closed) == (0, "", True)
+    rows = [line.split() for line in out.splitlines() if line.split()[:1] in (["4"], ["5"], ["6"])]
+    assert [row[:3] for row in rows] == [["4", "yes", "5"], ["5", "no", "5"], ["6", "yes", "5"]]
+    assert [row[-1] for row in rows] == ["200"] * 3
+    assert "success   2/3 = 67 % (21 to 94)" in out
+    assert "over 15 ticks" in out
+    assert "jerk      200 action units/s^2" in out
+
+    written = json.loads(file.read_text())
+    assert (written["model"], written["model_version"], written["engine"]) == ("stub", "ab" * 32, "cpu/f32/stub")
+    assert (written["control_hz"], written["first_episode"]) == (10.0, 4)
+    (summary,) = written["drives"]
+    assert (summary["successes"], summary["episodes"], summary["steps"]) == (2, 3, 15)
+    assert summary["jerk"] == pytest.approx(200.0)
+    assert [x["episode"] for x in summary["per_episode"]] == [4, 5, 6]
+    assert f"p50 {summary['latency_p50_ms']:.1f}, p95 {summary['latency_p95_ms']:.1f}" in out
+    assert f"max {max(x['latency_max_ms'] for x in summary['per_episode']):.1f} ms" in out
+    assert zigzag.connections == 1
+
+
+def test_what_is_asked_reaches_the_server(zigzag, drive):
+    flags = [
+        "--num-candidates",
+        8,
+        "--num-steps",
+        3,
+        "--deadline-ms",
+        5000,
+        "--on-late",
+        "reject",
+        "--temperature",
+        0.5,
+    ]
+    drive(zigzag.url, "--no-realtime", "--episodes", 1, *flags)
+    assert len(zigzag.requests) == 5
+    sent = zigzag.requests[0]
+    assert (sent["num_candidates"], sent["num_steps"], sent["on_late"], sent["temperature"]) == (8, 3, "reject", 0.5)
+    assert 4000 < sent["deadline_ms"] <= 4999
+    assert sent["model"] == "stub"
+
+
+def test_a_deadline_exceeded_is_held_and_counted(fake_server, reply_to, drive, tmp_path):
+    server = fake_server()
+
+    def answer(fields):
+        if len(server.requests) == 2:
+            return 504, {"code": "deadline_exceeded", "detail": "passed in the queue"}
+        return 200, reply_to(fields, [1.0, 1.0])
+
+    server.answer = answer
+    file = tmp_path / "drive.json"
+    status, out, _ = drive(server.url, "--no-realtime", "--episodes", 1, "--deadline-ms", 60_000, "--json", file)
+    assert status == 0
+    assert "misses    1/5 = 20.0 % of 60000 ms; held 1, degraded 0" in out
+    # (1, 0, 1, 1, 1): norms sqrt(2) * (2, 1, 0), mean sqrt(2), times 10^2
+    assert json.loads(file.read_text())["drives"][0]["jerk"] == pytest.approx(100 * 2**0.5)
+
+
+def test_both_seed_policies_drive_the_same_episodes(fake_server, drive):
+    server = fake_server()
+    status, out, _ = drive(server.url, "--no-realtime", "--episodes", 2, "--compare-seed-policies")
+    assert status == 0
+    seeds = [fields["seed"] for fields in server.requests]
+    first = 2**20
+    assert seeds[:10] == [*range(5), *range(first, first + 5)]
+    assert seeds[10:] == [0] * 5 + [first] * 5
+    lines = {line.split("  ")[0].strip(): line for line in out.splitlines()}
+    assert lines["success"].count("1/2 = 50 %") == 2
+    assert "solved by this alone" in lines
+
+
+def test_too_few_successes_are_an_exit_status(zigzag, drive):
+    assert drive(zigzag.url, "--no-realtime", "--episodes", 3, "--require-successes", 2)[0] == 0
+    status, _, err = drive(zigzag.url, "--no-realtime", "--episodes", 1, "--require-successes", 2)
+    assert status == 1
+    assert err.splitlines() == ["sorl-drive: 0 successes, 2 required"]  # the robot's fourth reset: a miss
+
+
+@pytest.mark.parametrize(
+    ("model", "flags", "complaint"),
+    [
+        ({"obs_dim": 28}, [], "model 'stub' has obs_dim 28, but task"),
+        ({"action_dim": 5}, [], "model 'stub' has action_dim 5, but task"),
+        ({}, ["--model", "other"], "no model 'other' here; served: stub"),
+    ],
+)
+def test_a_robot_that_does_not_fit_is_told_so(fake_server, drive, model, flags, complaint):
+    server = fake_server(**model)
+    status, _, err = drive(server.url, *flags)
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert complaint in err
+    assert server.requests == []
+
+
+def test_servers_that_cannot_serve_are_told_apart(fake_server, drive):
+    server = fake_server()
+    server.ready = lambda: (503, {"code": "not_ready", "detail": "warming up"})
+    assert "not_ready (HTTP 503)" in drive(server.url)[2]
+    server.ready = lambda: (200, {})
+    server.answer = lambda fields: (500, {"code": "engine_failed", "detail": "it broke"})
+    assert drive(server.url)[2] == "sorl-drive: engine_failed (HTTP 500): it broke\n"
+
+
+def test_an_address_where_nobody_is_takes_one_line(fake_server, drive):
+    server = fake_server()
+    url = server.url
+    server.shutdown()
+    server.server_close()
+    status, _, err = drive(url)
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert url in err
+    assert drive("localhost:8000")[2].startswith("sorl-drive: need a URL such as")
+
+
+def test_a_missing_simulator_and_an_unknown_task_take_one_line(fake_server, capsys):
+    url = fake_server().url
+
+    def no_ogbench(task):
+        raise ModuleNotFoundError("No module named 'ogbench'")
+
+    assert main([url], make_env=no_ogbench) == 2
+    assert "pip install 'sorl-client[drive]'" in capsys.readouterr().err
+    assert main([url, "--task", "no-such-task-v0"]) == 2
+    assert "cannot make the environment of task 'no-such-task-v0'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--episodes", "0"], ["--deadline-ms", "-1"], ["--seed-policy", "tick"]])
+def test_senseless_flags_are_refused(flags, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(flags)
+    assert caught.value.code == 2
+    assert flags[0] in capsys.readouterr().err
+
+
+def test_an_interrupted_drive_says_so(zigzag, robot, drive):
+    def interrupted(action):
+        raise KeyboardInterrupt
+
+    robot.step = interrupted
+    assert drive(zigzag.url, "--no-realtime")[::2] == (130, "sorl-drive: interrupted\n")
+    assert robot.closed
+
+
+def test_a_drive_in_ogbench_repeats_bit_for_bit(fake_server, capsys, tmp_path):
+    server = fake_server()
+    runs = []
+    for name in ("one.json", "two.json"):
+        server.requests.clear()
+        flags = ["--episodes", "2", "--max-steps", "20", "--no-realtime", "--json", str(tmp_path / name)]
+        assert main([server.url, "--task", MAZE, *flags]) == 0
+        drives = json.loads((tmp_path / name).read_text())["drives"]
+        asked = [(fields["observation"][b"data"], fields["seed"]) for fields in server.requests]
+        runs.append((asked, [episode["actions_sha256"] for episode in drives[0]["per_episode"]]))
+    assert runs[0] == runs[1]
+    assert len(runs[0][0]) == 40
+    assert len(set(runs[0][1])) == 2
+    assert f"{MAZE} at 10 Hz, model stub at {server.url}, as fast as it answers" in capsys.readouterr().out

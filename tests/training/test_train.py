@@ -1,0 +1,128 @@
+"""A run resumes to the same stream, stops on request, and leaves a policy that can be served."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from policy import load_policy
+from tests.training.conftest import TASK
+from training.config import TrainConfig
+from training.dataset import Dataset
+from training.train import Interrupted, ResumeError, Trainer, train
+
+
+@pytest.fixture
+def config(dataset_path: Path, tmp_path: Path) -> TrainConfig:
+    return TrainConfig(
+        task=TASK,
+        dataset=dataset_path,
+        run_dir=tmp_path / "run",
+        updates=12,
+        hidden=(16, 16),
+        batch_size=32,
+        log_every=3,
+        save_every=100,
+        keep_every=8,
+        threads=1,
+    )
+
+
+def parameters(path: Path) -> dict[str, torch.Tensor]:
+    return load_policy(path).state_dict()
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_resumed_run_is_the_same_run(config: TrainConfig, tmp_path: Path) -> None:
+    whole = train(config)
+    resumed_config = replace(config, run_dir=tmp_path / "resumed", updates=5)
+    train(resumed_config)
+    resumed = train(replace(resumed_config, updates=12))
+    for name, tensor in parameters(whole).items():
+        assert torch.equal(parameters(resumed)[name], tensor), name
+    assert [row["update"] for row in rows(tmp_path / "resumed")] == ["3", "5", "6", "9", "12"]
+    assert rows(tmp_path / "resumed")[-1]["critic_loss"] == rows(config.run_dir or tmp_path)[-1]["critic_loss"]
+
+
+def test_the_policy_knows_where_it_comes_from(config: TrainConfig, dataset: Dataset) -> None:
+    path = train(config)
+    spec = load_policy(path).spec
+    assert spec.provenance.environment == TASK
+    assert spec.provenance.updates == 12
+    assert spec.provenance.dataset_sha256 == dataset.sha256
+    assert spec.provenance.config["batch_size"] == 32
+    assert spec.control_hz == pytest.approx(10.0)
+    kept = load_policy(path.with_name("policy-8.safetensors"))
+    assert kept.spec.provenance.updates == 8
+    mean = load_policy(path).observation_mean
+    torch.testing.assert_close(mean, torch.from_numpy(dataset.observation_mean).float())
+
+
+def test_an_interrupt_saves_and_continues(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    update = Trainer.update
+
+    def interrupted(self: Trainer) -> dict[str, torch.Tensor]:
+        info = update(self)
+        if self.done == 7:
+            os.kill(os.getpid(), signal.SIGINT)
+        return info
+
+    monkeypatch.setattr(Trainer, "update", interrupted)
+    with pytest.raises(Interrupted):
+        train(config)
+    monkeypatch.undo()
+    assert config.run_dir is not None
+    assert torch.load(config.run_dir / "resume.pt", weights_only=True)["done"] == 7
+    continued = train(config)
+    whole = train(replace(config, run_dir=tmp_path / "whole"))
+    for name, tensor in parameters(whole).items():
+        assert torch.equal(parameters(continued)[name], tensor), name
+
+
+def test_other_settings_do_not_resume(config: TrainConfig) -> None:
+    train(config)
+    with pytest.raises(ResumeError, match="learning_rate"):
+        train(replace(config, updates=20, learning_rate=1e-3))
+
+
+def test_divergence_stops_the_run(config: TrainConfig) -> None:
+    with pytest.raises(FloatingPointError, match="lower --learning-rate"):
+        train(replace(config, learning_rate=1e30, updates=60))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"normaliser": "standardise"}, {"critic_conditioning": "none"}, {"q_agg": "min"}, {"precision": "bf16"}],
+)
+def test_learning_fits_the_data(config: TrainConfig, change: dict[str, str]) -> None:
+    """A hundred updates lower the flow-matching loss, under every variant."""
+    config = replace(config, learning_rate=3e-3, updates=100, log_every=5, **change)  # type: ignore[arg-type]
+    train(config)
+    assert config.run_dir is not None
+    log = rows(config.run_dir)
+    assert float(log[-1]["flow_loss"]) < 0.9 * float(log[0]["flow_loss"])
+
+
+@pytest.mark.parametrize(
+    "change", [{"tau": 0.0}, {"discount": 1.0}, {"denoise_timesteps": 6}, {"max_backprop_steps": 16}, {"updates": 0}]
+)
+def test_settings_out_of_range_are_named(change: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TrainConfig(**change)  # type: ignore[arg-type]
+
+
+def test_published_settings_are_found_by_environment() -> None:
+    config = TrainConfig(task="antmaze-giant-navigate-singletask-task1-v0").resolved()
+    assert (config.discount, config.q_agg, config.q_loss_coef) == (0.995, "min", 500.0)
+    assert str(config.dataset) == "data/antmaze-giant-navigate-v0.npz"
+    assert TrainConfig(task="scene-play-singletask-task2-v0", discount=0.9).resolved().discount == 0.9
