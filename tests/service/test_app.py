@@ -1,0 +1,462 @@
+"""The whole service in process: answers, budgets, batching, failures, readiness."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgpack
+import numpy as np
+import pytest
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+
+from kernels.backend import SampleBatch, SampleResult
+from kernels.reference import ReferenceBackend
+from policy import load_policy
+from service import codec
+from service.replies import ActReply, Problem
+
+pytestmark = pytest.mark.anyio
+WAIT = 30
+
+Rows = Callable[[int], list[list[float]]]
+
+
+async def ask(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
+    response = await client.post("/act", json=fields)
+    assert response.status_code == 200, response.text
+    reply: dict[str, Any] = response.json()
+    ActReply.model_validate(reply, strict=True)
+    assert response.headers["x-request-id"] == reply["request_id"]
+    return reply
+
+
+async def refused(client: httpx.AsyncClient, code: str, **fields: Any) -> dict[str, Any]:
+    response = await client.post("/act", json=fields)
+    problem: dict[str, Any] = response.json()
+    assert problem["code"] == code, problem
+    assert response.headers["content-type"] == "application/problem+json"
+    Problem.model_validate(problem, strict=True)
+    return problem
+
+
+async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
+    text = (await client.get("/metrics")).text
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return float(sample.value)
+    return 0.0
+
+
+def yardstick(checkpoint: Path, observation: Any, n: int, m: int, seed: Any, temperature: float = 1.0) -> SampleResult:
+    """The definition, in float64, asked without any of the service's code."""
+    backend = ReferenceBackend(load_policy(checkpoint), dtype=torch.float64)
+    return backend.sample_and_score(SampleBatch.of(np.array(observation, np.float32), n, m, seed, temperature))
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 8), (8, 4), (5, 3), (32, 1), (33, 7)])
+async def test_answer_is_the_definitions(serve: Any, checkpoint: Path, observations: Rows, n: int, m: int) -> None:
+    policy = load_policy(checkpoint)
+    rows = observations(3)
+    async with serve() as client:
+        reply = await ask(client, observation=rows, num_candidates=n, num_steps=m, seed=2**53, temperature=0.7)
+        single = await ask(client, observation=rows[1], num_candidates=n, num_steps=m, seed=2**53 + 1 - 1)
+    expected = yardstick(checkpoint, rows, n, m, [2**53, 2**53 + 1, 2**53 + 2], 0.7)
+    np.testing.assert_allclose(reply["action"], policy.spec.action_to_environment(expected.action), atol=1e-5)
+    np.testing.assert_allclose(reply["q"], expected.q, atol=1e-5)
+    np.testing.assert_allclose(reply["q_std"], expected.q_std, atol=1e-5)
+    z = (np.array(rows) - policy.observation_mean.numpy()) / policy.observation_std.numpy()
+    np.testing.assert_allclose(reply["observation_z_max"], np.abs(z).max(1), rtol=1e-5)
+    expected = yardstick(checkpoint, rows[1:2], n, m, 2**53)
+    np.testing.assert_allclose(single["action"], policy.spec.action_to_environment(expected.action)[0], atol=1e-5)
+    assert isinstance(single["q"], float)
+
+
+async def test_budget_rule(serve: Any, observations: Rows) -> None:
+    row = observations(1)[0]
+    async with serve(max_candidates=16, max_returned_candidates=20) as client:
+        for given, granted in [
+            ({}, (8, 4)),
+            ({"num_candidates": 3}, (3, 4)),
+            ({"num_steps": 2}, (8, 2)),
+            ({"num_candidates": 16, "num_steps": 8, "deadline_ms": 60_000}, (16, 8)),
+        ]:
+            reply = await ask(client, observation=row, **given)
+            assert (reply["num_candidates"], reply["num_steps"], reply["degraded"]) == (*granted, False)
+        for given, field in [
+            ({"num_candidates": 17}, "num_candidates"),
+            ({"num_candidates": 10**400}, "num_candidates"),
+            ({"num_steps": 9}, "num_steps"),
+        ]:
+            assert (await refused(client, "budget_too_large", observation=row, **given))["field"] == field
+        problem = await refused(
+            client, "budget_too_large", observation=[row] * 3, num_candidates=7, return_candidates=True
+        )
+        assert problem["field"] == "return_candidates"
+
+
+async def test_seed_decides_and_is_returned(serve: Any, observations: Rows) -> None:
+    row = observations(1)[0]
+    async with serve() as client:
+        chosen = await ask(client, observation=row)
+        assert 0 <= chosen["seed"] < 2**53
+        again = await ask(client, observation=row, seed=chosen["seed"])
+        assert again["action"] == chosen["action"]
+        large = await ask(client, observation=row, seed=str(2**64 - 1))
+        assert large["seed"] == str(2**64 - 1)
+        both = await ask(client, observation=[row, row], seed=str(2**64 - 1))
+        listed = await ask(client, observation=[row, row], seed=[str(2**64 - 1), 0])
+        assert both["action"] == listed["action"]
+        assert listed["seed"] == [str(2**64 - 1), 0]
+        problem = await refused(client, "invalid_request", observation=[row, row], seed=[1, 2, 3])
+        assert problem["field"] == "seed"
+
+
+async def test_temperature_zero_leaves_one_candidate(serve: Any, observations: Rows) -> None:
+    async with serve() as client:
+        reply = await ask(client, observation=observations(1)[0], temperature=0, return_candidates=True)
+    assert all(candidate == reply["action"] for candidate in reply["candidates"])
+
+
+async def test_candidates_contain_the_winner_and_prefix_those_of_more(serve: Any, observations: Rows) -> None:
+    rows = observations(2)
+    async with serve() as client:
+        few = await ask(client, observation=rows, num_candidates=4, seed=1, return_candidates=True)
+        many = await ask(client, observation=rows, num_candidates=9, seed=1, return_candidates=True)
+        plain = await ask(client, observation=rows, num_candidates=9, seed=1)
+    assert np.shape(many["candidates"]) == (2, 9, 3)
+    np.testing.assert_allclose(np.array(many["candidates"])[:, :4], few["candidates"], atol=1e-5)
+    best = np.argmax(many["candidate_q"], axis=1)
+    assert [many["candidates"][row][winner] for row, winner in enumerate(best)] == many["action"]
+    np.testing.assert_allclose(plain["action"], many["action"], atol=1e-5)
+    assert "candidates" not in plain
+
+
+async def test_same_answer_alone_and_batched_with_63_others(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    rows = observations(64)
+    budgets = [(1 + index % 9, 1 + index % 8) for index in range(64)]
+    async with serve(make_backend) as client:
+
+        async def one(index: int) -> dict[str, Any]:
+            n, m = budgets[index]
+            return await ask(client, observation=rows[index], num_candidates=n, num_steps=m, seed=index)
+
+        alone = [await one(index) for index in range(64)]
+        backend = made[0]
+        backend.shut()
+        blocker = asyncio.ensure_future(one(0))
+        await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
+        together = [asyncio.ensure_future(one(index)) for index in range(64)]
+        while client.app.state.service.scheduler.queued_rows < sum(n for n, _ in budgets):
+            await asyncio.sleep(0)
+        backend.gate.set()
+        batched = await asyncio.gather(blocker, *together)
+    assert len(backend.batches) == 2
+    assert len(backend.batches[1]) == 64
+    for one_alone, one_batched in zip(alone, batched[1:], strict=True):
+        np.testing.assert_allclose(one_batched["action"], one_alone["action"], atol=1e-5)
+
+
+async def test_same_bits_after_a_restart(serve: Any, observations: Rows) -> None:
+    replies = []
+    for _ in range(2):
+        async with serve() as client:
+            replies.append([await ask(client, observation=row, seed=5) for row in observations(6)])
+    for before, after in zip(*replies, strict=True):
+        same = ("action", "q", "q_std", "model_version", "engine", "observation_z_max")
+        assert [before[name] for name in same] == [after[name] for name in same]
+
+
+async def test_msgpack_both_ways(serve: Any, observations: Rows) -> None:
+    rows = observations(2)
+    body = codec.encode({"observation": np.array(rows, np.float32), "seed": 2**64 - 1}, codec.MSGPACK)
+    async with serve() as client:
+        expected = await ask(client, observation=rows, seed=str(2**64 - 1))
+        response = await client.post("/act", content=body, headers={"content-type": codec.MSGPACK})
+        assert response.headers["content-type"] == codec.MSGPACK
+        reply = msgpack.unpackb(response.content)
+        action = codec.decode_array(reply["action"], "action")
+        assert action.dtype == np.float32
+        assert action.tolist() == expected["action"]
+        assert codec.decode_array(reply["q"], "q").tolist() == expected["q"]
+        as_json = await client.post(
+            "/act", content=body, headers={"content-type": codec.MSGPACK, "accept": "application/json"}
+        )
+        assert as_json.json()["action"] == expected["action"]
+
+
+async def test_request_id_from_body_header_or_server(serve: Any, observations: Rows) -> None:
+    row = observations(1)[0]
+    async with serve() as client:
+        header = {"x-request-id": "from-header"}
+        body = {"observation": row, "request_id": "from-body"}
+        assert (await client.post("/act", json={"observation": row}, headers=header)).json()["request_id"] == (
+            "from-header"
+        )
+        assert (await client.post("/act", json=body, headers=header)).json()["request_id"] == "from-body"
+        failed = await client.post("/act", json={**body, "num_steps": -1}, headers=header)
+        assert failed.json()["request_id"] == failed.headers["x-request-id"] == "from-body"
+        first, second = await ask(client, observation=row), await ask(client, observation=row)
+        assert first["request_id"] != second["request_id"]
+
+
+async def test_model_and_version(serve: Any, observations: Rows) -> None:
+    row = observations(1)[0]
+    async with serve() as client:
+        listed = (await client.get("/models")).json()["models"]
+        assert [model["name"] for model in listed] == ["small"]
+        assert (await client.get("/models/small")).json() == listed[0]
+        assert listed[0]["obs_dim"] == 6
+        assert listed[0]["default_budget"] == {"num_candidates": 8, "num_steps": 4}
+        reply = await ask(client, observation=row, model="small", model_version=listed[0]["version"])
+        assert reply["model_version"] == listed[0]["version"]
+        assert "'small'" in (await refused(client, "unknown_model", observation=row, model="smal"))["detail"]
+        problem = await refused(client, "version_gone", observation=row, model_version="0" * 64)
+        assert (problem["status"], problem["field"]) == (409, "model_version")
+        assert (await client.get("/models/big")).json()["code"] == "unknown_model"
+
+
+async def test_key(serve: Any, observations: Rows) -> None:
+    body = {"observation": observations(1)[0]}
+    async with serve(api_key="sesame") as client:
+        for headers in ({}, {"authorization": "Bearer sesam"}, {"authorization": "Basic sesame"}):
+            response = await client.post("/act", json=body, headers=headers)
+            assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+            assert response.headers["www-authenticate"] == "Bearer"
+        response = await client.post("/act", json=body, headers={"authorization": "Bearer sesame"})
+        assert response.status_code == 200
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_deadline_passed_in_the_queue_is_504_without_compute(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+    async with serve(make_backend) as client:
+        backend = made[0]
+        backend.shut()
+        running = asyncio.ensure_future(ask(client, observation=row))
+        await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
+        problem = await refused(client, "deadline_exceeded", observation=row, deadline_ms=5)
+        assert problem["status"] == 504
+        assert not running.done()
+        backend.gate.set()
+        await running
+    assert len(backend.batches) == 1
+
+
+async def test_event_loop_is_free_while_the_engine_computes(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    async with serve(make_backend) as client:
+        backend = made[0]
+        backend.shut()
+        running = asyncio.ensure_future(ask(client, observation=observations(1)[0]))
+        await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
+        for path in ("/healthz", "/readyz", "/metrics", "/models"):
+            assert (await client.get(path)).status_code == 200
+        assert not running.done()
+        backend.gate.set()
+        await running
+
+
+async def test_overload_is_503_with_retry_after(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+    async with serve(make_backend, max_queue_rows=64) as client:
+        backend = made[0]
+        backend.shut()
+        running = asyncio.ensure_future(ask(client, observation=row))
+        await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
+        queued = asyncio.ensure_future(ask(client, observation=row, num_candidates=60))
+        while not client.app.state.service.scheduler.queued_rows:
+            await asyncio.sleep(0)
+        assert await metric(client, "sorl_queue_rows") == 60
+        response = await client.post("/act", json={"observation": row})
+        assert (response.status_code, response.json()["code"]) == (503, "overloaded")
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.json()["retry_after_ms"] >= 1
+        backend.gate.set()
+        await asyncio.gather(running, queued)
+        assert await metric(client, "sorl_requests_total", outcome="overloaded") == 1
+
+
+async def test_engine_that_raises_fails_its_batch_and_serves_on(
+    serve: Any, gated: Any, observations: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+
+    def lose_device(batch: SampleBatch, result: SampleResult) -> SampleResult:
+        raise RuntimeError("secret detail of the device")
+
+    async with serve(make_backend) as client:
+        before = await ask(client, observation=row, seed=1)
+        made[0].spoil = lose_device
+        problem = await refused(client, "engine_failed", observation=row, seed=1)
+        assert problem["status"] == 500
+        assert "secret" not in str(problem)
+        assert "secret detail" in caplog.text
+        made[0].spoil = None
+        assert (await ask(client, observation=row, seed=1))["action"] == before["action"]
+
+
+async def test_nonfinite_output_fails_that_request_only(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    rows = observations(3)
+
+    def spoil_second(batch: SampleBatch, result: SampleResult) -> SampleResult:
+        bad = batch.seed == 2
+        return dataclasses.replace(result, action=np.where(bad[:, None], np.nan, result.action), nonfinite=bad)
+
+    async with serve(make_backend) as client:
+        backend = made[0]
+        backend.shut()
+        backend.spoil = spoil_second
+        first = asyncio.ensure_future(ask(client, observation=rows[0], seed=1))
+        await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
+        bad = asyncio.ensure_future(refused(client, "nonfinite_output", observation=rows[1], seed=2))
+        good = asyncio.ensure_future(ask(client, observation=rows[2], seed=3))
+        while client.app.state.service.scheduler.queued_rows < 16:
+            await asyncio.sleep(0)
+        backend.gate.set()
+        await asyncio.gather(first, bad, good)
+        assert len(backend.batches[1]) == 2
+        assert await metric(client, "sorl_nonfinite_outputs_total") == 1
+
+
+async def test_not_ready_until_warm(serve: Any, observations: Rows) -> None:
+    from kernels.backend import create_backend
+
+    entered, gate = asyncio.Event(), __import__("threading").Event()
+    loop = asyncio.get_running_loop()
+
+    def make(policy: Any, choice: Any, device: str) -> Any:
+        backend = create_backend(policy, choice, device)
+        sample = backend.sample_and_score
+
+        def slow(batch: SampleBatch) -> SampleResult:
+            loop.call_soon_threadsafe(entered.set)
+            assert gate.wait(WAIT)
+            return sample(batch)
+
+        backend.sample_and_score = slow  # type: ignore[method-assign]
+        return backend
+
+    async with serve(make, settle=False) as client:
+        await entered.wait()
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+        assert response.headers["retry-after"] == "1"
+        assert (await client.get("/healthz")).status_code == 200
+        assert await metric(client, "sorl_ready") == 0
+        await refused(client, "not_ready", observation=observations(1)[0])
+        gate.set()
+        await client.app.state.service.settled()
+        assert (await client.get("/readyz")).status_code == 200
+        assert await metric(client, "sorl_ready") == 1
+        client.app.state.service.begin_drain()
+        assert (await client.get("/readyz")).json()["detail"] == "not ready: draining"
+        await ask(client, observation=observations(1)[0])  # accepted work is still served
+
+
+@pytest.mark.parametrize("fault", ["raises", "nonfinite"])
+async def test_failed_warm_up_stays_not_ready_and_says_so(
+    serve: Any, observations: Rows, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    from kernels.backend import create_backend
+
+    def make(policy: Any, choice: Any, device: str) -> Any:
+        backend = create_backend(policy, choice, device)
+        sample = backend.sample_and_score
+
+        def broken(batch: SampleBatch) -> SampleResult:
+            if fault == "raises":
+                raise RuntimeError("no kernel image")
+            return dataclasses.replace(sample(batch), nonfinite=np.ones(len(batch), bool))
+
+        backend.sample_and_score = broken  # type: ignore[method-assign]
+        return backend
+
+    async with serve(make) as client:
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+        await refused(client, "not_ready", observation=observations(1)[0])
+        assert (await client.get("/healthz")).status_code == 200
+    assert "warm-up failed" in caplog.text
+
+
+async def test_client_that_hangs_up_is_dropped_before_compute(serve: Any, gated: Any, observations: Rows) -> None:
+    """Through the ASGI interface, as a server tells it: http.disconnect while the request waits."""
+    make_backend, made = gated
+    async with serve(make_backend) as client:
+        app, backend = client.app, made[0]
+        backend.shut()
+        running = asyncio.ensure_future(ask(client, observation=observations(1)[0]))
+        await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
+        body = codec.encode({"observation": observations(1)[0]}, codec.JSON)
+        messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        messages.put_nowait({"type": "http.request", "body": body, "more_body": False})
+        scope = {
+            "type": "http", "method": "POST", "path": "/act", "raw_path": b"/act", "query_string": b"", "root_path": "",
+            "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
+        }  # fmt: skip
+
+        async def send(message: Any) -> None:
+            pass
+
+        gone = asyncio.ensure_future(app(scope, messages.get, send))
+        while not app.state.service.scheduler.queued_rows:
+            await asyncio.sleep(0)
+        messages.put_nowait({"type": "http.disconnect"})
+        await gone
+        assert app.state.service.scheduler.queued_rows == 0
+        backend.gate.set()
+        await running
+        assert await metric(client, "sorl_requests_total", outcome="client_gone") == 1
+    assert len(backend.batches) == 1
+
+
+async def test_work_is_counted(serve: Any, observations: Rows) -> None:
+    async with serve() as client:
+        await ask(client, observation=observations(2), num_candidates=3, num_steps=5)
+        assert await metric(client, "sorl_network_evaluations_total", network="actor") == 30
+        assert await metric(client, "sorl_network_evaluations_total", network="critic") == 12
+        assert await metric(client, "sorl_batch_rows_sum") == 6
+        assert await metric(client, "sorl_requests_total", outcome="ok") == 1
+        for name in ("request", "queue", "compute"):
+            assert await metric(client, f"sorl_{name}_seconds_count") == 1
+
+
+async def test_large_request_is_computed_in_slices(
+    serve: Any, gated: Any, checkpoint: Path, observations: Rows
+) -> None:
+    make_backend, made = gated
+    rows = observations(10)
+    async with serve(make_backend, max_batch_rows=20) as client:
+        made[0].shut()
+        made[0].gate.set()
+        reply = await ask(client, observation=rows, num_candidates=7, seed=3, return_candidates=True)
+    assert [len(batch) for batch in made[0].batches] == [2, 2, 2, 2, 2]
+    expected = load_policy(checkpoint).spec.action_to_environment(
+        yardstick(checkpoint, rows, 7, 4, list(range(3, 13))).action
+    )
+    np.testing.assert_allclose(reply["action"], expected, atol=1e-5)
+    assert np.shape(reply["candidates"]) == (10, 7, 3)
+
+
+async def test_documented_in_openapi(serve: Any) -> None:
+    async with serve() as client:
+        document = (await client.get("/openapi.json")).json()
+        assert (await client.get("/docs")).status_code == 200
+        assert (await client.get("/")).json()["models"] == ["small"]
+    act = document["paths"]["/act"]["post"]
+    assert set(act["requestBody"]["content"]) == {codec.JSON, codec.MSGPACK}
+    assert "num_candidates" in act["requestBody"]["content"][codec.JSON]["schema"]["properties"]
+    assert {"200", "401", "404", "409", "413", "415", "422", "500", "503", "504"} <= set(act["responses"])
+    assert "observation_z_max" in document["components"]["schemas"]["ActReply"]["properties"]

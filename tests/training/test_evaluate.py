@@ -1,0 +1,90 @@
+"""The grid runs every cell on the same episodes, reports what happened, and lanes do not change the outcome."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sorl_client.episodes import make_env, reset
+
+from kernels.reference import ReferenceBackend
+from policy import CheckpointError, Policy, Provenance, save_policy
+from tests.policies import random_policy
+from tests.training.conftest import TASK
+from training.evaluate import EvaluateConfig, evaluate, format_table
+from training.rollout import Job, Roller
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    """Random weights, for the maze."""
+    return random_policy(obs_dim=2, action_dim=2, provenance=Provenance(environment=TASK))
+
+
+@pytest.fixture(scope="module")
+def path(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("policy") / "policy.safetensors"
+    save_policy(policy, path)
+    return path
+
+
+def run(policy: Policy, lanes: int, jobs: list[Job]) -> dict[Job, tuple[bool, int, tuple[float, ...]]]:
+    roller = Roller(ReferenceBackend(policy), policy.spec, TASK, lanes)
+    return {result.job: (result.success, result.steps, result.initial_state) for result in roller.run(jobs)}
+
+
+@pytest.mark.slow
+def test_lanes_do_not_change_what_happens(policy: Policy) -> None:
+    jobs = [Job(episode, n, m) for n, m in ((1, 1), (4, 3)) for episode in (5, 6)]
+    alone, together = run(policy, 1, jobs), run(policy, 3, jobs)
+    assert alone.keys() == together.keys() == set(jobs)
+    for job in jobs:
+        assert alone[job][:2] == together[job][:2]
+        env = make_env(TASK)
+        assert alone[job][2] == tuple(map(float, reset(env, job.episode)))
+        env.close()
+
+
+@pytest.mark.slow
+def test_a_report_of_a_grid(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = EvaluateConfig(
+        policy=path,
+        num_candidates=(1, 2),
+        num_steps=(1,),
+        episodes=2,
+        processes=2,
+        lanes=2,
+        json=tmp_path / "report.json",
+        csv=tmp_path / "episodes.csv",
+    )
+    report = evaluate(config)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert [(cell["num_candidates"], cell["num_steps"], cell["episodes"]) for cell in report["cells"]] == [
+        (1, 1, 2),
+        (2, 1, 2),
+    ]
+    with (tmp_path / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["episode"] for row in rows] == ["10000", "10001"] * 2
+    for cell in report["cells"]:
+        mine = [row for row in rows if int(row["num_candidates"]) == cell["num_candidates"]]
+        assert cell["success"] == np.mean([int(row["success"]) for row in mine])
+        assert cell["low"] <= cell["success"] <= cell["high"]
+    assert "95 % interval" in format_table(report)
+
+
+def test_faults_are_named(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_steps must be at most 8"):
+        evaluate(EvaluateConfig(policy=path, num_steps=(9,)))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        evaluate(EvaluateConfig(policy=tmp_path / "nothing.safetensors"))
+    nameless = tmp_path / "nameless.safetensors"
+    save_policy(random_policy(), nameless)
+    with pytest.raises(ValueError, match="say --task"):
+        evaluate(EvaluateConfig(policy=nameless))
+    with pytest.raises(ValueError, match="episodes must be at least 1"):
+        replace(EvaluateConfig(policy=path), episodes=0)

@@ -1,0 +1,88 @@
+"""What is shipped is what was measured: reports must belong to the file, and choosing and reporting share no seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kernels.backend import SampleBatch
+from kernels.reference import ReferenceBackend
+from policy import Budget, CheckpointError, Measurement, load_policy, save_policy
+from tests.policies import random_policy
+from training.export import ExportConfig, export, format_card
+from training.files import sha256_of, write_json
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "policy.safetensors"
+    save_policy(random_policy(), path)
+    return path
+
+
+def cell(n: int, m: int) -> dict[str, Any]:
+    return {"num_candidates": n, "num_steps": m, "success": 0.9, "low": 0.8, "high": 0.95, "episodes": 5, "steps": 1}
+
+
+def report(path: Path, source: Path, first_seed: int, *cells: dict[str, Any]) -> Path:
+    content = {"policy_sha256": sha256_of(source), "first_seed": first_seed, "episodes": 5, "cells": list(cells)}
+    write_json(path, content)
+    return path
+
+
+@pytest.fixture
+def config(source: Path, tmp_path: Path) -> ExportConfig:
+    return ExportConfig(
+        policy=source.parent,
+        out=tmp_path / "shipped.safetensors",
+        frontier=report(tmp_path / "frontier.json", source, 0, cell(1, 1), cell(8, 4)),
+        headline=report(tmp_path / "headline.json", source, 5, cell(8, 4)),
+        notes="trained on a Sunday",
+    )
+
+
+def test_measurements_travel_inside_and_weights_are_untouched(config: ExportConfig, source: Path) -> None:
+    exported = export(config)
+    spec = load_policy(config.out).spec
+    assert exported.spec == spec
+    assert spec.name == "shipped"
+    assert spec.frontier == (Measurement(1, 1, 0.9, 0.8, 0.95, 5), Measurement(8, 4, 0.9, 0.8, 0.95, 5))
+    assert spec.headline == spec.frontier[1]
+    assert spec.default_budget == Budget(8, 4)
+    assert spec.provenance.notes == "trained on a Sunday"
+    assert "success 90.0%" in format_card(exported)
+    for name, tensor in load_policy(source).state_dict().items():
+        assert torch.equal(exported.state_dict()[name], tensor)
+    batch = SampleBatch.of(np.ones((2, 11), np.float32), 4, 2, 0)
+    ours, theirs = (ReferenceBackend(load_policy(path)).sample_and_score(batch) for path in (source, config.out))
+    np.testing.assert_array_equal(ours.action, theirs.action)
+
+
+def test_a_report_of_another_file_is_refused(config: ExportConfig, source: Path) -> None:
+    save_policy(random_policy(seed=1), source)
+    with pytest.raises(ValueError, match="measured another file"):
+        export(config)
+
+
+def test_choosing_and_reporting_on_the_same_seeds_is_refused(
+    config: ExportConfig, source: Path, tmp_path: Path
+) -> None:
+    overlapping = report(tmp_path / "headline.json", source, 4, cell(8, 4))
+    with pytest.raises(ValueError, match="share 1 episode seeds"):
+        export(replace(config, headline=overlapping))
+
+
+def test_a_headline_is_one_cell(config: ExportConfig) -> None:
+    with pytest.raises(ValueError, match="a headline is one cell, found 2"):
+        export(replace(config, headline=config.frontier))
+
+
+def test_a_damaged_policy_is_refused(config: ExportConfig, source: Path) -> None:
+    source.write_bytes(source.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        export(config)
