@@ -13,5 +13,5 @@ until url=$(grep -om1 'http://127.0.0.1:[0-9]*' "$log"); do
   kill -0 $server 2>/dev/null || exit 1
   read -rt 0.1 <> <(:) || true
 done
-$bin/sorl-drive --url "$url" --task cube-single-play-singletask-task2-v0 \
+$bin/sorl-drive "$url" --task cube-single-play-singletask-task2-v0 \
   --episodes 10 --seed 0 --num-candidates 32 --num-steps 4 --no-realtime --require-successes 8 "$@"

@@ -23,6 +23,7 @@ class Metrics:
         self.requests = Counter(
             "sorl_requests_total", "POST /act by outcome: ok, or the error's code", ["outcome"], registry=registry
         )
+        self.in_flight = Gauge("sorl_requests_in_flight", "POST /act being answered", registry=registry)
         self.latency = seconds("request", "Receipt to reply of answered requests")
         self.queue = seconds("queue", "Wait of answered requests for the batch before")
         self.compute = seconds("compute", "Compute of a batch")

@@ -56,6 +56,7 @@ async def act(request: Request) -> Response:
     received = time.monotonic()
     service: Service = request.app.state.service
     outcome = InternalError.code
+    service.metrics.in_flight.inc()
     try:
         response = await _answer(service, request, received)
         outcome = "ok"
@@ -64,6 +65,7 @@ async def act(request: Request) -> Response:
         outcome = error.code
         raise
     finally:
+        service.metrics.in_flight.dec()
         service.metrics.requests.labels(outcome).inc()
 
 

@@ -182,15 +182,17 @@ def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
     Raises:
         InvalidRequest: naming the first field at fault and what was expected there.
     """
+    unknown = fields.keys() - ActRequest.model_fields.keys()
+    if unknown:
+        field = min(unknown)
+        known = ", ".join(ActRequest.model_fields)
+        raise InvalidRequest(f"{_brief(field)} is not a field of /act; there are {known}", field=field)
     try:
         return ActRequest.model_validate(fields, context=media_type)
     except ValidationError as error:
         # The first fault only: a list of thousands helps nobody.
         fault = error.errors(include_url=False, include_context=False)[0]
-    field = str(fault["loc"][0]) if fault["loc"] else None
-    if fault["type"] == "extra_forbidden":
-        known = ", ".join(ActRequest.model_fields)
-        raise InvalidRequest(f"{_brief(field)} is not a field of /act; there are {known}", field=field)
+    field = str(fault["loc"][0])
     if fault["type"] == "missing":
         raise InvalidRequest(f"{field}: it is missing", field=field)
     message = fault["msg"].replace("Input should", "it should")
@@ -198,7 +200,9 @@ def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
 
 
 def row_seeds(seed: int | Sequence[int], rows: int) -> NDArray[np.uint64]:
-    """(B,) seeds: a list as it is, a scalar s as (s + b) mod 2^64 for row b."""
+    """(B,) seeds: a list as it is, a scalar s as (s + b) mod 2^64 for row b. Raises InvalidRequest for other than B."""
     if isinstance(seed, int):
         return np.arange(rows, dtype=np.uint64) + np.uint64(seed)
+    if len(seed) != rows:
+        _refuse("seed", f"one seed, or {rows} of them (one a row of the observation)", f"{len(seed)} of them")
     return np.array(seed, dtype=np.uint64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from kernels.backend import SampleBatch, SampleResult
+from kernels.backend import SampleBatch, SampleResult, create_backend
 from kernels.reference import ReferenceBackend
 from policy import load_policy
 from service import codec
@@ -66,7 +67,7 @@ async def test_answer_is_the_definitions(serve: Any, checkpoint: Path, observati
     rows = observations(3)
     async with serve() as client:
         reply = await ask(client, observation=rows, num_candidates=n, num_steps=m, seed=2**53, temperature=0.7)
-        single = await ask(client, observation=rows[1], num_candidates=n, num_steps=m, seed=2**53 + 1 - 1)
+        single = await ask(client, observation=rows[1], num_candidates=n, num_steps=m, seed=2**53)
     expected = yardstick(checkpoint, rows, n, m, [2**53, 2**53 + 1, 2**53 + 2], 0.7)
     np.testing.assert_allclose(reply["action"], policy.spec.action_to_environment(expected.action), atol=1e-5)
     np.testing.assert_allclose(reply["q"], expected.q, atol=1e-5)
@@ -331,9 +332,7 @@ async def test_nonfinite_output_fails_that_request_only(serve: Any, gated: Any, 
 
 
 async def test_not_ready_until_warm(serve: Any, observations: Rows) -> None:
-    from kernels.backend import create_backend
-
-    entered, gate = asyncio.Event(), __import__("threading").Event()
+    entered, gate = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
     def make(policy: Any, choice: Any, device: str) -> Any:
@@ -369,8 +368,6 @@ async def test_not_ready_until_warm(serve: Any, observations: Rows) -> None:
 async def test_failed_warm_up_stays_not_ready_and_says_so(
     serve: Any, observations: Rows, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    from kernels.backend import create_backend
-
     def make(policy: Any, choice: Any, device: str) -> Any:
         backend = create_backend(policy, choice, device)
         sample = backend.sample_and_score

@@ -107,9 +107,8 @@ def malformed() -> Iterator[Bad]:
     yield Bad("missing field", b'{"num_steps": 1}', field="observation")
     for name in ("cube", "Small", " ", "../small"):
         yield Bad("wrong model", fields(model=name), "unknown_model", "model")
-    for name in (5, None and 0, ["small"], "x" * 300):
-        if name is not None:
-            yield Bad("model of a wrong type", fields(model=name), field="model")
+    for name in (5, ["small"], "x" * 300):
+        yield Bad("model of a wrong type", fields(model=name), field="model")
     for version in ("0" * 64, "latest", ""):
         yield Bad("wrong version", fields(model_version=version), "version_gone", "model_version")
     for junk in (b"\xff\xfe", b"\xc3\x28", b"\xed\xa0\x80"):
@@ -173,7 +172,9 @@ async def test_each_gets_its_own_error_beside_undisturbed_neighbours(
         undisturbed = [await valid(number) for number in range(8)]
         for start in range(0, len(cases), 32):
             part = cases[start : start + 32]
-            replies = await asyncio.gather(*(f(x) for c in enumerate(part) for f, x in ((invalid, c[1]), (valid, c[0]))))
+            replies = await asyncio.gather(
+                *(f(x) for c in enumerate(part) for f, x in ((invalid, c[1]), (valid, c[0])))
+            )
             assert [wrong for wrong in replies[::2] if wrong is not None] == []
             for number, action in enumerate(replies[1::2]):
                 np.testing.assert_allclose(action, undisturbed[number % 8], atol=1e-5)
