@@ -41,6 +41,8 @@ class TrainConfig:
     """Transitions per update."""
     learning_rate: float = 1e-4
     """Adam's step size, for actor and critic."""
+    anneal_updates: int = 0
+    """The learning rate falls linearly to zero over this many last updates; 0 keeps it constant, as released."""
     max_grad_norm: float = 1.0
     """Global gradient-norm clip, for each of actor and critic."""
     tau: float = 0.005
@@ -86,6 +88,8 @@ class TrainConfig:
         for name in (*positive, "save_every", "keep_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.anneal_updates < 0:
+            raise ValueError(f"anneal_updates must be at least 0, got {self.anneal_updates}")
         if not 0 < self.tau <= 1:
             raise ValueError(f"tau must be in (0, 1], got {self.tau}")
         if self.discount is not None and not 0 <= self.discount < 1:
@@ -112,8 +116,21 @@ class TrainConfig:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
     def stream(self) -> dict[str, Any]:
-        """The settings that determine the sequence of updates; a resumed run must agree on them."""
-        free = {"updates", "run_dir", "dataset", "device", "threads", "log_every", "save_every", "keep_every"}
+        """The settings that determine the sequence of updates; a resumed run must agree on them.
+
+        `updates` and `anneal_updates` are free: a run may be continued further, or brought to its end.
+        """
+        free = {
+            "updates",
+            "anneal_updates",
+            "run_dir",
+            "dataset",
+            "device",
+            "threads",
+            "log_every",
+            "save_every",
+            "keep_every",
+        }
         return {
             field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
             for field in fields(self)

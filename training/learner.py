@@ -69,6 +69,12 @@ class Learner:
             q_noise=noise[3],
         )
 
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """Adam's step size from the next update on, for actor and critic."""
+        for optimizer in (self.actor_optimizer, self.critic_optimizer):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+
     def update(self, batch: Batch, draws: Draws) -> Info:
         """One update of everything. Returns detached scalars."""
         info = self._critic_step(batch, draws)

@@ -60,6 +60,8 @@ class Trainer:
             batch = batch._replace(
                 observations=standardise(batch.observations), next_observations=standardise(batch.next_observations)
             )
+        left = (self.config.updates - self.done) / max(self.config.anneal_updates, 1)
+        self.learner.set_learning_rate(self.config.learning_rate * min(1.0, left))
         info = self.learner.update(batch, self.learner.draw(self.generator))
         self.done += 1
         return info

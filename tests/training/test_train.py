@@ -15,6 +15,7 @@ from policy import load_policy
 from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.dataset import Dataset
+from training.learner import Learner
 from training.train import Interrupted, ResumeError, Trainer, train
 
 
@@ -52,6 +53,13 @@ def test_a_resumed_run_is_the_same_run(config: TrainConfig, tmp_path: Path) -> N
         assert torch.equal(parameters(resumed)[name], tensor), name
     assert [row["update"] for row in rows(tmp_path / "resumed")] == ["3", "5", "6", "9", "12"]
     assert rows(tmp_path / "resumed")[-1]["critic_loss"] == rows(config.run_dir or tmp_path)[-1]["critic_loss"]
+
+
+def test_the_learning_rate_anneals_to_its_end(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(Learner, "set_learning_rate", lambda self, rate: rates.append(rate))
+    train(replace(config, learning_rate=1.0, anneal_updates=4))
+    assert rates == [1.0] * 9 + [0.75, 0.5, 0.25]
 
 
 def test_the_policy_knows_where_it_comes_from(config: TrainConfig, dataset: Dataset) -> None:
