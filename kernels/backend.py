@@ -136,8 +136,11 @@ def create_backend(policy: Policy, choice: BackendChoice = "auto", device: str =
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BackendUnavailable(f"device {device!r} was asked for, and torch {torch.__version__} sees no CUDA device")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch: no such kind, no such index, or a build without CUDA
+        reason = str(error).splitlines()[0]
+        raise BackendUnavailable(f"device {device!r} can't be used by torch {torch.__version__}: {reason}") from None
     if choice in ("triton", "cpu"):
         raise BackendUnavailable(
             f"backend {choice!r} is not part of this installation; available: reference (or auto, which picks it)"

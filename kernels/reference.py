@@ -51,7 +51,10 @@ def aggregate(q: Tensor, q_agg: str) -> Tensor:
 
 
 class ReferenceBackend:
-    """`Backend` in eager torch on any device: fp32, or fp64 as the yardstick of tests."""
+    """`Backend` in eager torch on any device: fp32, or fp64 as the yardstick of tests.
+
+    It takes the policy over: moves it to `device` and `dtype` in place.
+    """
 
     def __init__(self, policy: Policy, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
         self.policy = policy.to(device=device, dtype=dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import math
 import signal
@@ -74,6 +75,10 @@ class Server(uvicorn.Server):
 
     async def _announce(self) -> None:
         await self._service.settled()
+        # What is loaded by now lives as long as the process. Walking torch's objects again and again in search of
+        # garbage cost 10 to 25 % of a request's CPU time (0.26 ms against 0.23), in pauses that fall on someone.
+        gc.collect()
+        gc.freeze()
         if self._service.state == "ready":
             for model in self._service.catalog:
                 log.info("ready: %s (version %.12s) on %s", model.spec.name, model.version, model.engine)

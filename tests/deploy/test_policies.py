@@ -1,0 +1,90 @@
+"""Shipped policies: cards that keep the rules, and actions that move the simulated robot to success."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kernels.backend import SampleBatch
+from kernels.reference import ReferenceBackend
+from policy import load_policy
+from training.evaluate import EvaluateConfig, evaluate
+
+ROOT = Path(__file__).parent.parent.parent
+POLICIES = sorted((ROOT / "deploy" / "policies").glob("*.safetensors"))
+BIN = ROOT / ".venv" / "bin"
+
+
+def test_both_are_shipped() -> None:
+    assert {path.stem for path in POLICIES} == {"cube-single", "pointmaze-medium"}
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_a_card_says_where_a_policy_comes_from_and_what_it_can(path: Path) -> None:
+    spec = load_policy(path).spec
+    assert spec.name == path.stem
+    assert spec.provenance.environment.startswith(spec.name)
+    assert spec.provenance.updates > 0
+    assert len(spec.provenance.dataset_sha256) == 64
+    assert len(spec.frontier) >= 6
+    assert spec.headline is not None
+    assert spec.headline.episodes >= 100
+    assert spec.default_budget.num_candidates == spec.headline.num_candidates
+    assert spec.default_budget.num_steps == spec.headline.num_steps
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_float32_agrees_with_float64(path: Path) -> None:
+    import torch
+
+    policy = load_policy(path)
+    rng = np.random.default_rng(0)
+    mean, std = policy.observation_mean.numpy(), policy.observation_std.numpy()
+    observation = (mean + std * rng.standard_normal((64, policy.spec.obs_dim))).astype(np.float32)
+    batch = SampleBatch.of(observation, 1, 4, range(64))
+    single = ReferenceBackend(policy).sample_and_score(batch)
+    double = ReferenceBackend(load_policy(path), dtype=torch.float64).sample_and_score(batch)
+    np.testing.assert_allclose(single.action, double.action, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_pointmaze_reaches_its_goal() -> None:
+    path = ROOT / "deploy" / "policies" / "pointmaze-medium.safetensors"
+    budget = load_policy(path).spec.default_budget
+    report = evaluate(
+        EvaluateConfig(
+            policy=path,
+            num_candidates=(budget.num_candidates,),
+            num_steps=(budget.num_steps,),
+            episodes=10,
+            first_seed=500_000,
+            lanes=5,
+        )
+    )
+    assert report["cells"][0]["success"] >= 0.8
+
+
+@pytest.mark.slow
+def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
+    """`make demo`: real server, real client, real simulator; then every recorded action is computed again."""
+    figures = tmp_path / "demo.json"
+    subprocess.run(
+        [ROOT / "deploy" / "demo.sh", "--json", figures],
+        env=os.environ | {"RECORD_DIR": str(tmp_path / "recordings")},
+        check=True,
+        timeout=900,
+    )
+    drive = json.loads(figures.read_text())["drives"][0]
+    assert drive["successes"] >= 8
+    recordings = sorted((tmp_path / "recordings").iterdir())
+    replayed = subprocess.run([BIN / "sorl-replay", *recordings], capture_output=True, text=True, timeout=900)
+    assert replayed.returncode == 0, replayed.stdout + replayed.stderr
+    requests = sum(
+        int(line.split(": ")[1].split()[0]) for line in replayed.stdout.splitlines() if " requests, " in line
+    )
+    assert requests == sum(episode["steps"] for episode in drive["per_episode"])
