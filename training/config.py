@@ -54,6 +54,8 @@ class TrainConfig:
     """Aggregation over the critic ensemble; without it, the paper's choice for the environment."""
     q_loss_coef: float | None = None
     """Weight of the Q loss; without it, the paper's value for the environment."""
+    clip_targets: bool = False
+    """Clip TD targets to the discounted returns that the data's rewards allow; off in paper and released code."""
     flow_coef: float = 10.0
     """Weight of the flow-matching loss."""
     consistency_coef: float = 10.0

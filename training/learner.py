@@ -6,6 +6,7 @@ An update: critic step, critic average, actor step with the new critic, actor av
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -37,10 +38,14 @@ class Learner:
     Args:
         spec: what is to be learned; `spec.q_agg` also aggregates TD targets.
         config: a resolved `TrainConfig`.
+        return_bounds: TD targets are clipped to this range.
     """
 
-    def __init__(self, spec: PolicySpec, config: TrainConfig) -> None:
+    def __init__(
+        self, spec: PolicySpec, config: TrainConfig, return_bounds: tuple[float, float] = (-math.inf, math.inf)
+    ) -> None:
         self.config = config
+        self.return_bounds = return_bounds
         self.device = torch.device(config.device)
         self.policy = Policy(spec).to(self.device)
         self.target_actor = copy.deepcopy(self.policy.actor).requires_grad_(False)
@@ -97,6 +102,7 @@ class Learner:
                 draws.critic_k,
                 config.discount or 0.0,
                 self.policy.spec.q_agg,
+                self.return_bounds,
             )
         info["critic_grad_norm"] = self._step(self.critic_optimizer, self.policy.critic, loss)
         return info

@@ -6,6 +6,7 @@ the number of steps, k steps of the sampled action. All means run over batch and
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -110,11 +111,15 @@ def critic_loss(
     num_steps: int,
     discount: float,
     q_agg: str,
+    return_bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[Tensor, Info]:
-    """Loss 4: TD error with y = r + gamma * mask * agg_i Q_target_i(s', a'_k, k), the same k on both sides."""
+    """Loss 4: TD error with y = r + gamma * mask * agg_i Q_target_i(s', a'_k, k), the same k on both sides.
+
+    y is clipped to `return_bounds`, which neither the paper nor the released code does.
+    """
     k = torch.full_like(batch.actions[:, :1], num_steps)
     next_q = aggregate(target_critic(batch.next_observations, next_action, k).float(), q_agg)
-    target = batch.rewards + discount * batch.masks * next_q
+    target = (batch.rewards + discount * batch.masks * next_q).clamp(*return_bounds)
     q = critic(batch.observations, batch.actions, k).float()
     loss = F.mse_loss(q, target.expand_as(q))
     return loss, {"critic_loss": loss.detach(), "td_target_mean": target.detach().mean()}

@@ -45,7 +45,8 @@ class Trainer:
         self.config = config
         self.dataset = dataset
         torch.manual_seed(config.seed)  # initial weights
-        self.learner = Learner(make_spec(config, dataset), config)
+        bounds = return_bounds(config, dataset) if config.clip_targets else (-math.inf, math.inf)
+        self.learner = Learner(make_spec(config, dataset), config, bounds)
         policy = self.learner.policy
         policy.observation_mean.copy_(torch.from_numpy(dataset.observation_mean))
         policy.observation_std.copy_(torch.from_numpy(dataset.observation_std))
@@ -118,6 +119,12 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.done = state["done"]
         return True
+
+
+def return_bounds(config: TrainConfig, dataset: Dataset) -> tuple[float, float]:
+    """Least and greatest discounted return of an endless stream of the data's rewards."""
+    rewards, horizon = dataset.train.rewards, 1 / (1 - (config.discount or 0.0))
+    return min(float(rewards.min()) * horizon, 0.0), max(float(rewards.max()) * horizon, 0.0)
 
 
 def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:

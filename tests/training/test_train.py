@@ -16,7 +16,7 @@ from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.dataset import Dataset
 from training.learner import Learner
-from training.train import Interrupted, ResumeError, Trainer, train
+from training.train import Interrupted, ResumeError, Trainer, return_bounds, train
 
 
 @pytest.fixture
@@ -110,7 +110,14 @@ def test_divergence_stops_the_run(config: TrainConfig) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{}, {"normaliser": "standardise"}, {"critic_conditioning": "none"}, {"q_agg": "min"}, {"precision": "bf16"}],
+    [
+        {},
+        {"clip_targets": True},
+        {"normaliser": "standardise"},
+        {"critic_conditioning": "none"},
+        {"q_agg": "min"},
+        {"precision": "bf16"},
+    ],
 )
 def test_learning_fits_the_data(config: TrainConfig, change: dict[str, str]) -> None:
     """A hundred updates lower the flow-matching loss, under every variant."""
@@ -119,6 +126,14 @@ def test_learning_fits_the_data(config: TrainConfig, change: dict[str, str]) -> 
     assert config.run_dir is not None
     log = rows(config.run_dir)
     assert float(log[-1]["flow_loss"]) < 0.9 * float(log[0]["flow_loss"])
+
+
+def test_targets_are_clipped_to_what_rewards_allow(config: TrainConfig, dataset: Dataset) -> None:
+    assert return_bounds(replace(config, discount=0.99), dataset) == pytest.approx((-100.0, 0.0))
+    trainer = Trainer(replace(config, clip_targets=True).resolved(), dataset)
+    for critic in (trainer.learner.policy.critic, trainer.learner.target_critic):
+        critic.layers[-1].bias.data.fill_(50.0)  # type: ignore[operator, union-attr]
+    assert float(trainer.update()["td_target_mean"]) <= 0.0
 
 
 @pytest.mark.parametrize(
