@@ -105,10 +105,9 @@ class Trainer:
         if not path.exists():
             return False
         state = torch.load(path, map_location=self.config.device, weights_only=True)
-        ours, theirs = self.config.stream(), state["stream"]
-        differing = [
-            f"{key} (there {theirs.get(key)!r}, here {ours[key]!r})" for key in ours if theirs.get(key) != ours[key]
-        ]
+        # A setting younger than the file had its default's meaning when the file was written.
+        ours, theirs = self.config.stream(), TrainConfig().stream() | state["stream"]
+        differing = [f"{key} (there {theirs[key]!r}, here {ours[key]!r})" for key in ours if theirs[key] != ours[key]]
         if state["dataset_sha256"] != self.dataset.sha256:
             differing.append("the dataset")
         if differing:
