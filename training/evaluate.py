@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from kernels.threads import available_cores, limit_torch_threads
 from policy import CheckpointError, Measurement, load_policy
-from training.files import atomic_path, sha256_of, write_json
+from training.files import atomic_path, write_json
 from training.rollout import EpisodeResult, Job, Roller
 
 
@@ -70,13 +70,15 @@ class EvaluateConfig:
 _roller: Roller | None = None
 
 
-def _start_worker(policy_path: Path, task: str, lanes: int) -> None:
+def _start_worker(policy_path: Path, version: str, task: str, lanes: int) -> None:
     from kernels.backend import create_backend
 
     global _roller
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     limit_torch_threads(1)  # as many processes as cores: a second thread would only spin
     policy = load_policy(policy_path)
+    if policy.version != version:
+        raise CheckpointError(f"{policy_path} was replaced while its evaluation began")
     _roller = Roller(create_backend(policy, "auto", "cpu"), policy.spec, task, lanes)
 
 
@@ -92,7 +94,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         CheckpointError: the policy file is damaged.
         ValueError: no task is named, neither here nor in the policy; or M is beyond the policy's grid.
     """
-    spec = load_policy(config.policy).spec
+    policy = load_policy(config.policy)
+    spec = policy.spec
     task = config.task or spec.provenance.environment
     if not task:
         raise ValueError(f"{config.policy} does not name its environment; say --task")
@@ -104,12 +107,12 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         for episode in range(config.first_seed, config.first_seed + config.episodes)
     ]
     started = time.perf_counter()
-    results = sorted(_run_parallel(config, task, jobs), key=lambda r: (*_cell(r.job), r.job.episode))
+    results = sorted(_run_parallel(config, policy.version, task, jobs), key=lambda r: (*_cell(r.job), r.job.episode))
     seconds = time.perf_counter() - started
     cells = [_measure([r for r in results if _cell(r.job) == cell]) for cell in dict.fromkeys(map(_cell, jobs))]
     report = {
         "policy": config.policy.name,
-        "policy_sha256": sha256_of(config.policy),
+        "policy_sha256": policy.version,
         "task": task,
         "first_seed": config.first_seed,
         "episodes": config.episodes,
@@ -125,7 +128,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     return report
 
 
-def _run_parallel(config: EvaluateConfig, task: str, jobs: list[Job]) -> Iterator[EpisodeResult]:
+def _run_parallel(config: EvaluateConfig, version: str, task: str, jobs: list[Job]) -> Iterator[EpisodeResult]:
     processes = config.processes or available_cores()
     # Chunks of four rounds of lanes: small enough to balance, large enough that idle lanes at a chunk's end are few.
     size = max(config.lanes, min(4 * config.lanes, -(-len(jobs) // processes)))
@@ -134,7 +137,7 @@ def _run_parallel(config: EvaluateConfig, task: str, jobs: list[Job]) -> Iterato
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with (
         tqdm(total=len(jobs), unit="episode", desc=task) as bar,
-        ProcessPoolExecutor(processes, context, _start_worker, (config.policy, task, config.lanes)) as pool,
+        ProcessPoolExecutor(processes, context, _start_worker, (config.policy, version, task, config.lanes)) as pool,
     ):
         futures = [pool.submit(_run_jobs, chunk) for chunk in chunks]
         try:

@@ -25,8 +25,8 @@ class ExportConfig:
     """The file to write, e.g. deploy/policies/cube-single.safetensors."""
     name: str | None = None
     """Name under which the service offers it; without it, the output's file name."""
-    frontier: Path | None = None
-    """Report of `sorl-evaluate --json` on the selection seeds."""
+    frontier: tuple[Path, ...] = ()
+    """Reports of `sorl-evaluate --json` on the selection seeds."""
     headline: Path | None = None
     """Report of `sorl-evaluate --json` with ONE cell, on seeds that chose nothing."""
     default_budget: tuple[int, int] | None = None
@@ -44,14 +44,16 @@ def export(config: ExportConfig) -> Policy:
     """
     source = config.policy / "policy.safetensors" if config.policy.is_dir() else config.policy
     policy = load_policy(source)
-    frontier, headline = _read(config.frontier, policy), _read(config.headline, policy)
+    frontier = [_read(path, policy) for path in config.frontier]
+    headline = _read(config.headline, policy) if config.headline else None
     if headline and len(headline["cells"]) != 1:
         raise ValueError(f"{config.headline}: a headline is one cell, found {len(headline['cells'])}")
-    if frontier and headline:
+    if headline:
         _require_disjoint(frontier, headline)
     spec = replace(policy.spec, name=config.name or config.out.stem)
     if frontier:
-        spec = replace(spec, frontier=tuple(map(_measurement, frontier["cells"])))
+        cells = [_measurement(cell) for report in frontier for cell in report["cells"]]
+        spec = replace(spec, frontier=tuple(sorted(cells, key=lambda cell: (cell.num_candidates, cell.num_steps))))
     if headline:
         cell = _measurement(headline["cells"][0])
         spec = replace(spec, headline=cell, default_budget=Budget(cell.num_candidates, cell.num_steps))
@@ -66,9 +68,7 @@ def export(config: ExportConfig) -> Policy:
     return written
 
 
-def _read(path: Path | None, policy: Policy) -> dict[str, Any] | None:
-    if path is None:
-        return None
+def _read(path: Path, policy: Policy) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(path.read_text())
     if report["policy_sha256"] != policy.version:
         raise ValueError(
@@ -77,9 +77,11 @@ def _read(path: Path | None, policy: Policy) -> dict[str, Any] | None:
     return report
 
 
-def _require_disjoint(frontier: dict[str, Any], headline: dict[str, Any]) -> None:
-    seeds = [set(range(r["first_seed"], r["first_seed"] + r["episodes"])) for r in (frontier, headline)]
-    if shared := seeds[0] & seeds[1]:
+def _require_disjoint(frontier: list[dict[str, Any]], headline: dict[str, Any]) -> None:
+    def seeds(report: dict[str, Any]) -> set[int]:
+        return set(range(report["first_seed"], report["first_seed"] + report["episodes"]))
+
+    if shared := set().union(*map(seeds, frontier)) & seeds(headline):
         raise ValueError(f"frontier and headline share {len(shared)} episode seeds: what chose must not report")
 
 

@@ -40,7 +40,10 @@ def config(source: Path, tmp_path: Path) -> ExportConfig:
     return ExportConfig(
         policy=source.parent,
         out=tmp_path / "shipped.safetensors",
-        frontier=report(tmp_path / "frontier.json", source, 0, cell(1, 1), cell(8, 4)),
+        frontier=(
+            report(tmp_path / "frontier.json", source, 0, cell(8, 4)),
+            report(tmp_path / "more.json", source, 0, cell(1, 1)),
+        ),
         headline=report(tmp_path / "headline.json", source, 5, cell(8, 4)),
         notes="trained on a Sunday",
     )
@@ -77,9 +80,10 @@ def test_choosing_and_reporting_on_the_same_seeds_is_refused(
         export(replace(config, headline=overlapping))
 
 
-def test_a_headline_is_one_cell(config: ExportConfig) -> None:
+def test_a_headline_is_one_cell(config: ExportConfig, source: Path, tmp_path: Path) -> None:
+    two = report(tmp_path / "headline.json", source, 5, cell(1, 1), cell(8, 4))
     with pytest.raises(ValueError, match="a headline is one cell, found 2"):
-        export(replace(config, headline=config.frontier))
+        export(replace(config, headline=two))
 
 
 def test_a_damaged_policy_is_refused(config: ExportConfig, source: Path) -> None:
