@@ -19,6 +19,9 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "pointmaze-medium": {"discount": 0.995, "q_agg": "mean", "q_loss_coef": 10.0},
 }
 
+# Where the released code departs from the paper.
+REFERENCE_SWITCHES = ("leak_td_gradient", "shared_optimizer", "lagged_targets")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -56,10 +59,23 @@ class TrainConfig:
     """Weight of the Q loss; without it, the paper's value for the environment."""
     clip_targets: bool = False
     """Clip TD targets to the discounted returns that the data's rewards allow; off in paper and released code."""
+    normalise_q_loss: bool = True
+    """Divide the Q loss by the batch's mean |Q|, as released."""
+    t_epsilon: float = 1e-5
+    """Share of the noise that is left at t = 1."""
     flow_coef: float = 10.0
     """Weight of the flow-matching loss."""
     consistency_coef: float = 10.0
     """Weight of the self-consistency loss."""
+
+    preset: Literal["paper", "reference"] = "paper"
+    """reference: the three switches below on, which is the released code's whole update."""
+    leak_td_gradient: bool = False
+    """The TD error also trains the actor, through the next action (released code; not in the paper)."""
+    shared_optimizer: bool = False
+    """ONE Adam and one clip over actor and critic, stepped once with each loss (released code)."""
+    lagged_targets: bool = False
+    """The actor's loss and both averages read the parameters from before the update (released code)."""
 
     ensemble_size: int = 2
     """Critics."""
@@ -92,6 +108,8 @@ class TrainConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.anneal_updates < 0:
             raise ValueError(f"anneal_updates must be at least 0, got {self.anneal_updates}")
+        if not 0 <= self.t_epsilon < 1:
+            raise ValueError(f"t_epsilon must be in [0, 1), got {self.t_epsilon}")
         if not 0 < self.tau <= 1:
             raise ValueError(f"tau must be in (0, 1], got {self.tau}")
         if self.discount is not None and not 0 <= self.discount < 1:
@@ -104,14 +122,16 @@ class TrainConfig:
             raise ValueError(f"max_backprop_steps must be at most denoise_timesteps ({self.denoise_timesteps})")
 
     def resolved(self) -> TrainConfig:
-        """This config with everything that was left open filled in."""
+        """This config with everything that was left open filled in, and the preset's switches on."""
         environment = next((name for name in TASK_DEFAULTS if self.task.startswith(name)), None)
         defaults: dict[str, Any] = {"discount": 0.99, "q_agg": "mean", "q_loss_coef": 10.0}
         defaults.update(TASK_DEFAULTS.get(environment or "", {}))
         dataset_name = "-".join(part for part in self.task.split("-") if part != "singletask" and part[:4] != "task")
         defaults["dataset"] = Path("data") / f"{dataset_name}.npz"
         defaults["run_dir"] = Path("runs") / f"{self.task}-{self.seed}"
-        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+        switches = dict.fromkeys(REFERENCE_SWITCHES, True) if self.preset == "reference" else {}
+        opened = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **switches, **opened)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, for logs and provenance."""
@@ -123,6 +143,7 @@ class TrainConfig:
         `updates` and `anneal_updates` are free: a run may be continued further, or brought to its end.
         """
         free = {
+            "preset",  # its switches count
             "updates",
             "anneal_updates",
             "run_dir",

@@ -1,6 +1,7 @@
 """`Learner`: one SORL update at a time. The maths is in `losses`; the order of things is here.
 
-An update: critic step, critic average, actor step with the new critic, actor average.
+An update: critic step, critic average, actor step with the new critic, actor average. The released code differs in
+three places, each a switch of `TrainConfig` (docs/algorithm.md).
 """
 
 from __future__ import annotations
@@ -50,8 +51,16 @@ class Learner:
         self.policy = Policy(spec).to(self.device)
         self.target_actor = copy.deepcopy(self.policy.actor).requires_grad_(False)
         self.target_critic = copy.deepcopy(self.policy.critic).requires_grad_(False)
-        self.actor_optimizer = _adam(self.policy.actor, config.learning_rate)
-        self.critic_optimizer = _adam(self.policy.critic, config.learning_rate)
+        if config.shared_optimizer:
+            self.actor_optimizer = self.critic_optimizer = _adam(config, self.policy.actor, self.policy.critic)
+        else:
+            self.actor_optimizer = _adam(config, self.policy.actor)
+            self.critic_optimizer = _adam(config, self.policy.critic)
+        # What the actor's loss and the averages read: the networks themselves, or a copy from before the update.
+        self.actor_source, self.critic_source = self.policy.actor, self.policy.critic
+        if config.lagged_targets:
+            self.actor_source = copy.deepcopy(self.policy.actor).requires_grad_(False)
+            self.critic_source = copy.deepcopy(self.policy.critic).requires_grad_(False)
         self.levels = losses.consistency_levels(config.batch_size, config.denoise_timesteps, self.device)
 
     def draw(self, generator: torch.Generator) -> Draws:
@@ -82,16 +91,19 @@ class Learner:
 
     def update(self, batch: Batch, draws: Draws) -> Info:
         """One update of everything. Returns detached scalars."""
+        if self.config.lagged_targets:
+            _move_average(self.actor_source, self.policy.actor, 1.0)
+            _move_average(self.critic_source, self.policy.critic, 1.0)
         info = self._critic_step(batch, draws)
-        _move_average(self.target_critic, self.policy.critic, self.config.tau)
+        _move_average(self.target_critic, self.critic_source, self.config.tau)
         info |= self._actor_step(batch, draws)
-        _move_average(self.target_actor, self.policy.actor, self.config.tau)
+        _move_average(self.target_actor, self.actor_source, self.config.tau)
         return info
 
     def _critic_step(self, batch: Batch, draws: Draws) -> Info:
         config, actor = self.config, self.policy.actor
         with self._precision():
-            with torch.no_grad():
+            with torch.set_grad_enabled(config.leak_td_gradient):
                 share = actor.observation_share(batch.next_observations)
                 next_action = losses.sample(actor, share, draws.critic_noise, draws.critic_k, config.denoise_timesteps)
             loss, info = losses.critic_loss(
@@ -104,34 +116,38 @@ class Learner:
                 self.policy.spec.q_agg,
                 self.return_bounds,
             )
-        info["critic_grad_norm"] = self._step(self.critic_optimizer, self.policy.critic, loss)
+        torch.autograd.backward(loss)  # a leaked gradient waits at the actor for its own optimiser's step
+        info["critic_grad_norm"] = self._step(self.critic_optimizer)
         return info
 
     def _actor_step(self, batch: Batch, draws: Draws) -> Info:
         config, actor = self.config, self.policy.actor
-        self.policy.critic.requires_grad_(False)  # the Q loss differentiates the action, not the critic
+        self.critic_source.requires_grad_(False)  # the Q loss differentiates the action, not the critic
         with self._precision():
             share = actor.observation_share(batch.observations)
             flow, consistency = losses.velocity_loss(actor, share, *self._flow_rows(batch, draws))
             q, info = losses.q_loss(
                 actor,
-                self.policy.critic,
+                self.critic_source,
                 batch.observations,
                 share,
                 draws.q_noise,
                 draws.q_k,
                 config.denoise_timesteps,
+                config.normalise_q_loss,
             )
             loss = config.flow_coef * flow + config.consistency_coef * consistency + (config.q_loss_coef or 0.0) * q
         info |= {"flow_loss": flow.detach(), "consistency_loss": consistency.detach(), "actor_loss": loss.detach()}
-        info["actor_grad_norm"] = self._step(self.actor_optimizer, actor, loss)
+        torch.autograd.backward(loss)
         self.policy.critic.requires_grad_(True)
+        info["actor_grad_norm"] = self._step(self.actor_optimizer)
         return info
 
     def _flow_rows(self, batch: Batch, draws: Draws) -> tuple[losses.FlowRows, losses.FlowRows]:
         target_share = self.target_actor.observation_share(batch.observations)
+        grid, epsilon = self.config.denoise_timesteps, self.config.t_epsilon
         return (
-            losses.flow_matching_rows(batch.actions, draws.flow_noise, draws.flow_t, self.config.denoise_timesteps),
+            losses.flow_matching_rows(batch.actions, draws.flow_noise, draws.flow_t, grid, epsilon),
             losses.self_consistency_rows(
                 self.target_actor,
                 target_share,
@@ -139,14 +155,19 @@ class Learner:
                 draws.consistency_noise,
                 draws.consistency_t,
                 self.levels,
+                epsilon,
             ),
         )
 
-    def _step(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(module.parameters(), self.config.max_grad_norm)
+    def _step(self, optimizer: torch.optim.Optimizer) -> Tensor:
+        """Clip, step, forget the gradients. Returns the gradients' global norm."""
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:  # a shared Adam sees zeros from the network that has no part in this loss
+                parameter.grad = torch.zeros_like(parameter)
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         return norm
 
     def _precision(self) -> AbstractContextManager[Any]:
@@ -169,11 +190,18 @@ class Learner:
             getattr(self, name).load_state_dict(part)
 
 
-def _adam(module: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    return torch.optim.Adam(module.parameters(), lr=learning_rate, fused=True)
+def _adam(config: TrainConfig, *modules: nn.Module) -> torch.optim.Adam:
+    parameters = [parameter for module in modules for parameter in module.parameters()]
+    return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
 
 
 @torch.no_grad()
 def _move_average(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """target <- (1 - tau) target + tau online, all tensors in one call."""
-    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+    """target <- (1 - tau) target + tau online, all tensors at once.
+
+    Rounded as the released code rounds it: with `lerp` the change of a target parameter was off by 1e-3 of itself
+    after one update, like this by less than 1e-5.
+    """
+    targets = list(target.parameters())
+    torch._foreach_mul_(targets, 1 - tau)
+    torch._foreach_add_(targets, list(online.parameters()), alpha=tau)

@@ -17,7 +17,6 @@ from kernels.reference import aggregate, euler_sample
 from policy import CriticEnsemble, VelocityField
 
 Info = dict[str, Tensor]
-T_EPSILON = 1e-5  # the released code's e: x_t keeps this much noise at t = 1
 
 
 class Batch(NamedTuple):
@@ -39,26 +38,32 @@ class FlowRows(NamedTuple):
     target: Tensor  # (B, action_dim)
 
 
-def interpolate(noise: Tensor, action: Tensor, t: Tensor) -> Tensor:
-    """x_t = (1 - (1 - e) t) x_0 + t x_1."""
-    return (1 - (1 - T_EPSILON) * t) * noise + t * action
+def interpolate(noise: Tensor, action: Tensor, t: Tensor, t_epsilon: float) -> Tensor:
+    """x_t = (1 - (1 - e) t) x_0 + t x_1: a share e of the noise is left at t = 1."""
+    return (1 - (1 - t_epsilon) * t) * noise + t * action
 
 
-def flow_matching_rows(action: Tensor, noise: Tensor, t: Tensor, denoise_timesteps: int) -> FlowRows:
+def flow_matching_rows(action: Tensor, noise: Tensor, t: Tensor, denoise_timesteps: int, t_epsilon: float) -> FlowRows:
     """Loss 1: at the finest step size, the velocity is x_1 - (1 - e) x_0."""
     finest = torch.full_like(t, denoise_timesteps.bit_length() - 1)
-    return FlowRows(interpolate(noise, action, t), t, finest, action - (1 - T_EPSILON) * noise)
+    return FlowRows(interpolate(noise, action, t, t_epsilon), t, finest, action - (1 - t_epsilon) * noise)
 
 
 @torch.no_grad()
 def self_consistency_rows(
-    target_actor: VelocityField, share: Tensor, action: Tensor, noise: Tensor, t: Tensor, log2_steps: Tensor
+    target_actor: VelocityField,
+    share: Tensor,
+    action: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    log2_steps: Tensor,
+    t_epsilon: float,
 ) -> FlowRows:
     """Loss 2: one step of size 2^-d equals two of half that size, taken by the target network.
 
     `share` is the target actor's share of the observation; the second half step starts at t + h. No clipping.
     """
-    x_t = interpolate(noise, action, t)
+    x_t = interpolate(noise, action, t, t_epsilon)
     half = torch.exp2(-(log2_steps + 1))
     v1 = target_actor(share, x_t, t, log2_steps + 1)
     v2 = target_actor(share, x_t + half * v1, t + half, log2_steps + 1)
@@ -92,6 +97,7 @@ def q_loss(
     noise: Tensor,
     num_steps: int,
     denoise_timesteps: int,
+    normalise: bool = True,
 ) -> tuple[Tensor, Info]:
     """Loss 3: -mean Q_i(s, a_k, k), a_k differentiated through all k steps, scaled by 1 / mean |mean_i Q_i|.
 
@@ -99,7 +105,9 @@ def q_loss(
     """
     action = sample(actor, share, noise, num_steps, denoise_timesteps)
     q = critic(observation, action, torch.full_like(noise[:, :1], num_steps)).float().mean(0)
-    loss = -q.mean() / q.detach().abs().mean()
+    loss = -q.mean()
+    if normalise:
+        loss = loss / q.detach().abs().mean()
     return loss, {"q_mean": q.detach().mean(), "q_loss": loss.detach()}
 
 

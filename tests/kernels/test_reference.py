@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 
 from kernels.backend import BackendUnavailable, SampleBatch, create_backend
 from kernels.reference import ReferenceBackend, aggregate, euler_sample
-from tests.fixture import Fixture, relative_error
 from tests.kernels import naive
 from tests.policies import random_policy
+from training.parity import ParityFile, relative_error
 
 CELLS = [(1, 1), (8, 1), (8, 2), (16, 4), (32, 8)]
 
 
 @pytest.mark.parametrize(("n", "m"), CELLS)
-def test_samples_of_the_released_code(release: Fixture, n: int, m: int) -> None:
+def test_samples_of_the_released_code(release: ParityFile, n: int, m: int) -> None:
     actor, critic = release.actor(), release.critic()
     for row, observation in enumerate(release["sample/observations"]):
         repeated = observation.expand(n, -1)
