@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from policy import Policy
 log = logging.getLogger(__name__)
 
 BackendChoice = Literal["auto", "triton", "cpu", "reference"]
+Precision = Literal["auto", "fp32", "bf16"]
 Float32 = NDArray[np.float32]
 
 
@@ -124,28 +125,66 @@ class Backend(Protocol):
         ...
 
 
-def create_backend(policy: Policy, choice: BackendChoice = "auto", device: str = "auto") -> Backend:
-    """The backend `choice` for `policy` on `device` ("auto", "cpu", "cuda", "cuda:1", ...).
+def create_backend(
+    policy: Policy,
+    choice: BackendChoice = "auto",
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 1,
+) -> Backend:
+    """The backend `choice` for `policy`.
+
+    Args:
+        policy: what to sample; the backend may take it over in place.
+        choice: "auto" takes the best that can run on `device`, and logs which.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        precision: of hidden products; "auto" is the backend's own default. The reference knows fp32 only.
+        threads: compute threads of the native CPU engine.
 
     Raises:
         BackendUnavailable: `choice` was named and can't run here, or the device does not exist.
     """
     import torch
 
-    from kernels.reference import ReferenceBackend
-
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() and choice != "cpu" else "cpu"
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch: no such kind, no such index, or a build without CUDA
         reason = str(error).splitlines()[0]
         raise BackendUnavailable(f"device {device!r} can't be used by torch {torch.__version__}: {reason}") from None
-    if choice in ("triton", "cpu"):
-        raise BackendUnavailable(
-            f"backend {choice!r} is not part of this installation; available: reference (or auto, which picks it)"
-        )
-    backend = ReferenceBackend(policy, device)
+    backend = _make(policy, choice, device, precision, threads)
     if choice == "auto":
         log.info("backend auto: chose %s", backend.engine)
     return backend
+
+
+def _make(policy: Policy, choice: BackendChoice, device: str, precision: Precision, threads: int) -> Backend:
+    from kernels.reference import ReferenceBackend
+
+    if choice == "triton":
+        raise BackendUnavailable(
+            f"backend {choice!r} is not part of this installation; available: cpu, reference (or auto, which picks)"
+        )
+    if choice == "cpu" and device != "cpu":
+        raise BackendUnavailable(f"backend 'cpu' computes on the CPU, not on {device!r}")
+    if choice == "cpu" or (choice == "auto" and device == "cpu"):
+        from kernels.cpu import CpuBackend
+
+        try:
+            return CpuBackend(policy, precision, threads)
+        except BackendUnavailable as error:
+            if choice == "cpu":
+                raise
+            log.warning("backend auto: %s; the reference computes, several times slower", error)
+    if precision == "bf16":
+        raise BackendUnavailable("the reference computes in fp32 only; bf16 was asked for")
+    return ReferenceBackend(policy, device)
+
+
+def engine_choice(engine: str) -> tuple[BackendChoice, Precision]:
+    """What to ask `create_backend` for to get `engine` ("cpu/bf16/avx512_bf16") again, as far as the machine has it."""
+    family, precision = [*engine.split("/"), ""][:2]
+    known_family: BackendChoice = family if family in get_args(BackendChoice) else "auto"
+    known_precision: Precision = precision if precision in get_args(Precision) else "auto"
+    return known_family, known_precision

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.backend import Backend, SampleBatch, SampleResult
-from kernels.threads import limit_torch_threads, serving_threads
+from kernels.threads import limit_torch_threads
 from policy import Policy
 from service.errors import NonfiniteOutput
 from service.metrics import Metrics
@@ -77,7 +77,7 @@ class Engine:
         policy: the policy that `backend` samples.
         backend: from `kernels.backend.create_backend`.
         metrics: where batches are counted.
-        threads: compute threads; 0 leaves one core to the event loop.
+        threads: threads of torch's operators, for backends that use them.
         max_batch_rows: network rows of one call of the backend. It bounds memory: one work of many observations is
             computed in several calls.
     """
@@ -88,7 +88,7 @@ class Engine:
         self.spec = policy.spec
         self._backend = backend
         self._metrics = metrics
-        self._threads = threads or serving_threads()
+        self._threads = threads
         self._max_batch_rows = max_batch_rows
         self._mean = policy.observation_mean.cpu().float().numpy()
         self._std = policy.observation_std.cpu().float().numpy()

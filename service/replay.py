@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult, create_backend
+from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult, create_backend, engine_choice
 from kernels.threads import limit_torch_threads, serving_threads
 from policy import CheckpointError, Policy, PolicySpec, load_policy
 from service.recording import Record, Recording, RecordingError, read_recording
@@ -131,7 +131,11 @@ def load_policies(recording: Recording, path: Path, models: list[Path]) -> dict[
     return policies
 
 
-def replay(path: Path, models: list[Path], tolerance: float, make_backend: Callable[[Policy], Backend]) -> bool:
+MakeBackend = Callable[[Policy, str], Backend]
+"""(policy, the engine that answered) -> what recomputes."""
+
+
+def replay(path: Path, models: list[Path], tolerance: float, make_backend: MakeBackend) -> bool:
     """Check one recording and print what came out. True: all of it agrees.
 
     Raises:
@@ -141,11 +145,12 @@ def replay(path: Path, models: list[Path], tolerance: float, make_backend: Calla
     if recording.truncated:
         print(f"{path}: note: the last line was cut (a crash while writing) and is left out")
     policies = load_policies(recording, path, models)
-    backends = {version: make_backend(policy) for version, policy in policies.items()}
-    replayers = {v: Replayer(policies[v].spec, backend, tolerance) for v, backend in backends.items()}
+    answered = {(record.model_version, record.engine) for record in recording.records}
+    backends = {(version, engine): make_backend(policies[version], engine) for version, engine in sorted(answered)}
+    replayers = {key: Replayer(policies[key[0]].spec, backend, tolerance) for key, backend in backends.items()}
     comparison = Comparison()
     for record in recording.records:
-        replayers[record.model_version].compare(record, comparison)
+        replayers[record.model_version, record.engine].compare(record, comparison)
     for line in comparison.mismatches[:10]:
         print(f"{path}: {line}")
     recorded_on = ", ".join(sorted({record.engine for record in recording.records})) or "nothing"
@@ -168,13 +173,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--tolerance", type=float, default=1e-5, help="in units of half the action's range (default: %(default)g)"
     )
-    parser.add_argument("--backend", choices=("auto", "triton", "cpu", "reference"), default="auto")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "triton", "cpu", "reference"),
+        default="auto",
+        help="what recomputes; auto is what answered, where it can run (default: auto)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
     options = parser.parse_args(arguments)
     limit_torch_threads(serving_threads())
 
-    def make_backend(policy: Policy) -> Backend:
-        return create_backend(policy, options.backend, options.device)
+    def make_backend(policy: Policy, engine: str) -> Backend:
+        if options.backend != "auto":
+            return create_backend(policy, options.backend, options.device, threads=serving_threads())
+        choice, precision = engine_choice(engine)
+        try:
+            return create_backend(policy, choice, options.device, precision, serving_threads())
+        except BackendUnavailable:  # recorded on other hardware: compare within the tolerance
+            return create_backend(policy, "auto", options.device, threads=serving_threads())
 
     status = 0
     for path in options.file:

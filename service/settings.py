@@ -35,6 +35,9 @@ class Settings(BaseSettings):
         "auto", description="what computes; one asked for by name that can't run is an error"
     )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1, ...")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="of hidden products; auto is the backend's own default for this machine"
+    )
     threads: int = Field(0, ge=0, description="compute threads; 0 is all cores but the event loop's")
     max_candidates: int = Field(1024, ge=1, description="largest num_candidates of a request")
     max_batch: int = Field(64, ge=1, description="most observations in one request")

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 from typing import Literal
 
-from kernels.backend import Backend, BackendChoice, create_backend
+from kernels.backend import Backend, BackendChoice, Precision, create_backend
+from kernels.threads import serving_threads
 from policy import Policy, load_policy
 from service.admission import Admission, Limits
 from service.catalog import Catalog, Model
@@ -20,7 +21,7 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-MakeBackend = Callable[[Policy, BackendChoice, str], Backend]
+MakeBackend = Callable[[Policy, BackendChoice, str, Precision, int], Backend]
 
 
 class Service:
@@ -36,10 +37,9 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         policy = load_policy(settings.model)
-        backend = make_backend(policy, settings.backend, settings.device)
-        self.engine = Engine(
-            policy, backend, self.metrics, threads=settings.threads, max_batch_rows=settings.max_batch_rows
-        )
+        threads = settings.threads or serving_threads()
+        backend = make_backend(policy, settings.backend, settings.device, settings.precision, threads)
+        self.engine = Engine(policy, backend, self.metrics, threads=threads, max_batch_rows=settings.max_batch_rows)
         limits = Limits(
             max_candidates=settings.max_candidates,
             max_batch=settings.max_batch,

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"policy", "kernels", "training", "service", "sorl_client"}
+OURS = {"bench", "policy", "kernels", "training", "service", "sorl_client"}
 FOLDERS = {
+    "bench": ROOT / "bench",
     "policy": ROOT / "policy",
     "kernels": ROOT / "kernels",
     "training": ROOT / "training",
@@ -17,6 +18,7 @@ FOLDERS = {
     "sorl_client": ROOT / "client" / "sorl_client",
 }
 ARROWS: dict[str, set[str]] = {
+    "bench": {"policy", "kernels", "training", "service", "sorl_client"},
     "policy": set(),
     "kernels": {"policy"},
     "training": {"policy", "kernels", "sorl_client"},

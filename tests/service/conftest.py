@@ -91,7 +91,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_settings(checkpoint: Path) -> Callable[..., Settings]:
-    return lambda **changes: Settings(**{"model": checkpoint, "threads": 1, **changes})
+    return lambda **changes: Settings(**{"model": checkpoint, "threads": 1, "precision": "fp32", **changes})
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def gated() -> tuple[Callable[..., GatedBackend], list[GatedBackend]]:
     """(a `make_backend` for `serve`, the list in which its backend will be)."""
     made: list[GatedBackend] = []
 
-    def make(policy: Policy, choice: str, device: str) -> GatedBackend:
+    def make(policy: Policy, *choices: object) -> GatedBackend:
         made.append(GatedBackend(policy))
         return made[-1]
 

@@ -335,8 +335,8 @@ async def test_not_ready_until_warm(serve: Any, observations: Rows) -> None:
     entered, gate = asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
 
-    def make(policy: Any, choice: Any, device: str) -> Any:
-        backend = create_backend(policy, choice, device)
+    def make(policy: Any, *choices: Any) -> Any:
+        backend = create_backend(policy, *choices)
         sample = backend.sample_and_score
 
         def slow(batch: SampleBatch) -> SampleResult:
@@ -368,8 +368,8 @@ async def test_not_ready_until_warm(serve: Any, observations: Rows) -> None:
 async def test_failed_warm_up_stays_not_ready_and_says_so(
     serve: Any, observations: Rows, caplog: pytest.LogCaptureFixture, fault: str
 ) -> None:
-    def make(policy: Any, choice: Any, device: str) -> Any:
-        backend = create_backend(policy, choice, device)
+    def make(policy: Any, *choices: Any) -> Any:
+        backend = create_backend(policy, *choices)
         sample = backend.sample_and_score
 
         def broken(batch: SampleBatch) -> SampleResult:

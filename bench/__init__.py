@@ -1,0 +1,1 @@
+"""`sorl-bench`: what it costs, against named peers and against the machine's own limit."""

@@ -1,0 +1,42 @@
+"""What machine a figure was taken on, and the matrix-product rate that shares are shares of."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from pathlib import Path
+
+import torch
+
+PEAK_SHAPE = (256, 512, 512)
+"""Rows, inputs, outputs: the product that the paper's networks consist of."""
+
+
+def describe() -> str:
+    """Processor, cores and libraries in one line."""
+    model = platform.processor() or "unknown processor"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+
+
+def gemm_peak(dtype: torch.dtype, threads: int, seconds: float = 0.5) -> float:
+    """GFLOP/s of the best product of `PEAK_SHAPE` seen in `seconds`, through oneDNN, torch's threads set to `threads`.
+
+    The best and not the median: it stands for what the machine can do when nothing disturbs it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision("medium")  # oneDNN for fp32 too; MKL keeps AMD processors on AVX2
+    m, k, n = PEAK_SHAPE
+    a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+    best, until = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        start = time.perf_counter()
+        torch.nn.functional.linear(a, b)
+        best = min(best, time.perf_counter() - start)
+    torch.set_num_threads(before)
+    return 2e-9 * m * k * n / best

@@ -1,0 +1,144 @@
+"""`CpuBackend`: the whole of sample-and-score in one native call, with the interpreter's lock released.
+
+The engine in src/ (C++17) runs noise, Euler steps, critics and choice for a ragged batch. A tile of rows goes through
+all layers while its activations stay in a core's L2; bias, GELU and rounding happen as a product's registers are
+emptied; the observation's share of a first layer is computed once per request. Every output element is one
+accumulator over its inputs in ascending order, so an action's bits depend on its request and seed alone: not on what
+shares the batch, on the number of threads, or on the place in either.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import numpy as np
+import torch
+
+from kernels.backend import BackendUnavailable, Float32, Precision, SampleBatch, SampleResult
+from kernels.schedule import step_table
+from policy import Policy
+from policy.networks import LAYER_NORM_EPS
+
+
+class CpuBackend:
+    """`Backend` on the CPU.
+
+    Args:
+        policy: what to sample; its weights are copied (rounded to bfloat16 where `precision` says so).
+        precision: of weights and activations in hidden products. Accumulation, first layers, LayerNorm, GELU and
+            the Euler steps are float32 in both. "auto" is `default_precision`.
+        threads: compute threads, the calling one among them.
+        isa: an instruction set that `supported_isas` lists; None takes the first.
+
+    Raises:
+        BackendUnavailable: the native extension was not built, or the machine lacks `isa`.
+    """
+
+    def __init__(self, policy: Policy, precision: Precision = "auto", threads: int = 1, isa: str | None = None) -> None:
+        isas = supported_isas()
+        isa = isa or isas[0]
+        if isa not in isas:
+            raise BackendUnavailable(f"this machine lacks {isa}; it has {', '.join(isas)}")
+        precision = default_precision(isa) if precision == "auto" else precision
+        self.policy = policy.float().cpu()
+        self.engine = f"cpu/{precision}/{isa}"
+        self._mean, self._std = _array(policy.observation_mean), _array(policy.observation_std)
+        spec = policy.spec
+        table = step_table(spec.denoise_timesteps, spec.max_backprop_steps, torch.device("cpu"), torch.float32)
+        actor, critic = policy.actor.layers, policy.critic
+        self._sampler = _native().Sampler(
+            isa=isa,
+            precision=precision,
+            threads=threads,
+            obs_dim=spec.obs_dim,
+            action_dim=spec.action_dim,
+            members=spec.ensemble_size,
+            least=spec.q_agg == "min",
+            conditioned=critic.conditioned,
+            layer_norm_eps=LAYER_NORM_EPS if len(critic.norms) else None,
+            actor_weight=[_array(layer.weight) for layer in actor],
+            actor_bias=[_array(layer.bias) for layer in actor],
+            critic_weight=[_array(layer.weight) for layer in critic.layers],
+            critic_bias=[_array(layer.bias) for layer in critic.layers],
+            norm_weight=[_array(norm.weight) for norm in critic.norms],
+            norm_bias=[_array(norm.bias) for norm in critic.norms],
+            step_t=_array(table.t),
+            step_log2=_array(table.log2_steps),
+            critic_steps=_array(table.critic_steps),
+        )
+
+    def sample_and_score(self, batch: SampleBatch) -> SampleResult:
+        """See `Backend`."""
+        requests, dims = len(batch), self.policy.spec.action_dim
+        rows = int(batch.num_candidates.sum()) if batch.return_candidates else 0
+        action = np.empty((requests, dims), np.float32)
+        q, q_std, q_first, q_sum, q_sumsq = (np.empty(requests, np.float32) for _ in range(5))
+        index, nonfinite = np.empty(requests, np.int32), np.empty(requests, np.bool_)
+        candidates = np.empty((rows, dims), np.float32) if rows else None
+        candidate_q = np.empty(rows, np.float32) if rows else None
+        self._sampler.sample_and_score(
+            observation=self._normalise(batch.observation),
+            num_candidates=batch.num_candidates,
+            num_steps=batch.num_steps,
+            seed=batch.seed,
+            temperature=batch.temperature,
+            first_candidate=batch.first_candidate,
+            action=action,
+            q=q,
+            q_std=q_std,
+            index=index,
+            q_first=q_first,
+            q_sum=q_sum,
+            q_sumsq=q_sumsq,
+            nonfinite=nonfinite,
+            candidates=candidates,
+            candidate_q=candidate_q,
+        )
+        ends = np.cumsum(batch.num_candidates)[:-1]
+        return SampleResult(
+            action=action,
+            q=q,
+            q_std=q_std,
+            index=index,
+            q_first=q_first,
+            q_sum=q_sum,
+            q_sumsq=q_sumsq,
+            nonfinite=nonfinite,
+            candidates=None if candidates is None else np.split(candidates, ends),
+            candidate_q=None if candidate_q is None else np.split(candidate_q, ends),
+        )
+
+    def _normalise(self, observation: Float32) -> Float32:
+        """`Policy.normalise` on arrays: a tensor of a read-only array is a warning."""
+        if self.policy.spec.normaliser == "identity":
+            return observation
+        return (observation - self._mean) / self._std
+
+
+def supported_isas() -> list[str]:
+    """Instruction sets that this machine can run, best first.
+
+    Raises:
+        BackendUnavailable: the native extension was not built.
+    """
+    isas: list[str] = _native().supported_isas()
+    return isas
+
+
+def default_precision(isa: str) -> Precision:
+    """bfloat16 where the machine multiplies it (twice the rate of float32), else float32."""
+    return "bf16" if isa == "avx512_bf16" else "fp32"
+
+
+def _array(tensor: torch.Tensor) -> Float32:
+    return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)
+
+
+def _native() -> ModuleType:
+    try:
+        return importlib.import_module("kernels.cpu._engine")
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"the native engine was not built ({error}); install again with a C++17 compiler present"
+        ) from None

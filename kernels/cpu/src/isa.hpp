@@ -1,0 +1,31 @@
+// Included first by each isa_*.cpp: everything from the standard library, before any target pragma, so that no shared
+// inline function is compiled for an instruction set that the machine may lack.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "engine.hpp"
+#include "philox.hpp"
+#include "team.hpp"
+
+namespace sorl {
+
+constexpr int tile_rows = 96;    // rows that one thread takes through all layers: activations stay in its L2
+constexpr int shared_rows = 6;   // up to so many rows a thread, threads share columns instead of rows
+constexpr int block_rows = 6;    // rows of a register block
+constexpr int panel_vectors = 4; // vectors of a register block's row
+
+std::unique_ptr<Engine> make_portable(const Policy&, Precision, int threads);
+std::unique_ptr<Engine> make_avx2(const Policy&, Precision, int threads);
+std::unique_ptr<Engine> make_avx512(const Policy&, Precision, int threads);
+std::unique_ptr<Engine> make_avx512_bf16(const Policy&, Precision, int threads);
+
+}  // namespace sorl

@@ -1,0 +1,39 @@
+// Functions of vectors, written once for any width. Included inside each instruction set's namespace, after its
+// `Vector`, `Integers`, `width`, `splat`, `load`, `store` and `fma`.
+
+static inline Vector select_min(Vector a, Vector b) { return a < b ? a : b; }
+static inline Vector select_max(Vector a, Vector b) { return a > b ? a : b; }
+
+// e^(ln2 * y) for y in [-126, 127], relative error 2e-7: 2^n by the exponent's bits, 2^f by a polynomial on
+// [-1/2, 1/2] (Taylor's coefficients of 2^f, degree 6).
+static inline Vector exp2(Vector y) {
+    const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+    const Vector shifted = y + magic;
+    const Vector f = y - (shifted - magic);
+    Vector p = splat(1.5403530e-4f);
+    p = fma(p, f, splat(1.3333558e-3f));
+    p = fma(p, f, splat(9.6181291e-3f));
+    p = fma(p, f, splat(5.5504109e-2f));
+    p = fma(p, f, splat(2.4022651e-1f));
+    p = fma(p, f, splat(6.9314718e-1f));
+    p = fma(p, f, splat(1.0f));
+    const Integers exponent = (Integers)shifted << 23;
+    return (Vector)((Integers)p + exponent);
+}
+
+// GELU in its tanh form: x / (1 + e^(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3). NaN stays NaN.
+static inline Vector gelu(Vector x) {
+    constexpr float scale = -2.0f * 0.7978845608028654f * 1.4426950408889634f;
+    const Vector u = x * fma(x * x, splat(scale * 0.044715f), splat(scale));
+    const Vector e = exp2(select_max(select_min(u, splat(126.0f)), splat(-126.0f)));
+    return x * reciprocal(splat(1.0f) + e);
+}
+
+// Sum of all lanes, in a fixed order.
+static inline float sum(Vector v) {
+    float lanes[width];
+    store(lanes, v);
+    for (int half = width / 2; half > 0; half /= 2)
+        for (int lane = 0; lane < half; ++lane) lanes[lane] += lanes[lane + half];
+    return lanes[0];
+}
