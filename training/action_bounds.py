@@ -40,6 +40,15 @@ class ActionBounds:
                 )
         return cls(*(tuple(map(float, numbers)) * (action_dim // len(numbers)) for numbers in (low, high)))
 
+    def __str__(self) -> str:
+        return "[-1, 1]" if self == ActionBounds.unit(len(self.low)) else f"[{list(self.low)}, {list(self.high)}]"
+
     @classmethod
     def unit(cls, action_dim: int) -> ActionBounds:
         return cls((-1.0,) * action_dim, (1.0,) * action_dim)
+
+    def to_unit(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Actions (T, action_dim) in [-1, 1], float32, and which of them were inside the bounds, (T, action_dim)."""
+        low, high = np.array(self.low), np.array(self.high)
+        unit = (actions - (high + low) / 2) / ((high - low) / 2)  # where the bounds are -1 and 1, the same bits
+        return np.clip(unit, -1, 1).astype(np.float32), np.abs(unit) <= 1 + ROUNDING
