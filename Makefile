@@ -14,7 +14,7 @@ help: ## Show this
 $(READY): pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[serve,train,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,serve,test,train]'
 	touch $@
 
 setup: $(READY) ## Make .venv with everything but GPU extras

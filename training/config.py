@@ -28,9 +28,17 @@ class TrainConfig:
     """Train a shortcut policy and its Q ensemble on offline data (resumable: run the same command again)."""
 
     task: str = "cube-single-play-singletask-task2-v0"
-    """OGBench single-task name, e.g. cube-single-play-singletask-task2-v0."""
+    """OGBench single-task name, e.g. cube-single-play-singletask-task2-v0; with HDF5 or Minari data, any name."""
     dataset: Path | None = None
-    """NAME.npz with NAME-val.npz beside it; without it, data/ as `sorl-generate` leaves it."""
+    """NAME.npz (OGBench's layout, NAME-val.npz beside it), NAME.hdf5 (D4RL's layout) or minari:NAME; see docs/data.md.
+    Without it, data/ as `sorl-generate` leaves it."""
+    control_hz: float | None = None
+    """Rate of actions, which goes into the policy; without it, OGBench's for npz data and 20 for other data."""
+    action_low: tuple[float, ...] | None = None
+    """The least action in the data's units, one number or one per dimension; HDF5 and Minari data are rescaled to
+    [-1, 1]. Without it, what the data says; where it says nothing, -1."""
+    action_high: tuple[float, ...] | None = None
+    """The greatest action, likewise; say both or neither."""
     run_dir: Path | None = None
     """Logs and checkpoints; without it, runs/TASK-SEED."""
     updates: int = 1_000_000
@@ -148,6 +156,7 @@ class TrainConfig:
             "anneal_updates",
             "run_dir",
             "dataset",
+            "control_hz",
             "device",
             "threads",
             "log_every",

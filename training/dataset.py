@@ -1,30 +1,25 @@
-"""Offline data: validate the file, let `ogbench` relabel it, keep it on the device, draw batches.
+"""Offline data on the device: read in whichever format it has, then batches of transitions.
 
-File layout (the official one): NAME.npz and NAME-val.npz with `observations` (rows, obs_dim), `actions`
-(rows, action_dim), `terminals` (rows,) true at each episode's last row, `qpos`, `qvel` and, for scenes with buttons,
-`button_states`. An episode of n rows gives n - 1 transitions.
+The formats and their checks are in `training/formats`; docs/data.md describes them.
 """
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from training.files import sha256_of
+from training.action_bounds import ActionBounds
+from training.formats import hdf5, minari, npz
+from training.formats.source import Columns, DatasetError, Source, StatedUnits
 from training.losses import Batch
 
+__all__ = ["ACTION_LIMIT", "Dataset", "DatasetError", "StatedUnits", "Transitions", "load_dataset"]
+
 ACTION_LIMIT = 1 - 1e-5  # the released learner clips dataset actions to this
-REQUIRED = ("observations", "actions", "terminals", "qpos", "qvel")
-
-
-class DatasetError(ValueError):
-    """A dataset can't be trained on; the message names the file, the array and, where there is one, the row."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +49,10 @@ class Dataset:
     """Training and validation transitions of one task, with what a checkpoint must know of them."""
 
     train: Transitions
-    val: Transitions
+    val: Transitions | None  # None where the format has no validation file
     observation_mean: np.ndarray  # (obs_dim,)
     observation_std: np.ndarray  # (obs_dim,)
+    action_bounds: ActionBounds
     sha256: str
     control_hz: float
 
@@ -69,87 +65,44 @@ class Dataset:
         return self.train.actions.shape[1]
 
 
-def load_dataset(task: str, path: Path, device: str = "cpu") -> Dataset:
-    """Validate `path` and its validation file, and relabel them for `task`.
+def load_dataset(task: str, path: Path, device: str = "cpu", stated: StatedUnits | None = None) -> Dataset:
+    """Read and validate `path`, in the format that its name says, onto `device`.
+
+    Args:
+        task: for npz data the OGBench task whose rewards it gets; otherwise any name.
+        path: NAME.npz, NAME.hdf5 or NAME.h5, or minari:NAME.
+        stated: units that the user states; they go before what the data says.
 
     Raises:
-        DatasetError: a file is missing or damaged, or its arrays are not what training can use.
+        DatasetError: a file is missing or damaged, its arrays are not what training can use, or a library that reads
+            it is not installed.
     """
-    import ogbench
-    from sorl_client.episodes import control_hz
-
-    val_path = path.with_name(f"{path.stem}-val.npz")
-    for file in (path, val_path):
-        validate(file)
-    env, train, val = ogbench.make_env_and_datasets(task, dataset_path=str(path))
-    for split in (train, val):
-        if split["observations"].shape[1:] != env.observation_space.shape:
-            raise DatasetError(
-                f"{path}: 'observations' have {split['observations'].shape[1]} dimensions, "
-                f"and {task} has {env.observation_space.shape[0]}"
-            )
-    observations = train["observations"].astype(np.float64)
+    source = _read(task, path, stated or StatedUnits())
+    observations = source.train.observations.astype(np.float64)
     return Dataset(
-        train=_to_device(train, device),
-        val=_to_device(val, device),
+        train=_to_device(source.train, device),
+        val=None if source.val is None else _to_device(source.val, device),
         observation_mean=observations.mean(0),
         observation_std=np.maximum(observations.std(0), 1e-6),
-        sha256=sha256_of(path),
-        control_hz=control_hz(env),
+        action_bounds=source.action_bounds,
+        sha256=source.sha256,
+        control_hz=source.control_hz,
     )
 
 
-def _to_device(split: dict[str, np.ndarray], device: str) -> Transitions:
-    def tensor(key: str) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(split[key], dtype=np.float32)).to(device)
-
-    actions = tensor("actions").clamp_(-ACTION_LIMIT, ACTION_LIMIT)
-    return Transitions(tensor("observations"), actions, tensor("rewards"), tensor("masks"), tensor("next_observations"))
-
-
-def validate(path: Path) -> None:
-    """Check one npz file.
-
-    Raises:
-        DatasetError: naming the array and the first faulty row.
-    """
-    if not path.exists():
-        raise DatasetError(f"{path} does not exist; make it with `sorl-generate`, or say --dataset")
-    try:
-        with path.open("rb") as opened, np.load(opened) as file:
-            arrays: dict[str, Any] = {key: file[key] for key in file.files}
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError, KeyError) as error:
-        raise DatasetError(f"{path}: truncated or not an npz file: {error}") from None
-    missing = [key for key in REQUIRED if key not in arrays]
-    if missing:
-        raise DatasetError(f"{path}: array {missing[0]!r} is missing")
-    rows = len(arrays["observations"])
-    for key, array in arrays.items():
-        dimensions = 1 if key == "terminals" else 2
-        if array.ndim != dimensions:
-            raise DatasetError(f"{path}: {key!r} must have {dimensions} axes, and its shape is {array.shape}")
-        if len(array) != rows:
-            raise DatasetError(f"{path}: {key!r} has {len(array)} rows, and 'observations' has {rows}")
-        finite = np.isfinite(array).reshape(rows, -1).all(1)
-        if not finite.all():
-            raise DatasetError(f"{path}: {key!r} row {int(np.argmin(finite))} is NaN or infinite")
-    inside = (np.abs(arrays["actions"]) <= 1).all(1)
-    if not inside.all():
-        row = int(np.argmin(inside))
-        raise DatasetError(f"{path}: 'actions' row {row} leaves [-1, 1]: {arrays['actions'][row]}")
-    _validate_terminals(path, arrays["terminals"])
+def _read(task: str, path: Path, stated: StatedUnits) -> Source:
+    if str(path).startswith(minari.PREFIX):
+        return minari.read(str(path).removeprefix(minari.PREFIX), stated)
+    if path.suffix in (".hdf5", ".h5"):
+        return hdf5.read(path, stated)
+    if path.suffix == ".npz":
+        return npz.read(task, path, stated)
+    raise DatasetError(f"{path}: not a format that can be read; expected .npz, .hdf5, .h5 or minari:NAME")
 
 
-def _validate_terminals(path: Path, terminals: np.ndarray) -> None:
-    values = terminals.astype(np.float64)
-    binary = (values == 0) | (values == 1)
-    if not binary.all():
-        row = int(np.argmin(binary))
-        raise DatasetError(f"{path}: 'terminals' row {row} must be 0 or 1, and is {terminals[row]}")
-    if not len(values) or values[-1] != 1:
-        raise DatasetError(f"{path}: 'terminals' row {len(values) - 1}, the last, must be 1: the file ends mid-episode")
-    ends = np.flatnonzero(values)
-    lengths = np.diff(ends, prepend=-1)
-    if lengths.min() < 2:
-        row = int(ends[np.argmin(lengths)])
-        raise DatasetError(f"{path}: 'terminals' row {row} ends an episode of one row, which has no transition")
+def _to_device(columns: Columns, device: str) -> Transitions:
+    transitions = Transitions(
+        *(torch.from_numpy(np.ascontiguousarray(column, np.float32)).to(device) for column in columns)
+    )
+    transitions.actions.clamp_(-ACTION_LIMIT, ACTION_LIMIT)
+    return transitions

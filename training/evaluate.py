@@ -19,7 +19,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import tyro
+from sorl_client.episodes import make_env
 from sorl_client.statistics import wilson_interval
 from tqdm import tqdm
 
@@ -92,7 +94,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the policy file is damaged.
-        ValueError: no task is named, neither here nor in the policy; or M is beyond the policy's grid.
+        ValueError: no task is named, neither here nor in the policy; OGBench doesn't know it; or M is beyond the
+            policy's grid.
     """
     policy = load_policy(config.policy)
     spec = policy.spec
@@ -101,6 +104,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise ValueError(f"{config.policy} does not name its environment; say --task")
     if max(config.num_steps) > spec.denoise_timesteps:
         raise ValueError(f"num_steps must be at most {spec.denoise_timesteps}, the policy's denoise_timesteps")
+    _require_simulated(task)
     jobs = [
         Job(episode, n, m, config.seed_policy, config.temperature)
         for n, m in product(config.num_candidates, config.num_steps)
@@ -126,6 +130,14 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     if config.csv:
         _write_csv(config.csv, results)
     return report
+
+
+def _require_simulated(task: str) -> None:
+    """Here, because an error in every worker's start would only say that the pool is broken."""
+    try:
+        make_env(task).close()
+    except gymnasium.error.Error as error:
+        raise ValueError(f"OGBench does not know the task {task!r} ({error}); say --task") from None
 
 
 def _run_parallel(config: EvaluateConfig, version: str, task: str, jobs: list[Job]) -> Iterator[EpisodeResult]:

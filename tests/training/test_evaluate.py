@@ -86,5 +86,7 @@ def test_faults_are_named(path: Path, tmp_path: Path) -> None:
     save_policy(random_policy(), nameless)
     with pytest.raises(ValueError, match="say --task"):
         evaluate(EvaluateConfig(policy=nameless))
+    with pytest.raises(ValueError, match="OGBench does not know the task 'my-robot'"):
+        evaluate(EvaluateConfig(path, task="my-robot"))
     with pytest.raises(ValueError, match="episodes must be at least 1"):
         replace(EvaluateConfig(policy=path), episodes=0)

@@ -1,0 +1,28 @@
+"""A policy is written, read back as the service reads it, and compared by what it does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from kernels.backend import SampleBatch
+from kernels.reference import ReferenceBackend
+from policy import CheckpointError, Policy, load_policy, save_policy
+
+
+def save_and_read_back(policy: Policy, path: Path) -> Policy:
+    """Write `policy` to `path`. Returns it as read back from there.
+
+    Raises:
+        CheckpointError: what was read back is not what was written: damaged, or with other actions or values.
+    """
+    save_policy(policy, path)
+    written = load_policy(path)
+    rng = np.random.default_rng(0)
+    observation = rng.standard_normal((64, policy.spec.obs_dim)).astype(np.float32)
+    batch = SampleBatch.of(observation, num_candidates=4, num_steps=2, seed=range(64))
+    before, after = (ReferenceBackend(version).sample_and_score(batch) for version in (policy, written))
+    if not (np.array_equal(before.action, after.action) and np.array_equal(before.q, after.q)):
+        raise CheckpointError(f"{path}: read back, it gives other actions than what was written")
+    return written
