@@ -69,6 +69,17 @@ class Dataset:
         return self.train.actions.shape[1]
 
 
+def dataset_files(path: Path) -> tuple[Path, Path]:
+    """`path` and its validation file, which may or may not exist."""
+    return path, path.with_name(f"{path.stem}-val.npz")
+
+
+def require_file(path: Path) -> None:
+    """Raises DatasetError if there is no file at `path`."""
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist; make it with `sorl-generate`, or say --dataset")
+
+
 def load_dataset(task: str, path: Path, device: str = "cpu") -> Dataset:
     """Validate `path` and its validation file, and relabel them for `task`.
 
@@ -78,8 +89,7 @@ def load_dataset(task: str, path: Path, device: str = "cpu") -> Dataset:
     import ogbench
     from sorl_client.episodes import control_hz
 
-    val_path = path.with_name(f"{path.stem}-val.npz")
-    for file in (path, val_path):
+    for file in dataset_files(path):
         validate(file)
     env, train, val = ogbench.make_env_and_datasets(task, dataset_path=str(path))
     for split in (train, val):
@@ -113,8 +123,7 @@ def validate(path: Path) -> None:
     Raises:
         DatasetError: naming the array and the first faulty row.
     """
-    if not path.exists():
-        raise DatasetError(f"{path} does not exist; make it with `sorl-generate`, or say --dataset")
+    require_file(path)
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays: dict[str, Any] = {key: file[key] for key in file.files}
