@@ -17,7 +17,7 @@ from training.formats import hdf5, minari, npz
 from training.formats.source import Columns, DatasetError, Source, StatedUnits
 from training.losses import Batch
 
-__all__ = ["ACTION_LIMIT", "Dataset", "DatasetError", "StatedUnits", "Transitions", "load_dataset"]
+__all__ = ["ACTION_LIMIT", "Dataset", "DatasetError", "StatedUnits", "Transitions", "load_dataset", "require_files"]
 
 ACTION_LIMIT = 1 - 1e-5  # the released learner clips dataset actions to this
 
@@ -63,6 +63,20 @@ class Dataset:
     @property
     def action_dim(self) -> int:
         return self.train.actions.shape[1]
+
+
+def dataset_files(path: Path) -> tuple[Path, ...]:
+    """The files that `path` stands for, which may or may not exist; none for a dataset that a library keeps."""
+    if str(path).startswith(minari.PREFIX):
+        return ()
+    return npz.files(path) if path.suffix == ".npz" else (path,)
+
+
+def require_files(path: Path) -> None:
+    """Raises DatasetError if one of `dataset_files` is not there."""
+    for file in dataset_files(path):
+        if not file.is_file():
+            raise DatasetError(f"{file} does not exist; make it with `sorl-generate`, or say --dataset")
 
 
 def load_dataset(task: str, path: Path, device: str = "cpu", stated: StatedUnits | None = None) -> Dataset:

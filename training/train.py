@@ -7,14 +7,10 @@ policy.safetensors (servable at once), with policy-UPDATES.safetensors kept ever
 from __future__ import annotations
 
 import math
-import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 import torch
 import tyro
@@ -28,6 +24,7 @@ from training.files import atomic_path, write_json
 from training.learner import Learner
 from training.logs import RunLog
 from training.losses import Info
+from training.signals import stop_requests
 
 
 class Interrupted(Exception):
@@ -180,7 +177,7 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
     totals: dict[str, torch.Tensor] = {}
     since, started = 0, time.perf_counter()
     bar = tqdm(total=config.updates, initial=trainer.done, unit="update", desc=config.task, smoothing=0.02)
-    with bar, _stop_requests() as stop:
+    with bar, stop_requests() as stop:
         while trainer.done < config.updates:
             for name, value in trainer.update().items():
                 totals[name] = totals[name] + value if name in totals else value.clone()
@@ -206,22 +203,6 @@ def _require_finite(values: dict[str, float], update: int) -> None:
     for name, value in values.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"{name} is {value} at update {update}; lower --learning-rate or check the data")
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to: an update is never cut in half."""
-    received: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def code_revision() -> str:

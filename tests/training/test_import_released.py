@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.fixture import Fixture, relative_error
 
 from kernels.reference import aggregate, euler_sample
 from policy import Budget, Policy, load_policy
-from tests.fixture import Fixture, relative_error
 from training.array_pickle import ArrayPickleError, ForbiddenGlobal
 from training.files import sha256_of
 from training.import_released import ImportConfig, import_released

@@ -20,6 +20,11 @@ from training.formats.source import Columns, DatasetError, Source, StatedUnits
 REQUIRED = ("observations", "actions", "terminals", "qpos", "qvel")
 
 
+def files(path: Path) -> tuple[Path, Path]:
+    """`path` and its validation file."""
+    return path, path.with_name(f"{path.stem}-val.npz")
+
+
 def read(task: str, path: Path, stated: StatedUnits) -> Source:
     """Validate `path` and its validation file, and relabel them for `task`.
 
@@ -32,7 +37,7 @@ def read(task: str, path: Path, stated: StatedUnits) -> Source:
 
     if stated.action_low is not None or stated.action_high is not None:
         raise DatasetError(f"{path}: --action-low and --action-high do not apply; npz data has actions in [-1, 1]")
-    for file in (path, path.with_name(f"{path.stem}-val.npz")):
+    for file in files(path):
         validate(file)
     try:
         env, train, val = ogbench.make_env_and_datasets(task, dataset_path=str(path))

@@ -1,0 +1,71 @@
+"""A TOML file means the sweep that it says, and what it can't mean is refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from training.sweep import description
+from training.sweep.description import make_sweep, read_description
+from training.sweep.errors import SettingError, SweepError, UnknownName
+from training.sweep.plan import Evaluation, Sweep, plan
+
+
+def test_the_example_of_the_module(tmp_path: Path) -> None:
+    text = (description.__doc__ or "").split("TOML file:\n", 1)[1]
+    path = tmp_path / "sweep.toml"
+    path.write_text(text)
+    assert make_sweep(read_description(path)) == Sweep(
+        tasks=("pointmaze-medium-navigate-singletask-task1-v0",),
+        seeds=(0, 1, 2),
+        settings={"hidden": (128, 128, 128), "learning_rate": 3e-4, "updates": 20000},
+        grid={"q_loss_coef": (300.0, 1000.0), "q_agg": ("mean", "min")},
+        evaluations=(Evaluation((1, 2, 8), (1, 2, 4), 50, 10000),),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("", SettingError, "tasks: at least one"),
+        ("tasks = []", SettingError, "tasks: at least one"),
+        ("tasks = 'maze'", SettingError, "tasks must be a list"),
+        ("task = ['maze']", UnknownName, "did you mean tasks"),
+        ("grid = {learning_rat = [1]}", UnknownName, "did you mean learning_rate"),
+        ("settings = {learning_rat = 1}", UnknownName, "settings: .*did you mean learning_rate"),
+        ("evaluate = [{episode = 1}]", UnknownName, "did you mean episodes"),
+        ("evaluate = {episodes = 1}", SettingError, r"\[\[evaluate\]\]"),
+        ("settings = {seed = 1}", SettingError, "say seeds"),
+        ("grid = {run_dir = ['x']}", SettingError, "say --out"),
+        ("grid = {tau = 0.01}", SettingError, "tau must be a list"),
+        ("grid = {tau = []}", SettingError, "tau has no values"),
+        ("grid = 3", SettingError, "must be a table"),
+        ("settings = {tau = 1}\ngrid = {tau = [1]}", SettingError, "tau is set both"),
+        ("updates = 3\ngrid = {updates = [1]}", SettingError, "updates is set"),
+        ("evaluate = [{num_steps = [1]}, {num_steps = [1, 2]}]", SettingError, "occurs twice"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, error: type[SweepError], message: str) -> None:
+    parsed = tomllib.loads(text)
+    if "tasks" not in text and "task " not in text and text:
+        parsed["tasks"] = ["maze"]
+    with pytest.raises(error, match=message):
+        make_sweep(parsed)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"nothing\.toml"):
+        read_description(tmp_path / "nothing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("tasks = [")
+    with pytest.raises(SweepError, match=r"broken\.toml"):
+        read_description(broken)
+
+
+def test_the_example_of_the_documentation() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text()
+    sweep = make_sweep(tomllib.loads(text.split("```toml\n")[1].split("```")[0]))
+    assert [len(evaluation.cells()) for evaluation in sweep.evaluations] == [9, 1]
+    assert len(plan(sweep, Path("/out"), Path("/data"), cpus=1)) == 12

@@ -1,0 +1,103 @@
+"""Ctrl-C and worse, on the real command: what was trained is kept, and the next start goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.training.conftest import TASK
+from training.sweep.folder import locked
+from training.sweep.plan import Run, Sweep, plan
+from training.sweep.runner import Outcome, Resources, run_all
+
+pytestmark = pytest.mark.slow
+FOREVER = 10**9
+
+
+@contextmanager
+def endless(sweep: Sweep, out: Path, save_every: int) -> Iterator[subprocess.Popen[str]]:
+    """`sorl-sweep` in a process group of its own, as a shell would start it, training three seeds for ever."""
+    settings = {**sweep.settings, "hidden": [8], "save_every": save_every, "updates": FOREVER}
+    command = [
+        *(sys.executable, "-m", "training.sweep.cli", "--out", str(out), "--tasks", TASK, "--seeds", "0", "1", "2"),
+        *("--local-cpus", "2", "--status-every", "0.1"),
+        *("--num-candidates", "1", "2", "--num-steps", "1", "--episodes", "1"),
+        *("--set", *(f"{name}={value}" for name, value in settings.items())),
+    ]
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_updates(process: subprocess.Popen[str], least: int) -> None:
+    """Read the command's lines until each of two runs has done `least` updates, and saved."""
+    assert process.stdout is not None
+    reached = set()
+    read = []
+    for line in process.stdout:
+        read.append(line)
+        name, sign, state = line.strip().partition(": training on ")
+        if sign and int(state.split()[1].replace(",", "")) >= least:
+            reached.add(name)
+        if len(reached) == 2:
+            return
+    pytest.fail("".join(read))
+
+
+def runs_of(sweep: Sweep, out: Path, updates: int) -> list[Run]:
+    sweep = replace(sweep, grid={}, seeds=(0, 1), settings=sweep.settings | {"updates": updates})
+    return plan(sweep, out, out, cpus=1)
+
+
+def done(run: Run) -> int:
+    return int(torch.load(run.folder / "resume.pt", weights_only=True)["done"])
+
+
+def finish(ray: Any, sweep: Sweep, out: Path) -> None:
+    """A few updates more, to an end, when the processes of the first start have ended."""
+    for run in runs_of(sweep, out, FOREVER):
+        with locked(run.folder / ".lock", wait=True):
+            pass
+    updates = 2 + max(done(run) for run in runs_of(sweep, out, FOREVER))
+    runs = runs_of(sweep, out, updates)
+    before = [done(run) for run in runs]
+    outcomes = run_all(ray, runs, Resources())
+    assert list(outcomes.values()) == [Outcome("finished")] * 2
+    for run, start in zip(runs, before, strict=True):
+        assert f"from update {start:,}\n" in (run.folder / "log.txt").read_text()
+        assert done(run) == updates
+
+
+def test_ctrl_c_saves_and_the_next_start_continues(sweep: Sweep, local_ray: Any, tmp_path: Path) -> None:
+    with endless(sweep, tmp_path, save_every=FOREVER) as process:
+        wait_for_updates(process, least=10)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate()
+    assert process.returncode == 1
+    assert "stopping: running trainings save first" in output
+    assert "3 interrupted" in output
+    assert "run the same command again to continue" in output
+    for run in runs_of(sweep, tmp_path, FOREVER):
+        assert not (run.folder / "running.json").exists()
+        assert done(run) >= 10
+    finish(local_ray, sweep, tmp_path)
+
+
+def test_a_killed_sweep_continues(sweep: Sweep, local_ray: Any, tmp_path: Path) -> None:
+    with endless(sweep, tmp_path, save_every=100) as process:
+        wait_for_updates(process, least=110)
+        process.kill()
+    finish(local_ray, sweep, tmp_path)

@@ -1,0 +1,1 @@
+"""`sorl-sweep`: trainings and evaluations over tasks x settings x seeds, as Ray tasks."""

@@ -1,0 +1,107 @@
+"""The process of one run: `python -m training.sweep.child FOLDER` trains, evaluates and writes result.json.
+
+It stops, saving, at SIGTERM and at the end of its standard input, that is when the Ray worker that began it is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from policy import load_policy
+from training.evaluate import EvaluateConfig, evaluate
+from training.files import write_json
+from training.sweep.errors import SweepError
+from training.sweep.folder import locked, read_request
+from training.sweep.plan import Run
+from training.train import Interrupted, train
+
+INTERRUPTED = 75  # exit status of a run that saved and stopped because it was told to (EX_TEMPFAIL of sysexits.h)
+
+
+def execute(run: Run) -> None:
+    """Train to the end, continuing what the folder holds; evaluate what is not evaluated; write result.json.
+
+    Raises:
+        SweepError: the folder holds a policy of more updates than asked.
+        Others: as `train` and `evaluate` do.
+    """
+    _note_phase(run, "training")
+    path = train(run.config)
+    policy = load_policy(path)
+    provenance = policy.spec.provenance
+    if provenance.updates != run.config.updates:
+        raise SweepError(
+            f"{path} has {provenance.updates:,} updates, more than {run.config.updates:,}: say another --out"
+        )
+    _note_phase(run, "evaluating")
+    configs = [evaluation.config(path, processes=run.config.threads) for evaluation in run.evaluations]
+    reports = [_earlier_report(config, policy.version) or evaluate(config) for config in configs]
+    result = {
+        "digest": run.digest(),
+        "dataset_sha256": provenance.dataset_sha256,
+        "policy_sha256": policy.version,
+        "code_revision": provenance.code_revision,
+        "config": run.config.as_json(),
+        "evaluations": reports,
+    }
+    write_json(run.folder / "result.json", result)
+
+
+def _earlier_report(config: EvaluateConfig, version: str) -> dict[str, Any] | None:
+    """The report of an earlier attempt on the same policy; its file's name stands for its cells and seeds."""
+    assert config.json is not None
+    if not config.json.exists():
+        return None
+    report: dict[str, Any] = json.loads(config.json.read_text())
+    return report if report["policy_sha256"] == version else None
+
+
+def _note_phase(run: Run, phase: str) -> None:
+    write_json(run.folder / "running.json", {"phase": phase, "host": socket.gethostname(), "pid": os.getpid()})
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """SIGTERM outside the training loop, which has a handler of its own: there is nothing to save."""
+    for process in multiprocessing.active_children():
+        process.terminate()  # an evaluation's pool would finish its chunks of episodes first
+    raise Interrupted
+
+
+def _stop_at_end_of_input() -> None:
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    signal.signal(signal.SIGTERM, _stop)
+    threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    try:
+        with locked(folder / ".lock", wait=True):  # a process that lost its Ray worker may still be saving
+            try:
+                execute(read_request(folder))
+            except Exception as error:
+                if isinstance(error, Interrupted):
+                    raise
+                write_json(folder / "error.json", {"type": type(error).__name__, "message": str(error)})
+                traceback.print_exc()
+                raise SystemExit(1) from None
+            finally:
+                (folder / "running.json").unlink(missing_ok=True)
+    except Interrupted:
+        raise SystemExit(INTERRUPTED) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A sweep as people write it, a TOML file:
+
+tasks = ["pointmaze-medium-navigate-singletask-task1-v0"]
+seeds = [0, 1, 2]
+updates = 20000
+
+[settings]                  # every run has these; any field of sorl-train
+hidden = [128, 128, 128]
+learning_rate = 3e-4
+
+[grid]                      # every combination of these
+q_loss_coef = [300, 1000]
+q_agg = ["mean", "min"]
+
+[[evaluate]]                # as often as you like; fields as in sorl-evaluate
+num_candidates = [1, 2, 8]
+num_steps = [1, 2, 4]
+episodes = 50
+first_seed = 10000
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig
+from training.sweep.errors import SettingError, SweepError
+from training.sweep.plan import Evaluation, Sweep
+from training.sweep.settings import check_names, convert, known_settings
+
+KEYS = {"tasks", "seeds", "updates", "settings", "grid", "evaluate"}
+# The sweep's own business, and what to write instead.
+OWN = {"task": "tasks", "seed": "seeds", "run_dir": "--out"}
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The file's tables, not yet checked.
+
+    Raises:
+        SweepError: it does not exist or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SweepError(f"{path}: {error}") from None
+
+
+def make_sweep(description: Mapping[str, Any]) -> Sweep:
+    """The sweep that `description` (shaped like the file above) means.
+
+    Raises:
+        UnknownName: a key or a setting does not exist; says which are near.
+        SettingError: a value does not fit, or the same thing is said twice.
+    """
+    check_names("sweep", description, KEYS)
+    settings, grid = _table("settings", description), _table("grid", description)
+    if "updates" in description:
+        if "updates" in settings or "updates" in grid:
+            raise SettingError("updates is set at the top and again under settings or grid")
+        settings = {**settings, "updates": description["updates"]}
+    for where, names in (("settings", settings), ("grid", grid)):
+        for name in names.keys() & OWN.keys():
+            raise SettingError(f"{where}: {name} is the sweep's own: say {OWN[name]}")
+        check_names(where, names, known_settings(TrainConfig, without=OWN))
+    fields = convert(Sweep, "sweep", {key: description[key] for key in ("tasks", "seeds") if key in description})
+    if "tasks" not in fields:
+        raise SettingError("tasks: at least one is needed")
+    if "evaluate" in description:
+        fields["evaluations"] = _evaluations(description["evaluate"])
+    return Sweep(settings=convert(TrainConfig, "settings", settings), grid=_grid(grid), **fields)
+
+
+def _table(name: str, description: Mapping[str, Any]) -> dict[str, Any]:
+    table = description.get(name, {})
+    if not isinstance(table, dict):
+        raise SettingError(f"{name} must be a table, [{name}], got {table!r}")
+    return table
+
+
+def _grid(table: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
+    grid = {}
+    for name, values in table.items():
+        if not isinstance(values, list):
+            raise SettingError(f"grid: {name} must be a list of values, got {values!r}")
+        grid[name] = tuple(convert(TrainConfig, "grid", {name: value})[name] for value in values)
+    return grid
+
+
+def _evaluations(tables: Any) -> tuple[Evaluation, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise SettingError(f"evaluate must be tables, [[evaluate]], got {tables!r}")
+    for table in tables:
+        check_names("evaluate", table, known_settings(Evaluation))
+    return tuple(Evaluation(**convert(Evaluation, "evaluate", table)) for table in tables)

@@ -1,0 +1,113 @@
+"""A run's folder, beside what `sorl-train` and `sorl-evaluate` leave in it:
+
+run.json       what to do, as the sweep wrote it
+running.json   phase, host and process, while it runs
+log.txt        what the process printed, all attempts
+result.json    what came of it, written last and whole
+error.json     why the latest attempt failed
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig
+from training.files import sha256_of, write_json
+from training.sweep.errors import SweepError
+from training.sweep.plan import Evaluation, Run
+from training.sweep.settings import convert
+
+WAITING = "waiting"
+dataset_sha256 = cache(sha256_of)  # a dataset is read once, whatever the number of runs that use it
+
+
+def write_request(run: Run) -> None:
+    """run.json, and nothing left of earlier attempts' states."""
+    for name in ("running.json", "error.json"):
+        (run.folder / name).unlink(missing_ok=True)
+    varied = {name: run.config.as_json()[name] for name in run.varied}
+    evaluations = [asdict(evaluation) for evaluation in run.evaluations]
+    request = {"task": run.task, "setting": run.setting, "varied": varied, "config": run.config.as_json()}
+    write_json(run.folder / "run.json", {**request, "evaluations": evaluations})
+
+
+def read_request(folder: Path) -> Run:
+    """The run that `write_request` wrote."""
+    request = json.loads((folder / "run.json").read_text())
+    return Run(
+        task=request["task"],
+        setting=request["setting"],
+        varied=convert(TrainConfig, "run.json", request["varied"]),
+        config=TrainConfig(**convert(TrainConfig, "run.json", request["config"])),
+        evaluations=tuple(Evaluation(**convert(Evaluation, "run.json", item)) for item in request["evaluations"]),
+    )
+
+
+def read_result(run: Run) -> dict[str, Any] | None:
+    """result.json, if it is of this very run: same settings, same cells, same data."""
+    result: dict[str, Any] | None = _read_json(run.folder / "result.json")
+    if result is None or result.get("digest") != run.digest():
+        return None
+    return result if result.get("dataset_sha256") == dataset_sha256(run.dataset) else None
+
+
+def read_error(folder: Path) -> str:
+    """Why the latest attempt failed, in one line."""
+    error = _read_json(folder / "error.json")
+    if error is None:
+        return f"ended without a word; see {folder / 'log.txt'}"
+    return f"{error['type']}: {error['message']}"
+
+
+def describe_state(run: Run) -> str:
+    """What a run is doing, in one line; updates are those of metrics.csv, so they lag by up to `log_every`."""
+    running = _read_json(run.folder / "running.json")
+    if running is None:
+        return WAITING
+    if running["phase"] != "training":
+        return f"{running['phase']} on {running['host']}"
+    row = last_metrics(run.folder)
+    done, rate = (int(row["update"]), float(row["updates_per_second"])) if row else (0, 0.0)
+    return f"training on {running['host']}: {done:,} of {run.config.updates:,} updates, {rate:.1f} updates/s"
+
+
+def last_metrics(folder: Path) -> dict[str, str] | None:
+    """The last whole row of metrics.csv."""
+    try:
+        with (folder / "metrics.csv").open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if None not in row.values()]
+    except FileNotFoundError:
+        return None
+    return rows[-1] if rows else None
+
+
+@contextmanager
+def locked(path: Path, wait: bool) -> Iterator[None]:
+    """Hold the lock file at `path`; the system releases it when the process ends, however it ends.
+
+    Raises:
+        SweepError: another process holds it, and `wait` is false.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise SweepError(f"{path.parent}: another process is at work here") from None
+        yield
+
+
+def _read_json(path: Path) -> Any:
+    """The file's value; None if it does not exist."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None

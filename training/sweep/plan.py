@@ -1,0 +1,200 @@
+"""What a sweep is, and the runs that it means: tasks x settings x seeds, in that order, each with its own folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from training.config import TrainConfig
+from training.dataset import require_files
+from training.evaluate import EvaluateConfig
+from training.sweep.errors import SettingError, SweepError
+
+LONGEST_NAME = 150  # bytes of a setting's folder name; file systems stop at 255
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of every run's policy; fields as in `sorl-evaluate`."""
+
+    num_candidates: tuple[int, ...] = (1, 8, 32)
+    num_steps: tuple[int, ...] = (1, 2, 4, 8)
+    episodes: int = 50
+    first_seed: int = 10_000
+
+    def config(self, policy: Path, processes: int) -> EvaluateConfig:
+        """What `evaluate` takes; its report and episodes go beside the policy, under a name of their own.
+
+        Raises:
+            ValueError: a field is out of range.
+        """
+        stem = f"evaluation-{self.first_seed}-{_digest(self.cells())[:8]}"
+        return EvaluateConfig(
+            policy,
+            num_candidates=self.num_candidates,
+            num_steps=self.num_steps,
+            episodes=self.episodes,
+            first_seed=self.first_seed,
+            processes=processes,
+            json=policy.with_name(f"{stem}.json"),
+            csv=policy.with_name(f"{stem}.csv"),
+        )
+
+    def cells(self) -> list[tuple[int, int, int, int]]:
+        """(first_seed, episodes, N, M) of every cell."""
+        return [(self.first_seed, self.episodes, n, m) for n, m in product(self.num_candidates, self.num_steps)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Tasks, seeds, settings that all runs share, a grid of those that they do not, and how policies are measured.
+
+    `settings` and `grid` are named after the fields of TrainConfig, and their values are of the fields' types.
+    """
+
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    settings: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    evaluations: tuple[Evaluation, ...] = (Evaluation(),)
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "seeds", "evaluations"):
+            if not getattr(self, name):
+                raise SettingError(f"{name}: at least one is needed")
+        if twice := sorted(self.settings.keys() & self.grid.keys()):
+            raise SettingError(f"{twice[0]} is set both for all runs and in the grid")
+        for name, values in self.grid.items():
+            if not values:
+                raise SettingError(f"grid: {name} has no values")
+        cells = [(seed, n, m) for evaluation in self.evaluations for seed, _, n, m in evaluation.cells()]
+        _require_distinct("evaluate: (first_seed, num_candidates, num_steps)", cells)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training with its evaluations."""
+
+    task: str
+    setting: str
+    """What of the grid it has, in words; "default" where there is no grid."""
+    varied: dict[str, Any]
+    """What of the grid it has."""
+    config: TrainConfig
+    """Resolved, with absolute paths."""
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}/{self.setting}/seed-{self.config.seed}"
+
+    @property
+    def folder(self) -> Path:
+        assert self.config.run_dir is not None
+        return self.config.run_dir
+
+    @property
+    def dataset(self) -> Path:
+        assert self.config.dataset is not None
+        return self.config.dataset
+
+    def digest(self) -> str:
+        """sha256 of all that determines the result, but for the data's content."""
+        stream = {key: str(value) for key, value in self.config.stream().items()}
+        cells = sorted(cell for evaluation in self.evaluations for cell in evaluation.cells())
+        return _digest([stream, self.config.updates, self.config.anneal_updates, cells])
+
+
+def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
+    """The runs of `sweep` in the table's order; a pure function of its arguments and the working directory.
+
+    Args:
+        sweep: what to run.
+        out: runs get OUT/TASK/SETTING/seed-SEED; a folder's name depends on its own run only.
+        data_dir: where datasets are, for runs whose settings do not name one.
+        cpus: what a run may use: its compute threads and evaluation processes, at least one.
+
+    Raises:
+        SettingError: a value out of range, or two runs that are the same.
+    """
+    workers = max(1, int(cpus))
+    runs = []
+    order = [name for name in TrainConfig.__dataclass_fields__ if name in sweep.grid]
+    for task, values, seed in product(sweep.tasks, product(*(sweep.grid[name] for name in order)), sweep.seeds):
+        varied = dict(zip(order, values, strict=True))
+        setting = setting_name(varied)
+        try:
+            config = TrainConfig(**{**sweep.settings, **varied, "task": task, "seed": seed}).resolved()
+            assert config.dataset is not None
+            dataset = config.dataset
+            if not {"dataset"} & (sweep.settings.keys() | varied.keys()):
+                dataset = data_dir / dataset.name
+            config = replace(
+                config,
+                dataset=dataset.absolute(),
+                run_dir=(out / task / setting / f"seed-{seed}").absolute(),
+                threads=config.threads or workers,
+            )
+            for evaluation in sweep.evaluations:
+                evaluation.config(Path("policy"), workers)
+                if max(evaluation.num_steps) > config.denoise_timesteps:
+                    raise ValueError(f"num_steps must be at most denoise_timesteps, {config.denoise_timesteps}")
+        except ValueError as error:
+            raise SettingError(f"{task}/{setting}/seed-{seed}: {error}") from None
+        runs.append(Run(task, setting, varied, config, sweep.evaluations))
+    _require_distinct("runs", [run.name for run in runs])
+    return runs
+
+
+def setting_name(varied: dict[str, Any]) -> str:
+    """The grid's values as a folder's name: letters, digits and `._+=,-` only, at most `LONGEST_NAME` bytes."""
+    name = ",".join(f"{key}={_value_name(value)}" for key, value in varied.items()) or "default"
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 9]}-{_digest(name)[:8]}"
+    return name
+
+
+def _value_name(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "x".join(map(_value_name, value))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        value = int(value)
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^A-Za-z0-9._+-]", "_", text)
+
+
+def require_inputs(runs: Iterable[Run]) -> None:
+    """Look for every dataset and make every environment once, before anything starts.
+
+    Raises:
+        DatasetError: a dataset or its validation file is missing.
+        SweepError: OGBench does not know a task.
+    """
+    from sorl_client.episodes import make_env
+
+    runs = list(runs)
+    for dataset in dict.fromkeys(run.dataset for run in runs):
+        require_files(dataset)
+    for task in dict.fromkeys(run.task for run in runs):
+        try:
+            make_env(task).close()
+        except Exception as error:  # whatever a parser of names stumbles over
+            raise SweepError(f"tasks: OGBench has no {task!r}: {error}") from None
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _require_distinct(what: str, values: list[Any]) -> None:
+    seen = set()
+    for value in values:
+        if value in seen:
+            raise SettingError(f"{what}: {value} occurs twice")
+        seen.add(value)
