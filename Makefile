@@ -12,7 +12,7 @@ READY_ALL := $(VENV)/.ready-all
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-$(READY): pyproject.toml client/pyproject.toml
+$(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/src/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,serve,test,train]'

@@ -1,6 +1,7 @@
-"""Runs updates of the released JAX code on request: a line with a count in, a line of JSON out.
+"""Runs the released JAX code on request: a line in, a line of JSON out.
 
-Executed by `sorl-bench train --release DIR` in a Python of the user's that has the released code's requirements.
+"24" runs 24 updates; "sample 32 4" draws once with N = 32, M = 4. Executed by `sorl-bench train` and `engine` with
+`--release DIR`, in a Python of the user's that has the released code's requirements.
 """
 
 from __future__ import annotations
@@ -38,6 +39,13 @@ def main() -> None:
     batch = {name: jax.device_put(array) for name, array in batch.items()}
     agent = SORLAgent.create(0, observations[:1], batch["actions"][:1], config)
     for line in sys.stdin:
+        if line.startswith("sample"):
+            n, m = map(int, line.split()[1:])
+            started = time.perf_counter()
+            action = agent.sample_actions(observations[0], seed=agent.rng, inference_timesteps=m, n=n)
+            jax.block_until_ready(action)
+            print(json.dumps({"seconds": time.perf_counter() - started}), flush=True)
+            continue
         count = int(line)
         ks = []
         keys = agent.rng

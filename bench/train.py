@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +143,7 @@ def released(config: TrainBenchConfig) -> Iterator[Released | None]:
         "action_dim": config.action_dim,
     }
     driver = Path(__file__).with_name("released_driver.py")
-    command = [config.release_python, driver, config.release, json.dumps(sizes)]
+    command = [str(config.release_python), str(driver), str(config.release), json.dumps(sizes)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield Released(process)
@@ -157,7 +158,7 @@ def update_gflop(config: TrainBenchConfig, ks: Ks) -> float:
     flow + 2 + 3 consistency + 3 q_k; critics 1 target + 3 + 2 (Q loss: no weight gradients).
     """
     critic_k, q_k = (statistics.mean(k[side] for k in ks) for side in range(2))
-    inner = sum(a * b for a, b in zip(config.hidden, config.hidden[1:], strict=False))
+    inner = sum(a * b for a, b in pairwise(config.hidden))
     actor = inner + config.hidden[0] * (config.obs_dim + config.action_dim + 2) + config.hidden[-1] * config.action_dim
     critic = inner + config.hidden[0] * (config.obs_dim + config.action_dim + 1) + config.hidden[-1]
     products = actor * (critic_k + 8 + 3 * q_k) + 2 * critic * 6

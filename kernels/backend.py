@@ -185,6 +185,8 @@ def _make(policy: Policy, choice: BackendChoice, device: str, precision: Precisi
 def engine_choice(engine: str) -> tuple[BackendChoice, Precision]:
     """What to ask `create_backend` for to get `engine` ("cpu/bf16/avx512_bf16") again, as far as the machine has it."""
     family, precision = [*engine.split("/"), ""][:2]
-    known_family: BackendChoice = family if family in get_args(BackendChoice) else "auto"
-    known_precision: Precision = precision if precision in get_args(Precision) else "auto"
-    return known_family, known_precision
+    return _CHOICES.get(family, "auto"), _PRECISIONS.get(precision, "auto")
+
+
+_CHOICES: dict[str, BackendChoice] = {name: name for name in get_args(BackendChoice)}
+_PRECISIONS: dict[str, Precision] = {name: name for name in get_args(Precision)}

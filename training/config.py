@@ -137,7 +137,7 @@ class TrainConfig:
         dataset_name = "-".join(part for part in self.task.split("-") if part != "singletask" and part[:4] != "task")
         defaults["dataset"] = Path("data") / f"{dataset_name}.npz"
         defaults["run_dir"] = Path("runs") / f"{self.task}-{self.seed}"
-        switches = dict.fromkeys(REFERENCE_SWITCHES, True) if self.preset == "reference" else {}
+        switches: dict[str, Any] = dict.fromkeys(REFERENCE_SWITCHES, True) if self.preset == "reference" else {}
         opened = {name: value for name, value in defaults.items() if getattr(self, name) is None}
         return replace(self, **switches, **opened)
 

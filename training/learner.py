@@ -202,6 +202,6 @@ def _move_average(target: nn.Module, online: nn.Module, tau: float) -> None:
     Rounded as the released code rounds it: with `lerp` the change of a target parameter was off by 1e-3 of itself
     after one update, like this by less than 1e-5.
     """
-    targets = list(target.parameters())
+    targets: list[Tensor] = list(target.parameters())
     torch._foreach_mul_(targets, 1 - tau)
-    torch._foreach_add_(targets, list(online.parameters()), alpha=tau)
+    torch._foreach_add_(targets, list[Tensor](online.parameters()), alpha=tau)

@@ -46,7 +46,7 @@ class CpuBackend:
         self._mean, self._std = _array(policy.observation_mean), _array(policy.observation_std)
         spec = policy.spec
         table = step_table(spec.denoise_timesteps, spec.max_backprop_steps, torch.device("cpu"), torch.float32)
-        actor, critic = policy.actor.layers, policy.critic
+        critic = policy.critic
         self._sampler = _native().Sampler(
             isa=isa,
             precision=precision,
@@ -57,12 +57,12 @@ class CpuBackend:
             least=spec.q_agg == "min",
             conditioned=critic.conditioned,
             layer_norm_eps=LAYER_NORM_EPS if len(critic.norms) else None,
-            actor_weight=[_array(layer.weight) for layer in actor],
-            actor_bias=[_array(layer.bias) for layer in actor],
-            critic_weight=[_array(layer.weight) for layer in critic.layers],
-            critic_bias=[_array(layer.bias) for layer in critic.layers],
-            norm_weight=[_array(norm.weight) for norm in critic.norms],
-            norm_bias=[_array(norm.bias) for norm in critic.norms],
+            actor_weight=_arrays(policy.actor.layers, "weight"),
+            actor_bias=_arrays(policy.actor.layers, "bias"),
+            critic_weight=_arrays(critic.layers, "weight"),
+            critic_bias=_arrays(critic.layers, "bias"),
+            norm_weight=_arrays(critic.norms, "weight"),
+            norm_bias=_arrays(critic.norms, "bias"),
             step_t=_array(table.t),
             step_log2=_array(table.log2_steps),
             critic_steps=_array(table.critic_steps),
@@ -133,6 +133,10 @@ def default_precision(isa: str) -> Precision:
 
 def _array(tensor: torch.Tensor) -> Float32:
     return np.ascontiguousarray(tensor.detach().numpy(), dtype=np.float32)
+
+
+def _arrays(layers: torch.nn.ModuleList, name: str) -> list[Float32]:
+    return [_array(layer.get_parameter(name)) for layer in layers]
 
 
 def _native() -> ModuleType:

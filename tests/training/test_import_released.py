@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.fixture import Fixture, relative_error
 
 from kernels.reference import aggregate, euler_sample
 from policy import Budget, Policy, load_policy
 from training.array_pickle import ArrayPickleError, ForbiddenGlobal
 from training.files import sha256_of
 from training.import_released import ImportConfig, import_released
+from training.parity import ParityFile, relative_error
 from training.released import ReleasedTreeError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -25,7 +25,7 @@ TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 Tree = dict[str, Any]
 
 
-def agent_tree(release: Fixture) -> Tree:
+def agent_tree(release: ParityFile) -> Tree:
     """What the release pickles, with the parity fixture's parameters in it."""
     params: Tree = {}
     for name, tensor in release.tensors.items():
@@ -40,7 +40,7 @@ def agent_tree(release: Fixture) -> Tree:
 
 
 @pytest.fixture
-def tree(release: Fixture) -> Tree:
+def tree(release: ParityFile) -> Tree:
     return agent_tree(release)
 
 
@@ -67,7 +67,7 @@ def critic_of(tree: Tree) -> Tree:
 
 
 @pytest.mark.parametrize("cell", ["n1_m1", "n8_m1", "n8_m2", "n16_m4", "n32_m8"])
-def test_samples_are_the_releases(config: ImportConfig, release: Fixture, cell: str) -> None:
+def test_samples_are_the_releases(config: ImportConfig, release: ParityFile, cell: str) -> None:
     import_released(config)
     policy = load_policy(config.checkpoint.with_suffix(".safetensors"))
     m = int(cell.partition("_m")[2])

@@ -1,0 +1,268 @@
+"""`sorl-bench engine`: sample-and-score by our engines and by peers, at several (R, N, M), in alternating rounds.
+
+Peers get their noise ready-made and one graph of static shapes per point, which is what suits them best; ours draw it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.cpu_peers import Sampler, fused_onednn, onnxruntime_session, openvino_model, torch_compiled, torch_eager
+from bench.machine import describe, gemm_peak
+from kernels.backend import SampleBatch
+from kernels.cpu import CpuBackend, supported_isas
+from kernels.reference import ReferenceBackend
+from kernels.threads import available_cores, limit_torch_threads
+from policy import Budget, Policy, PolicySpec
+
+Point = tuple[int, int, int]
+POINTS: list[Point] = [(1, 1, 1), (1, 32, 4), (1, 256, 8), (16, 32, 4), (64, 1, 1)]
+RAGGED_N, RAGGED_M = [1, 32, 8, 64, 4, 16, 1, 128], [1, 4, 8, 3, 2, 5, 8, 1]
+SIZES = {"cube-single": (28, 5), "humanoidmaze": (69, 21)}
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class EngineBenchConfig:
+    """Time one batch of sample-and-score: our engines and peers, in alternating rounds."""
+
+    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    """Hidden widths of actor and critics."""
+    size: str = "cube-single"
+    """Observation and action dimensions: cube-single (28, 5) or humanoidmaze (69, 21)."""
+    rounds: int = 7
+    """Rounds; the table shows the median of the rounds' medians."""
+    seconds: float = 0.15
+    """Length of a contestant's turn in a round."""
+    threads: int = 0
+    """Compute threads of everyone; 0 means all available cores."""
+    peers: tuple[str, ...] = ()
+    """Only contestants whose names contain one of these; without it, all that are installed."""
+    release: Path | None = None
+    """Checkout of the released code, to time its sampler too (R = 1 only; needs jax, flax, optax, distrax)."""
+    release_python: Path = Path(sys.executable)
+    """Python that has the released code's requirements."""
+    json: Path | None = None
+    """Write everything here."""
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, got {self.size!r}")
+
+
+def make_policy(config: EngineBenchConfig) -> Policy:
+    """Random weights: the time does not depend on them."""
+    obs_dim, action_dim = SIZES[config.size]
+    torch.manual_seed(0)
+    return (
+        Policy(
+            PolicySpec(
+                name="bench",
+                obs_dim=obs_dim,
+                action_dim=action_dim,
+                action_low=(-1.0,) * action_dim,
+                action_high=(1.0,) * action_dim,
+                actor_hidden=config.hidden,
+                critic_hidden=config.hidden,
+                ensemble_size=2,
+                q_agg="mean",
+                critic_conditioning="steps",
+                denoise_timesteps=8,
+                max_backprop_steps=8,
+                control_hz=20.0,
+                default_budget=Budget(32, 4),
+            )
+        )
+        .eval()
+        .requires_grad_(False)
+    )
+
+
+def gflop(policy: Policy, num_candidates: list[int], num_steps: list[int]) -> float:
+    """Products that the batch needs: M actor rows and one row of each critic a candidate, observations once."""
+    spec = policy.spec
+
+    def inner(widths: tuple[int, ...], beside: int, outputs: int) -> int:
+        hidden = sum(a * b for a, b in pairwise(widths))
+        return widths[0] * beside + hidden + widths[-1] * outputs
+
+    actor = inner(spec.actor_hidden, spec.action_dim + 2, spec.action_dim)
+    critic = spec.ensemble_size * inner(spec.critic_hidden, spec.action_dim + 1, 1)
+    first = spec.obs_dim * (spec.actor_hidden[0] + spec.ensemble_size * spec.critic_hidden[0])
+    rows = sum(n * (m * actor + critic) for n, m in zip(num_candidates, num_steps, strict=True))
+    return 2e-9 * (rows + len(num_candidates) * first)
+
+
+@dataclass
+class Contestant:
+    """Someone who can be timed: `prepare(requests, N, M)` gives a call, or None for what it can't do."""
+
+    name: str
+    precision: str
+    prepare: Callable[[int, int, int], Call | None]
+    ragged: Callable[[SampleBatch], Call] | None = None
+    medians: dict[str, list[float]] = field(default_factory=dict)
+
+
+def contestants(config: EngineBenchConfig, policy: Policy, threads: int) -> list[Contestant]:
+    """Everyone who is installed, ours first."""
+    spec = policy.spec
+
+    def ours(name: str, backend: Any, precision: str) -> Contestant:
+        def prepare(requests: int, n: int, m: int) -> Call:
+            batch = SampleBatch.of(_observations(requests, spec.obs_dim), n, m, range(requests))
+            return lambda: backend.sample_and_score(batch)
+
+        return Contestant(name, precision, prepare, lambda batch: lambda: backend.sample_and_score(batch))
+
+    def peer(name: str, precision: str, build: Callable[..., Callable[..., Any]]) -> Contestant:
+        def prepare(requests: int, n: int, m: int) -> Call:
+            noise = torch.randn(requests * n, spec.action_dim)
+            observation = torch.from_numpy(_observations(requests, spec.obs_dim))
+            call = build(Sampler(policy, requests, n, m), observation, noise, precision, threads)
+            return lambda: call(observation, noise)
+
+        return Contestant(name, precision, prepare)
+
+    found = [ours(f"ours, cpu/bf16/{supported_isas()[0]}", CpuBackend(policy, "bf16", threads), "bf16")]
+    found.append(ours(f"ours, cpu/fp32/{supported_isas()[0]}", CpuBackend(policy, "fp32", threads), "fp32"))
+    found.append(ours("ours, reference fp32", ReferenceBackend(policy), "fp32"))
+    for precision in ("bf16", "fp32"):
+        found.append(peer(f"torch eager {precision}", precision, torch_eager))
+        found.append(peer(f"torch + oneDNN fused linear {precision}", precision, fused_onednn))
+        found.append(peer(f"torch.compile {precision}", precision, torch_compiled))
+        if importlib.util.find_spec("openvino"):
+            found.append(peer(f"OpenVINO {precision}", precision, openvino_model))
+    if importlib.util.find_spec("onnxruntime"):
+        found.append(peer("ONNX Runtime fp32", "fp32", onnxruntime_session))
+    return [c for c in found if not config.peers or any(wanted in c.name for wanted in config.peers)]
+
+
+def run(config: EngineBenchConfig) -> dict[str, Any]:
+    """Time everything. Returns what `--json` writes."""
+    threads = config.threads or available_cores()
+    limit_torch_threads(threads)
+    torch.set_float32_matmul_precision("medium")
+    policy = make_policy(config)
+    everyone = contestants(config, policy, threads)
+    work: dict[str, float] = {}
+    with torch.inference_mode(), released(config) as release:
+        for requests, n, m in POINTS:
+            point = f"({requests},{n},{m})"
+            work[point] = gflop(policy, [n] * requests, [m] * requests)
+            calls = {c.name: call for c in everyone if (call := c.prepare(requests, n, m)) is not None}
+            if release and requests == 1:
+                calls[RELEASED] = lambda n=n, m=m: release(n, m)  # type: ignore[misc]
+            _rounds(config, point, calls, everyone)
+        batch = SampleBatch.of(_observations(len(RAGGED_N), policy.spec.obs_dim), RAGGED_N, RAGGED_M, range(8))
+        work["ragged"] = gflop(policy, RAGGED_N, RAGGED_M)
+        _rounds(config, "ragged", {c.name: c.ragged(batch) for c in everyone if c.ragged}, everyone)
+    peaks = {
+        "fp32": gemm_peak(torch.float32, threads),
+        "bf16": gemm_peak(torch.bfloat16, threads),
+    }
+    return {
+        "machine": describe(),
+        "threads": threads,
+        "hidden": list(config.hidden),
+        "size": config.size,
+        "gemm_peak_gflops": peaks,
+        "gflop": work,
+        "contestants": [
+            {
+                "name": c.name,
+                "precision": c.precision,
+                "ms": {point: 1e3 * statistics.median(medians) for point, medians in c.medians.items()},
+            }
+            for c in everyone
+        ],
+    }
+
+
+RELEASED = "released JAX code, jit fp32"
+
+
+def _rounds(config: EngineBenchConfig, point: str, calls: dict[str, Call], everyone: list[Contestant]) -> None:
+    known = {c.name: c for c in everyone}
+    if RELEASED in calls and RELEASED not in known:
+        known[RELEASED] = Contestant(RELEASED, "fp32", lambda *_: None)
+        everyone.append(known[RELEASED])
+    for call in calls.values():
+        call()
+        call()
+    for _ in range(config.rounds):
+        for name, call in calls.items():
+            times: list[float] = []
+            until = time.perf_counter() + config.seconds
+            while not times or time.perf_counter() < until:
+                started = time.perf_counter()
+                seconds = call()
+                took = time.perf_counter() - started
+                times.append(seconds if isinstance(seconds, float) else took)
+            known[name].medians.setdefault(point, []).append(statistics.median(times))
+
+
+@contextmanager
+def released(config: EngineBenchConfig) -> Iterator[Callable[[int, int], float] | None]:
+    """(N, M) -> seconds of one call of the released code's sampler, in a process of its own."""
+    if config.release is None:
+        yield None
+        return
+    obs_dim, action_dim = SIZES[config.size]
+    sizes = {"hidden": list(config.hidden), "batch": 256, "obs_dim": obs_dim, "action_dim": action_dim}
+    driver = Path(__file__).with_name("released_driver.py")
+    command = [str(config.release_python), str(driver), str(config.release), json.dumps(sizes)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def sample(n: int, m: int) -> float:
+            process.stdin.write(f"sample {n} {m}\n")  # type: ignore[union-attr]
+            process.stdin.flush()  # type: ignore[union-attr]
+            return float(json.loads(process.stdout.readline())["seconds"])  # type: ignore[union-attr]
+
+        try:
+            yield sample
+        finally:
+            process.terminate()
+
+
+def _observations(requests: int, obs_dim: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((requests, obs_dim)).astype(np.float32)
+
+
+def format_table(report: dict[str, Any]) -> str:
+    points = list(report["gflop"])
+    lines = [
+        f"{report['machine']}; {report['threads']} threads; {report['size']}, hidden {report['hidden']}; median ms",
+        "GEMM peak: " + ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in report["gemm_peak_gflops"].items()),
+        "",
+        f"{'(R,N,M)':<34}" + "".join(f"{point:>13}" for point in points),
+        f"{'work, GFLOP':<34}" + "".join(f"{report['gflop'][point]:>13.3f}" for point in points),
+    ]
+    for row in report["contestants"]:
+        cells = (f"{row['ms'][point]:>13.3f}" if point in row["ms"] else f"{'-':>13}" for point in points)
+        lines.append(f"{row['name']:<34}" + "".join(cells))
+    lines.append("")
+    for row in report["contestants"]:
+        if not row["name"].startswith("ours, cpu"):
+            continue
+        peak = report["gemm_peak_gflops"][row["precision"]]
+        shares = (report["gflop"][point] / row["ms"][point] * 1e3 / peak for point in points)
+        lines.append(f"{row['name'] + ', of peak':<34}" + "".join(f"{share:>13.0%}" for share in shares))
+    return "\n".join(lines)
