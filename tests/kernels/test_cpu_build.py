@@ -1,0 +1,80 @@
+"""The native engine's build: under sanitizers, and on a machine without a compiler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
+
+# Ragged batches of odd sizes through every instruction set, both precisions, one to three threads.
+EXERCISE = """
+import importlib.util, sys
+import numpy as np
+from kernels import cpu
+from kernels.backend import SampleBatch
+from tests.policies import random_policy
+
+spec = importlib.util.spec_from_file_location("kernels.cpu._engine", sys.argv[1])
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
+cpu._native = lambda: native
+rng = np.random.default_rng(0)
+for case, isa in enumerate(native.supported_isas() * 4):
+    widths = [tuple(int(w) for w in rng.integers(1, 80, rng.integers(1, 5))) for _ in range(2)]
+    sizes = dict(zip(("actor_hidden", "critic_hidden"), widths))
+    obs_dim, action_dim, members = (int(rng.integers(1, most)) for most in (120, 25, 6))
+    policy = random_policy(case, obs_dim=obs_dim, action_dim=action_dim, ensemble_size=members,
+                           critic_layer_norm=case % 3 > 0, q_agg=("mean", "min")[case % 2], **sizes)
+    requests = int(rng.integers(1, 9))
+    batch = SampleBatch.of(rng.standard_normal((requests, obs_dim)).astype(np.float32), rng.integers(1, 150, requests),
+                           rng.integers(1, 9, requests), range(requests), return_candidates=case % 2 == 0)
+    for precision in ("fp32", "bf16"):
+        for threads in (1, 2, 3):
+            cpu.CpuBackend(policy, precision, threads, isa).sample_and_score(batch)
+print("finished")
+"""
+
+
+def build(target: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", target, "--build-temp", target / "tmp"]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+
+
+def test_no_access_out_of_bounds_and_nothing_undefined(tmp_path: Path) -> None:
+    flags = "-fsanitize=address,undefined -fno-sanitize-recover=all -g -O1"
+    built = build(tmp_path, CFLAGS=flags, LDFLAGS="-fsanitize=address,undefined")
+    (library,) = tmp_path.glob("kernels/cpu/_engine*.so")
+    assert built.returncode == 0, built.stderr
+    runtimes = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in ("libasan.so", "libubsan.so", "libstdc++.so")
+    ]
+    environment = {
+        "LD_PRELOAD": " ".join(runtimes),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python itself leaks at exit
+        "PYTHONPATH": str(ROOT),
+    }
+    ran = subprocess.run(
+        [sys.executable, "-c", EXERCISE, str(library)],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "finished" in ran.stdout, ran.stderr[-4000:]
+    assert ran.returncode == 0, ran.stderr[-4000:]
+    assert "runtime error" not in ran.stderr
+
+
+def test_without_a_compiler_the_build_succeeds_and_leaves_the_engine_out(tmp_path: Path) -> None:
+    built = build(tmp_path, CC="/nonexistent/cc", CXX="/nonexistent/c++")
+    assert built.returncode == 0, built.stderr
+    assert not list(tmp_path.glob("kernels/cpu/_engine*.so"))
