@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
+from kernels.backend import NonFiniteOutput
 from policy import CheckpointError
 from training.results.errors import ResultsError
 from training.results.experiments import Experiment, Laboratory, curve_of, require_steps, subject_of
@@ -164,5 +166,7 @@ def main() -> None:
             print(page)
     except KeyboardInterrupt:
         raise SystemExit("interrupted: run the same command again to continue") from None
-    except (CheckpointError, ResultsError) as error:
+    except (CheckpointError, NonFiniteOutput, ResultsError) as error:
         raise SystemExit(f"sorl-results: {error}") from None
+    except BrokenProcessPool:
+        raise SystemExit("sorl-results: a worker process died; run the same command again to continue") from None

@@ -10,7 +10,7 @@ from sorl_client.episodes import make_env, reset
 from tqdm import tqdm
 
 from kernels.backend import Backend, create_backend
-from policy import load_policy
+from policy import CheckpointError, Policy, load_policy
 from training.results.errors import ResultsError
 from training.results.latency import machine, measure_latency
 from training.results.plan import Curve, Subject
@@ -58,10 +58,14 @@ class Laboratory:
             self._episodes(checkpoint, record, protocol.verifier(best), protocol.selection, f"{label}: verifier")
         if "latency" in only:
             self._latency(checkpoint, record, label)
-        if "shortcut" in only and not record.table("shortcut"):
-            policy, backend = load_policy(checkpoint.path), _backend(checkpoint)
+        if "shortcut" in only and not record.has_shortcut(protocol.num_steps):
             rows = measure_shortcut(
-                backend, policy.spec, checkpoint.task, protocol.selection, protocol.num_steps, label
+                _backend(checkpoint),
+                _load(checkpoint).spec,
+                checkpoint.task,
+                protocol.selection,
+                protocol.num_steps,
+                label,
             )
             record.write_table("shortcut", rows)
 
@@ -146,4 +150,11 @@ def require_steps(run: Run, protocol: Protocol) -> None:
 
 def _backend(checkpoint: Checkpoint) -> Backend:
     """What workers evaluate with: the same choice on the same device."""
-    return create_backend(load_policy(checkpoint.path), "auto", "cpu")
+    return create_backend(_load(checkpoint), "auto", "cpu")
+
+
+def _load(checkpoint: Checkpoint) -> Policy:
+    policy = load_policy(checkpoint.path)
+    if policy.version != checkpoint.version:
+        raise CheckpointError(f"{checkpoint.path} was replaced meanwhile: run the same command again")
+    return policy

@@ -61,7 +61,7 @@ class Measurements:
             slow = [cell for cell in protocol.grid() if (cell.num_candidates, cell.num_steps) not in measured]
             if slow:
                 missing.append(f"{subject.label}, latency: {len(slow)} of {len(protocol.grid())} cells")
-            if not record.table("shortcut"):
+            if not record.has_shortcut(protocol.num_steps):
                 missing.append(f"{subject.label}, shortcut error")
         if not plan.curves:
             missing.append("learning curves: no run folder with kept policies was named")

@@ -96,6 +96,10 @@ class Record:
         with path.open(newline="") as file:
             return list(csv.DictReader(file))
 
+    def has_shortcut(self, num_steps: tuple[int, ...]) -> bool:
+        """Whether the shortcut's error has been measured for all of `num_steps`."""
+        return set(num_steps) <= {int(row["num_steps"]) for row in self.table("shortcut")}
+
     def write_table(self, name: str, rows: list[Row]) -> None:
         """Replace a small table; `rows` share their keys."""
         write_table(self.folder / f"{name}.csv", rows)

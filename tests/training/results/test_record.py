@@ -84,6 +84,14 @@ def test_another_engine_does_not_continue(record: Record) -> None:
         Record.create(record.folder, FACTS | {"engine": "cpu/bf16"})
 
 
+def test_small_tables_come_back(record: Record) -> None:
+    assert record.table("shortcut") == []
+    record.write_table("shortcut", [{"num_steps": 1, "to_finest": 0.5}, {"num_steps": 8, "to_finest": 0.0}])
+    assert record.table("shortcut")[0] == {"num_steps": "1", "to_finest": "0.5"}
+    assert record.has_shortcut((1, 8))
+    assert not record.has_shortcut((1, 4))
+
+
 def test_damage_is_named(record: Record, tmp_path: Path) -> None:
     (record.folder / "episodes.csv").write_text("nonsense\n")
     with pytest.raises(RecordError, match="header must be"):
