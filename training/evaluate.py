@@ -7,13 +7,7 @@ on another.
 
 from __future__ import annotations
 
-import csv
-import multiprocessing
-import os
-import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -25,10 +19,14 @@ from sorl_client.episodes import make_env
 from sorl_client.statistics import wilson_interval
 from tqdm import tqdm
 
-from kernels.threads import available_cores, limit_torch_threads
+from kernels.backend import Precision, create_backend
 from policy import CheckpointError, Measurement, load_policy
-from training.files import atomic_path, write_json
-from training.rollout import EpisodeResult, Job, Roller
+from training.episode_table import EpisodeRow, write_rows
+from training.facts import discount_of, policy_facts
+from training.files import write_json
+from training.rollout import EpisodeResult, Job
+from training.selection import Selection
+from training.workers import run_jobs
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,10 @@ class EvaluateConfig:
     """Fresh noise at every control tick, or the same noise throughout an episode."""
     temperature: float = 1.0
     """Scale of the initial noise."""
+    select: Selection = "best"
+    """Which of the N candidates is executed: the one of highest value, a random one, or the one of lowest value."""
+    precision: Precision = "auto"
+    """Of the engine's hidden products; auto is what the service would take on this machine."""
     processes: int = 0
     """Worker processes, one compute thread each; 0 means one per available core."""
     lanes: int = 8
@@ -67,26 +69,6 @@ class EvaluateConfig:
         for name in ("num_candidates", "num_steps"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be one or more numbers of at least 1, got {getattr(self, name)}")
-
-
-_roller: Roller | None = None
-
-
-def _start_worker(policy_path: Path, version: str, task: str, lanes: int) -> None:
-    from kernels.backend import create_backend
-
-    global _roller
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
-    limit_torch_threads(1)  # as many processes as cores: a second thread would only spin
-    policy = load_policy(policy_path)
-    if policy.version != version:
-        raise CheckpointError(f"{policy_path} was replaced while its evaluation began")
-    _roller = Roller(create_backend(policy, "auto", "cpu"), policy.spec, task, lanes)
-
-
-def _run_jobs(jobs: list[Job]) -> list[EpisodeResult]:
-    assert _roller is not None
-    return list(_roller.run(jobs))
 
 
 def evaluate(config: EvaluateConfig) -> dict[str, Any]:
@@ -106,29 +88,38 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         raise ValueError(f"num_steps must be at most {spec.denoise_timesteps}, the policy's denoise_timesteps")
     _require_simulated(task)
     jobs = [
-        Job(episode, n, m, config.seed_policy, config.temperature)
+        Job(episode, n, m, config.seed_policy, config.temperature, config.select)
         for n, m in product(config.num_candidates, config.num_steps)
         for episode in range(config.first_seed, config.first_seed + config.episodes)
     ]
     started = time.perf_counter()
-    results = sorted(_run_parallel(config, policy.version, task, jobs), key=lambda r: (*_cell(r.job), r.job.episode))
+    results: list[EpisodeResult] = []
+    with tqdm(total=len(jobs), unit="episode", desc=task) as bar:
+        where = config.processes, config.lanes, config.precision
+        for done in run_jobs(config.policy, policy.version, task, jobs, *where):
+            results += done
+            bar.update(len(done))
+    results.sort(key=lambda r: (*_cell(r.job), r.job.episode))
     seconds = time.perf_counter() - started
     cells = [_measure([r for r in results if _cell(r.job) == cell]) for cell in dict.fromkeys(map(_cell, jobs))]
     report = {
         "policy": config.policy.name,
-        "policy_sha256": policy.version,
+        **policy_facts(policy),
+        "engine": create_backend(policy, "auto", "cpu", config.precision).engine,
         "task": task,
+        "discount": discount_of(spec, task),
         "first_seed": config.first_seed,
         "episodes": config.episodes,
         "seed_policy": config.seed_policy,
         "temperature": config.temperature,
+        "select": config.select,
         "seconds": round(seconds, 1),
         "cells": cells,
     }
     if config.json:
         write_json(config.json, report)
     if config.csv:
-        _write_csv(config.csv, results)
+        write_rows(config.csv, map(EpisodeRow.of, results))
     return report
 
 
@@ -138,28 +129,6 @@ def _require_simulated(task: str) -> None:
         make_env(task).close()
     except gymnasium.error.Error as error:
         raise ValueError(f"OGBench does not know the task {task!r} ({error}); say --task") from None
-
-
-def _run_parallel(config: EvaluateConfig, version: str, task: str, jobs: list[Job]) -> Iterator[EpisodeResult]:
-    processes = config.processes or available_cores()
-    # Chunks of four rounds of lanes: small enough to balance, large enough that idle lanes at a chunk's end are few.
-    size = max(config.lanes, min(4 * config.lanes, -(-len(jobs) // processes)))
-    chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with (
-        tqdm(total=len(jobs), unit="episode", desc=task) as bar,
-        ProcessPoolExecutor(processes, context, _start_worker, (config.policy, version, task, config.lanes)) as pool,
-    ):
-        futures = [pool.submit(_run_jobs, chunk) for chunk in chunks]
-        try:
-            for future in as_completed(futures):
-                results = future.result()
-                bar.update(len(results))
-                yield from results
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _cell(job: Job) -> tuple[int, int]:
@@ -173,16 +142,11 @@ def _measure(results: list[EpisodeResult]) -> dict[str, Any]:
     low, high = wilson_interval(successes, episodes)
     n, m = _cell(results[0].job)
     measurement = Measurement(n, m, successes / episodes, low, high, episodes)
-    return {**asdict(measurement), "mean_steps": sum(result.steps for result in results) / episodes}
-
-
-def _write_csv(path: Path, results: list[EpisodeResult]) -> None:
-    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["num_candidates", "num_steps", "episode", "success", "steps", "first_q"])
-        for result in results:
-            row = (*_cell(result.job), result.job.episode, int(result.success), result.steps, result.first_q)
-            writer.writerow(row)
+    means = {
+        f"mean_{name}": sum(getattr(result, name) for result in results) / episodes
+        for name in ("steps", "first_q", "discounted_return")
+    }
+    return {**asdict(measurement), **means, "crashes": sum(result.crashed for result in results)}
 
 
 def format_table(report: dict[str, Any]) -> str:

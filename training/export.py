@@ -69,6 +69,8 @@ def _read(path: Path, policy: Policy) -> dict[str, Any]:
         raise ValueError(
             f"{path} measured another file (sha256 {report['policy_sha256'][:12]}, not {policy.version[:12]})"
         )
+    if report.get("select", "best") != "best":
+        raise ValueError(f"{path} executed the {report['select']} candidate, and a policy serves the best")
     return report
 
 

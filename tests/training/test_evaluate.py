@@ -15,6 +15,7 @@ from kernels.reference import ReferenceBackend
 from policy import CheckpointError, Policy, Provenance, save_policy
 from tests.policies import random_policy
 from tests.training.conftest import TASK
+from training.episode_table import read_rows
 from training.evaluate import EvaluateConfig, evaluate, format_table
 from training.rollout import Job, Roller
 
@@ -74,7 +75,35 @@ def test_a_report_of_a_grid(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
         mine = [row for row in rows if int(row["num_candidates"]) == cell["num_candidates"]]
         assert cell["success"] == np.mean([int(row["success"]) for row in mine])
         assert cell["low"] <= cell["success"] <= cell["high"]
+        assert cell["mean_first_q"] == pytest.approx(np.mean([float(row["first_q"]) for row in mine]))
+        assert cell["crashes"] == 0
     assert "95 % interval" in format_table(report)
+    conditions = {name: report[name] for name in ("select", "engine", "actor_hidden", "updates", "discount")}
+    assert conditions == {
+        "select": "best",
+        "engine": "reference/fp32/cpu",
+        "actor_hidden": [32, 32],
+        "updates": 0,
+        "discount": 0.995,  # the environment's, since this policy does not say
+    }
+
+
+@pytest.mark.slow
+def test_worst_candidates_begin_with_lower_values(path: Path, tmp_path: Path) -> None:
+    first = {}
+    for select in ("best", "worst"):
+        table = tmp_path / f"{select}.csv"
+        report = evaluate(
+            EvaluateConfig(
+                policy=path, num_candidates=(4,), num_steps=(1,), episodes=2, processes=1, select=select, csv=table
+            )  # type: ignore[arg-type]
+        )
+        assert report["select"] == select
+        rows = read_rows(table)
+        assert {row.select for row in rows} == {select}
+        first[select] = {row.initial_state: row.first_q for row in rows}
+    assert first["best"].keys() == first["worst"].keys()
+    assert all(first["worst"][state] < q for state, q in first["best"].items())
 
 
 def test_faults_are_named(path: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ def test_a_report_of_another_file_is_refused(config: ExportConfig, source: Path)
     save_policy(random_policy(seed=1), source)
     with pytest.raises(ValueError, match="measured another file"):
         export(config)
+
+
+def test_only_the_best_candidate_is_served(config: ExportConfig, tmp_path: Path) -> None:
+    path = tmp_path / "headline.json"
+    write_json(path, json.loads(path.read_text()) | {"select": "random"})
+    with pytest.raises(ValueError, match="executed the random candidate"):
+        export(config)
+    write_json(path, json.loads(path.read_text()) | {"select": "best"})
+    export(config)
 
 
 def test_choosing_and_reporting_on_the_same_seeds_is_refused(

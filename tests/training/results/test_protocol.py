@@ -1,0 +1,61 @@
+"""The rules that are fixed before anything is run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from training.results.errors import ResultsError
+from training.results.protocol import Cell, Protocol, Seeds
+
+BEST = Cell(16, 4)
+
+
+def test_the_grid_is_the_plans() -> None:
+    grid = Protocol().grid()
+    assert len(grid) == len(set(grid)) == 28
+    assert {cell.num_candidates for cell in grid} == {1, 2, 4, 8, 16, 32, 64}
+    assert {cell.num_steps for cell in grid} == {1, 2, 4, 8}
+    assert Protocol().report.episodes >= 200
+
+
+def test_claims_compare_what_they_say() -> None:
+    sides = {claim.key: (str(claim.a), str(claim.b)) for claim in Protocol().claims(BEST)}
+    assert sides == {
+        "more-candidates": ("(32, 4)", "(1, 4)"),
+        "more-steps": ("(1, 8)", "(1, 1)"),
+        "best-random": ("(32, 4)", "(32, 4) random"),
+        "best-worst": ("(32, 4)", "(32, 4) worst"),
+        "equal-compute": ("(1, 8)", "(8, 1)"),
+    }
+    assert [claim.key for claim in Protocol().claims(BEST) if claim.paper] == ["more-candidates", "more-steps"]
+
+
+def test_report_seeds_run_the_best_cell_and_every_side_once() -> None:
+    reported = Protocol().reported(BEST)
+    assert reported[0] == BEST
+    assert len(reported) == len(set(reported)) == 8
+
+
+def test_a_claim_of_a_cell_against_itself_is_none() -> None:
+    assert [claim.key for claim in Protocol(num_steps=(1,)).claims(Cell(2, 1))] == [
+        "more-candidates",
+        "best-random",
+        "best-worst",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"report": Seeds(10_049, 200)}, "overlap: what chose must not report"),
+        ({"selection": Seeds(0, 0)}, "selection seeds"),
+        ({"num_steps": ()}, "num_steps"),
+        ({"num_candidates": (1, 1)}, "num_candidates"),
+        ({"curve_cells": ((0, 4),)}, "curve_cells"),
+    ],
+)
+def test_what_can_not_be_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ResultsError, match=message):
+        replace(Protocol(), **change)  # type: ignore[arg-type]

@@ -1,0 +1,66 @@
+"""What a run folder holds, and under which name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from policy import CheckpointError, save_policy
+from tests.policies import random_policy
+from tests.training.conftest import TASK
+from tests.training.results.conftest import SMALL, InProcess, save_run
+from training.results.errors import ResultsError
+from training.results.experiments import Laboratory
+from training.results.runs import find_runs
+
+
+def test_checkpoints_are_in_order_and_the_last_is_counted_once(tmp_path: Path) -> None:
+    (run,) = find_runs((save_run(tmp_path / f"{TASK}-3", 3, (5, 10, 100)),))
+    assert run.label == "seed 3"
+    assert run.task == TASK
+    assert [checkpoint.updates for checkpoint in run.checkpoints] == [5, 10, 100]
+    assert run.last.path.name == "policy.safetensors"
+    assert run.last.facts["discount"] == 0.9
+
+
+def test_training_time_is_what_the_log_says(tmp_path: Path) -> None:
+    (run,) = find_runs((save_run(tmp_path / "big", 0, (5, 10, 20)),))
+    assert run.label == "big"
+    # Ten updates at 2 a second, then ten at 5.
+    assert [checkpoint.facts["training_seconds"] for checkpoint in run.checkpoints] == [None, 5.0, 7.0]
+
+
+def test_a_file_is_a_run_of_one(tmp_path: Path) -> None:
+    save_run(tmp_path / "run", 0, (10,))
+    shutil.copy(tmp_path / "run" / "policy.safetensors", tmp_path / "cube.safetensors")
+    (run,) = find_runs((tmp_path / "cube.safetensors",))
+    assert (run.label, len(run.checkpoints)) == ("cube", 1)
+    assert run.last.facts["training_seconds"] is None
+
+
+def test_equal_names_are_told_apart(tmp_path: Path) -> None:
+    runs = find_runs((save_run(tmp_path / "a" / "run", 0, (10,)), save_run(tmp_path / "b" / "run", 1, (10,))))
+    assert [run.label for run in runs] == [f"run {run.last.version[:8]}" for run in runs]
+    assert runs[0].label != runs[1].label
+
+
+def test_what_can_not_be_measured_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ResultsError, match=r"empty has no policy\.safetensors"):
+        find_runs((tmp_path / "empty",))
+    save_policy(random_policy(), tmp_path / "nameless.safetensors")
+    with pytest.raises(ResultsError, match="does not name the environment"):
+        find_runs((tmp_path / "nameless.safetensors",))
+
+
+def test_a_policy_that_was_replaced_is_not_measured_as_the_old_one(tmp_path: Path, in_process: InProcess) -> None:
+    (run,) = find_runs((save_run(tmp_path / "run", 0, (10,)),))
+    laboratory = Laboratory(tmp_path / "out", SMALL, run=in_process)
+    laboratory.record(run.last)
+    save_policy(random_policy(9, obs_dim=2, action_dim=2), run.last.path)
+    with pytest.raises(CheckpointError, match="was replaced meanwhile"):
+        laboratory.measure(run.last, "run", ("latency",))
+    with pytest.raises(CheckpointError, match="was replaced meanwhile"):
+        laboratory.measure(run.last, "run", ("shortcut",))

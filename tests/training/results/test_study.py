@@ -1,0 +1,239 @@
+"""From run folders to a page: everything once, resumable, and the page says what the tables say."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.training.conftest import TASK
+from tests.training.results.conftest import SMALL, InProcess, save_run
+from training.results.cli import ResultsConfig, render, run, study
+from training.results.errors import RecordError, ResultsError
+from training.results.experiments import Laboratory, record_folder
+from training.results.plan import Plan
+from training.results.plots import DRAWINGS
+from training.results.runs import find_runs
+from training.rollout import EpisodeResult, Job
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    folders = tmp_path / "runs"
+    return save_run(folders / f"{TASK}-0", 0, (10, 20)), save_run(folders / f"{TASK}-1", 1, (10, 20))
+
+
+def laboratory(tmp_path: Path, jobs: Any) -> Laboratory:
+    return Laboratory(tmp_path / "out" / TASK, SMALL, lanes=4, run=jobs)
+
+
+def table(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / f"{name}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_whole_study_runs_once_and_renders_again(
+    runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
+) -> None:
+    lab = laboratory(tmp_path, in_process)
+    page = study(lab, find_runs(runs[:1]), find_runs(runs[1:]))
+    assert page == tmp_path / "out" / f"{TASK}.md"
+    text = page.read_text()
+    assert "Everything planned was run." in text
+    assert "not run" not in text.lower().replace("## not run", "")
+    for name in DRAWINGS:
+        assert (lab.folder / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert f"]({TASK}/{name}.png)" in text
+    # Grid 6 cells, random and worst at 2 N each, 3 episodes; up to 8 report cells, 4 episodes.
+    first = find_runs(runs[:1])[0].last
+    episodes = table(record_folder(lab.folder, first.version), "episodes")
+    assert len(episodes) == 3 * 6 + 3 * 4 + 4 * len(table_cells(lab.folder, "report"))
+    assert len(in_process.jobs) == len(episodes) + 3 * 2 * 3  # and the curves' other three checkpoints
+
+    again = InProcess()
+    assert study(laboratory(tmp_path, again), find_runs(runs[:1]), find_runs(runs[1:])).read_text() == text
+    assert again.jobs == []
+    for path in runs:
+        for file in path.iterdir():
+            file.unlink()
+    page.unlink()
+    assert render(lab.folder).read_text() == text
+
+
+def table_cells(folder: Path, seeds: str) -> list[dict[str, str]]:
+    return [row for row in table(folder, "cells") if row["seeds"] == seeds]
+
+
+def test_the_page_says_what_the_tables_say(runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess) -> None:
+    lab = laboratory(tmp_path, outcomes)
+    text = study(lab, find_runs(runs), [], only=("grid", "claims", "verifier")).read_text()
+    for label in ("seed 0", "seed 1"):
+        grid = text.split(f"### {label}\n")[1].split("Best cell")[0]
+        shown = dict(re.findall(r"^\| (\d) \| (.*) \|$", grid, re.MULTILINE))
+        for row in table_cells(lab.folder, "selection"):
+            if row["label"] != label or row["select"] != "best":
+                continue
+            cell = shown[row["num_steps"]].split(" | ")[SMALL.num_candidates.index(int(row["num_candidates"]))]
+            numbers = [round(100 * float(row[name])) for name in ("success", "low", "high")]
+            assert [int(number) for number in re.findall(r"\d+", cell)] == numbers
+    for row in table(lab.folder, "claims"):
+        assert float(row["difference"]) == pytest.approx(float(row["success_a"]) - float(row["success_b"]))
+        line = next(
+            line
+            for line in claims_of(text, row["label"])
+            if row["text"][1:] in line and f"**{row['verdict']}**" in line
+        )
+        assert f"{row['a']} alone solved {row['only_a']}, {row['b']} alone {row['only_b']} of {row['episodes']}" in line
+        numbers = [f"{100 * float(row[name]):+.1f}" for name in ("difference", "low", "high")]
+        assert f"{numbers[0]} points [{numbers[1]}, {numbers[2]}]" in line
+    best = table(lab.folder, "policies")[0]
+    headline = next(
+        row
+        for row in table_cells(lab.folder, "report")
+        if (row["label"], row["num_candidates"], row["num_steps"], row["select"])
+        == ("seed 0", best["best_num_candidates"], best["best_num_steps"], "best")
+    )
+    assert f"- seed 0: **{100 * float(headline['success']):.1f} %" in text
+    assert "fewer than the 200" in text
+
+
+def claims_of(text: str, label: str) -> list[str]:
+    return text.split("## Claims")[1].split(f"### {label}\n")[1].split("###")[0].splitlines()
+
+
+def outcomes(
+    policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int
+) -> Iterator[list[EpisodeResult]]:
+    """Episodes whose outcome is known: many steps always win, one step wins on even episodes if N is 1."""
+    yield [
+        EpisodeResult(
+            job=job,
+            success=job.select != "worst" and (job.num_steps > 1 or (job.num_candidates == 1 and job.episode % 2 == 0)),
+            steps=5,
+            first_q=float(job.num_candidates),
+            initial_state=(float(job.episode),),
+            mean_q=0.0,
+            discounted_return=-5.0,
+            mean_return=-2.5,
+            crashed=False,
+            seconds=0.5,
+        )
+        for job in jobs
+    ]
+
+
+def test_verdicts_follow_from_the_outcomes(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    lab = Laboratory(tmp_path / "out" / TASK, replace(SMALL, report=replace(SMALL.report, episodes=20)), run=outcomes)
+    page = study(lab, find_runs(runs[:1]), [], only=("grid", "claims"))
+    rows = {row["claim"]: row for row in table(lab.folder, "claims")}
+    # The best cell is (1, 8): every 8-step cell always wins, and it is the cheapest of them.
+    policies = table(lab.folder, "policies")
+    assert (policies[0]["best_num_candidates"], policies[0]["best_num_steps"]) == ("1", "8")
+    assert rows["more-steps"]["verdict"] == "holds"
+    assert (rows["more-steps"]["only_a"], rows["more-steps"]["only_b"]) == ("10", "0")
+    assert rows["more-candidates"]["verdict"] == "not separated"
+    assert rows["best-random"]["verdict"] == "not separated"
+    assert rows["best-worst"]["verdict"] == "holds"
+    assert rows["equal-compute"]["verdict"] == "holds"
+    text = page.read_text()
+    failed = text.split("## What did not reproduce")[1].split("##")[0]
+    assert failed.count("\n- ") == 1
+    assert "4 candidates do better than 1 (best M): **not separated**" in failed
+    missing = text.split("## Not run")[1]
+    assert "seed 0, random and worst: 4 of 4 cells" in missing
+    assert "seed 0, latency: 6 of 6 cells" in missing
+    assert "seed 0, shortcut error" in missing
+    assert "seed 0, learning curve at 10 updates: 2 of 2 cells ((1, 8), (2, 8))" in missing
+    values = table(lab.folder, "values")
+    assert [row["separation"] for row in values] == ["", ""]  # all succeeded: nothing to separate
+    assert [float(row["first_gap"]) for row in values] == [1 + 5, 4 + 5]
+
+
+def test_an_interrupted_study_goes_on_where_it_was(
+    runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
+) -> None:
+    def interrupted(*arguments: Any) -> Iterator[list[EpisodeResult]]:
+        yield next(in_process(*arguments))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        study(laboratory(tmp_path, interrupted), find_runs(runs[:1]), [], only=("grid",))
+    done = list(in_process.jobs)
+    assert len(done) == in_process.chunk
+    rest = InProcess()
+    study(laboratory(tmp_path, rest), find_runs(runs[:1]), [], only=("grid",))
+    assert len(rest.jobs) == 3 * 6 - len(done)
+    assert not set(rest.jobs) & set(done)
+
+
+def test_the_best_checkpoint_is_the_one_of_most_successes(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    def early_wins(policy: Path, *arguments: Any) -> Iterator[list[EpisodeResult]]:
+        for results in outcomes(policy, *arguments):
+            yield [replace(result, success=policy.name == "policy-10.safetensors") for result in results]
+
+    lab = laboratory(tmp_path, early_wins)
+    page = study(lab, find_runs(runs[:1]), [], checkpoint="best", only=("grid",))
+    (run,) = find_runs(runs[:1])
+    (subject,) = Plan.read(lab.folder / "plan.json").subjects
+    assert subject.version == run.checkpoints[0].version
+    assert "the best of 2 checkpoints on selection seeds" in page.read_text()
+    assert "over 6 cells and 2 checkpoints" in page.read_text()
+
+
+def test_a_single_file_has_no_learning_curve(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    (source,) = find_runs((runs[0] / "policy-10.safetensors",))
+    text = study(laboratory(tmp_path, outcomes), [source], [], only=("grid", "claims", "verifier")).read_text()
+    assert "## Learning curves\n\nNot run." in text
+    assert "learning curves: no run folder with kept policies was named" in text
+
+
+def test_rendering_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match=r"plan\.json can't be read"):
+        render(tmp_path)
+    with pytest.raises(ResultsError, match="not both"):
+        ResultsConfig()
+    with pytest.raises(ResultsError, match="not both"):
+        ResultsConfig(policies=(tmp_path,), render=(tmp_path,))
+
+
+def test_more_steps_than_the_policy_has_is_an_error(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="lower --num-steps"):
+        run(ResultsConfig(policies=runs, num_steps=(1, 16), out=tmp_path / "out"))
+
+
+def test_a_page_is_not_made_of_contradictions(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    lab = laboratory(tmp_path, outcomes)
+    study(lab, find_runs(runs[:1]), [], only=("grid",))
+    path = record_folder(lab.folder, find_runs(runs[:1])[0].last.version) / "episodes.csv"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:-1], lines[-1][:-4] + "ffff"]) + "\n")
+    with pytest.raises(RecordError, match="began in another state"):
+        render(lab.folder)
+
+
+@pytest.mark.slow
+def test_the_command_with_worker_processes(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Real workers, real horizon, one page; then nothing is left to do."""
+    config = ResultsConfig(
+        policies=runs[:1],
+        out=tmp_path / "out",
+        num_candidates=(1, 2),
+        num_steps=(1, 8),
+        many_candidates=2,
+        verifier_candidates=(2,),
+        curve_cells=((1, 8),),
+        episodes=2,
+        report_episodes=2,
+        processes=2,
+        lanes=4,
+    )
+    (page,) = run(config)
+    text = page.read_text()
+    assert "Everything planned was run." in text
+    assert run(config) == [page]
+    assert page.read_text() == text

@@ -1,0 +1,160 @@
+"""Runs what has not been measured yet; everything already in a record is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+from sorl_client.episodes import make_env, reset
+from tqdm import tqdm
+
+from kernels.backend import Backend, create_backend
+from policy import CheckpointError, Policy, load_policy
+from training.results.errors import ResultsError
+from training.results.latency import machine, measure_latency
+from training.results.plan import Curve, Subject
+from training.results.protocol import Cell, Protocol, Seeds
+from training.results.record import Record
+from training.results.runs import Checkpoint, Run
+from training.results.shortcut import measure_shortcut
+from training.rollout import EpisodeResult, Job
+from training.workers import run_jobs
+
+Experiment = Literal["grid", "claims", "verifier", "latency", "shortcut", "curves"]
+RunJobs = Callable[[Path, str, str, list[Job], int, int], Iterator[list[EpisodeResult]]]
+
+
+class Laboratory:
+    """The experiments of one task, kept in `folder`.
+
+    Args:
+        run: how episodes are run; `run_jobs`, or a test's own.
+    """
+
+    def __init__(
+        self, folder: Path, protocol: Protocol, processes: int = 0, lanes: int = 8, run: RunJobs = run_jobs
+    ) -> None:
+        self.folder = folder
+        self.protocol = protocol
+        self._processes = processes
+        self._lanes = lanes
+        self._run = run
+
+    def record(self, checkpoint: Checkpoint) -> Record:
+        """The measurements of a checkpoint, begun when there are none."""
+        facts = {**checkpoint.facts, "engine": _backend(checkpoint).engine, "machine": machine()}
+        return Record.create(record_folder(self.folder, checkpoint.version), facts)
+
+    def measure(self, checkpoint: Checkpoint, label: str, only: tuple[Experiment, ...]) -> None:
+        """Every experiment of `only` but the learning curves, on one policy."""
+        record, protocol = self.record(checkpoint), self.protocol
+        if "grid" in only:
+            self._episodes(checkpoint, record, protocol.grid(), protocol.selection, f"{label}: grid")
+        best = best_cell(record, protocol)
+        if best and "claims" in only:
+            self._episodes(checkpoint, record, protocol.reported(best), protocol.report, f"{label}: claims")
+        if best and "verifier" in only:
+            self._episodes(checkpoint, record, protocol.verifier(best), protocol.selection, f"{label}: verifier")
+        if "latency" in only:
+            self._latency(checkpoint, record, label)
+        if "shortcut" in only and not record.has_shortcut(protocol.num_steps):
+            rows = measure_shortcut(
+                _backend(checkpoint),
+                _load(checkpoint).spec,
+                checkpoint.task,
+                protocol.selection,
+                protocol.num_steps,
+                label,
+            )
+            record.write_table("shortcut", rows)
+
+    def curve(self, run: Run) -> Curve:
+        """The learning curve's episodes on every checkpoint of a run."""
+        for checkpoint in run.checkpoints:
+            name = f"{run.label}: {checkpoint.updates:,} updates"
+            record = self.record(checkpoint)
+            self._episodes(checkpoint, record, self.protocol.curve(), self.protocol.selection, name)
+        return curve_of(run)
+
+    def best_checkpoint(self, run: Run) -> Checkpoint:
+        """The checkpoint of highest mean success over the curve's cells, selection seeds; ties to the later."""
+
+        def successes(checkpoint: Checkpoint) -> int:
+            cells = [self.record(checkpoint).rows(cell, self.protocol.selection) for cell in self.protocol.curve()]
+            return sum(row.success for rows in cells for row in rows or ())
+
+        return max(reversed(run.checkpoints), key=successes)
+
+    def _latency(self, checkpoint: Checkpoint, record: Record, label: str) -> None:
+        measured = record.table("latency")
+        have = {(int(row["num_candidates"]), int(row["num_steps"])) for row in measured}
+        cells = [cell for cell in self.protocol.grid() if (cell.num_candidates, cell.num_steps) not in have]
+        if not cells:
+            return
+        env = make_env(checkpoint.task)
+        observation = reset(env, self.protocol.selection.first)
+        env.close()
+        record.write_table("latency", [*measured, *measure_latency(_backend(checkpoint), observation, cells, label)])
+
+    def _episodes(self, checkpoint: Checkpoint, record: Record, cells: list[Cell], seeds: Seeds, name: str) -> None:
+        jobs = [job for cell in cells for job in record.missing(cell, seeds)]
+        if not jobs:
+            return
+        total = len(cells) * seeds.episodes
+        with tqdm(total=total, initial=total - len(jobs), unit="episode", desc=name) as bar:
+            for results in self._run(
+                checkpoint.path, checkpoint.version, checkpoint.task, jobs, self._processes, self._lanes
+            ):
+                record.add(results)
+                bar.update(len(results))
+
+
+def record_folder(folder: Path, version: str) -> Path:
+    """Where a policy's measurements are kept."""
+    return folder / "policies" / version[:16]
+
+
+def best_cell(record: Record, protocol: Protocol) -> Cell | None:
+    """The grid's best cell on the selection seeds, ties to the least compute; None until the grid is complete."""
+    best: tuple[int, int, int] | None = None
+    chosen = None
+    for cell in protocol.grid():
+        rows = record.rows(cell, protocol.selection)
+        if rows is None:
+            return None
+        key = (sum(row.success for row in rows), -cell.num_candidates * cell.num_steps, -cell.num_steps)
+        if best is None or key > best:
+            best, chosen = key, cell
+    return chosen
+
+
+def subject_of(run: Run, checkpoint: Checkpoint, chosen: bool) -> Subject:
+    return Subject(run.label, checkpoint.version, len(run.checkpoints) if chosen else 1)
+
+
+def curve_of(run: Run) -> Curve:
+    return Curve(run.label, tuple((checkpoint.updates, checkpoint.version) for checkpoint in run.checkpoints))
+
+
+def require_steps(run: Run, protocol: Protocol) -> None:
+    """Raises ResultsError when the protocol asks for more steps than a policy has."""
+    most = max([*protocol.num_steps, *(m for _, m in protocol.curve_cells)])
+    for checkpoint in run.checkpoints:
+        if most > checkpoint.facts["denoise_timesteps"]:
+            raise ResultsError(
+                f"{checkpoint.path} has {checkpoint.facts['denoise_timesteps']} steps (denoise_timesteps), and the "
+                f"experiments ask for {most}; lower --num-steps and --curve-cells"
+            )
+
+
+def _backend(checkpoint: Checkpoint) -> Backend:
+    """What workers evaluate with: the same choice on the same device."""
+    return create_backend(_load(checkpoint), "auto", "cpu")
+
+
+def _load(checkpoint: Checkpoint) -> Policy:
+    policy = load_policy(checkpoint.path)
+    if policy.version != checkpoint.version:
+        raise CheckpointError(f"{checkpoint.path} was replaced meanwhile: run the same command again")
+    return policy

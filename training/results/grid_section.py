@@ -1,0 +1,68 @@
+"""The page's section on success over steps and candidates."""
+
+from __future__ import annotations
+
+from training.results.markdown import budget, cells, figure, table
+from training.results.measurements import Measurements
+from training.results.protocol import Protocol
+from training.results.record import Row
+from training.results.tables import Tables
+from training.results.wording import rate
+
+
+def grid_section(tables: Tables, measurements: Measurements) -> str:
+    protocol = measurements.plan.protocol
+    parts = [
+        "## Success over steps and candidates",
+        f"Per cent [95 % interval], {protocol.selection.episodes} episodes a cell, selection seeds "
+        f"{protocol.selection}.",
+    ]
+    for policy in tables["policies"]:
+        rows = cells(tables, policy["label"], "selection", "best")
+        parts.append(f"### {policy['label']}")
+        parts.append(_grid(policy, rows, protocol) if rows else "Not run.")
+        parts.append(_equal_compute(rows, protocol))
+    parts.append(figure(measurements, "success-by-steps", "Success against steps, a line for every N"))
+    parts.append(figure(measurements, "success-by-candidates", "Success against candidates, a line for every M"))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _grid(policy: Row, rows: list[Row], protocol: Protocol) -> str:
+    by_budget = {budget(row): row for row in rows}
+    best = (policy["best_num_candidates"], policy["best_num_steps"])
+    body = table(
+        ["M", *(f"N = {n}" for n in protocol.num_candidates)],
+        (
+            [m, *(_cell(by_budget.get((n, m)), bold=(n, m) == best) for n in protocol.num_candidates)]
+            for m in protocol.num_steps
+        ),
+    )
+    if best not in by_budget:
+        return body
+    looks = f" and {policy['checkpoints']} checkpoints" if policy["checkpoints"] > 1 else ""
+    return (
+        f"{body}\n\nBest cell: N = {best[0]}, M = {best[1]} with {rate(by_budget[best])}. It is a maximum over "
+        f"{len(rows)} cells{looks} on selection seeds, not a result: the headline above is."
+    )
+
+
+def _equal_compute(rows: list[Row], protocol: Protocol) -> str:
+    """The grid again, cells of equal N x M in a line; nothing where no two share it."""
+    by_budget = {budget(row): row for row in rows}
+    lines = []
+    for product in sorted({n * m for n, m in by_budget}):
+        line = [by_budget.get((product // m, m)) if product % m == 0 else None for m in protocol.num_steps]
+        if sum(row is not None for row in line) > 1:
+            lines.append([product, *("" if row is None else _cell(row) for row in line)])
+    if not lines:
+        return ""
+    return "Equal actor compute, N x M network rows:\n\n" + table(
+        ["N x M", *(f"M = {m}" for m in protocol.num_steps)], lines
+    )
+
+
+def _cell(row: Row | None, bold: bool = False) -> str:
+    if row is None:
+        return "not run"
+    mark = "**" if bold else ""
+    return f"{mark}{100 * row['success']:.0f}{mark} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"

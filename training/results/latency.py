@@ -1,0 +1,70 @@
+"""How long one request takes, in process, with the backend that evaluates."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from sorl_client.statistics import percentiles
+from tqdm import tqdm
+
+from kernels.backend import Backend, SampleBatch
+from kernels.threads import available_cores, limit_torch_threads
+from training.results.protocol import Cell
+from training.results.record import Row
+
+WARM_UP = 5
+REPEATS = 100
+LONGEST_SECONDS = 3.0
+"""A cell is cut short after this long, but not below ten repeats."""
+
+
+def measure_latency(backend: Backend, observation: np.ndarray, cells: Sequence[Cell], label: str) -> list[Row]:
+    """One row a cell: median and 95th percentile in milliseconds of `sample_and_score` for one observation.
+
+    One compute thread, as in evaluation. `load` is the machine's load average meanwhile: a busy machine is slower.
+    """
+    limit_torch_threads(1)
+    rows: list[Row] = []
+    for cell in tqdm(cells, unit="cell", desc=f"{label}: latency"):
+        batches = [
+            SampleBatch.of(observation[None], cell.num_candidates, cell.num_steps, seed) for seed in range(REPEATS)
+        ]
+        for batch in batches[:WARM_UP]:
+            backend.sample_and_score(batch)
+        taken: list[float] = []
+        while len(taken) < REPEATS and (len(taken) < 10 or sum(taken) < 1000 * LONGEST_SECONDS):
+            started = time.perf_counter()
+            backend.sample_and_score(batches[len(taken)])
+            taken.append(1000 * (time.perf_counter() - started))
+        median, high = percentiles(taken, (50, 95))
+        rows.append(
+            {
+                "num_candidates": cell.num_candidates,
+                "num_steps": cell.num_steps,
+                "p50_ms": round(median, 4),
+                "p95_ms": round(high, 4),
+                "repeats": len(taken),
+                "engine": backend.engine,
+                "threads": 1,
+                "machine": machine(),
+                "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else "",
+            }
+        )
+    return rows
+
+
+def machine() -> str:
+    """Processor and cores, e.g. "AMD EPYC 9B14, 2 cores"."""
+    name = "unknown processor"
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {available_cores()} cores"

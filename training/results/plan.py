@@ -1,0 +1,80 @@
+"""What a page is about: policies, learning curves and the protocol; kept beside the measurements as plan.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from training.files import write_json
+from training.results.errors import ResultsError
+from training.results.protocol import Protocol, Seeds
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A policy that every experiment is run on."""
+
+    label: str
+    version: str
+    """sha256 of its file."""
+    checkpoints: int
+    """Among how many checkpoints of its run it was chosen, on selection seeds; 1 is no choice."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's kept policies, in order of updates."""
+
+    label: str
+    points: tuple[tuple[int, str], ...]
+    """Updates, and the sha256 of the policy after them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the page of one task shows, or lists as not run."""
+
+    task: str
+    protocol: Protocol
+    subjects: tuple[Subject, ...]
+    curves: tuple[Curve, ...]
+
+    def versions(self) -> list[str]:
+        """Every policy that the page needs."""
+        curves = [version for curve in self.curves for _, version in curve.points]
+        return list(dict.fromkeys([*(subject.version for subject in self.subjects), *curves]))
+
+    def write(self, path: Path) -> None:
+        write_json(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """The plan that `write` left.
+
+        Raises:
+            ResultsError: no such file, or not a plan.
+        """
+        try:
+            value = json.loads(path.read_text())
+            return cls(
+                task=value["task"],
+                protocol=_protocol(value["protocol"]),
+                subjects=tuple(Subject(**subject) for subject in value["subjects"]),
+                curves=tuple(
+                    Curve(curve["label"], tuple((updates, version) for updates, version in curve["points"]))
+                    for curve in value["curves"]
+                ),
+            )
+        except OSError as error:
+            raise ResultsError(f"{path} can't be read: {error.strerror}; run sorl-results on policies first") from None
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ResultsError(f"{path} is not a plan of sorl-results: {error}") from None
+
+
+def _protocol(value: dict[str, Any]) -> Protocol:
+    fields: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
+    fields["selection"], fields["report"] = (Seeds(**value[name]) for name in ("selection", "report"))
+    fields["curve_cells"] = tuple((n, m) for n, m in value["curve_cells"])
+    return Protocol(**fields)

@@ -1,0 +1,30 @@
+"""The plots of a task's page, each drawn from its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from training.results.budget_plots import by_candidates, by_latency, by_steps, learning_curves
+from training.results.measurements import Measurements
+from training.results.tables import Tables
+from training.results.verifier_plots import over_optimisation, rules, shortcut_error, values
+
+DRAWINGS: dict[str, Callable[[Tables, Measurements, Path], bool]] = {
+    "success-by-steps": by_steps,
+    "success-by-candidates": by_candidates,
+    "success-by-latency": by_latency,
+    "learning-curves": learning_curves,
+    "verifier": rules,
+    "values": values,
+    "over-optimisation": over_optimisation,
+    "shortcut-error": shortcut_error,
+}
+
+
+def draw_plots(tables: Tables, measurements: Measurements, folder: Path) -> None:
+    """Every plot that has data, as PNG; one that lost its data is removed."""
+    for name, draw in DRAWINGS.items():
+        path = folder / f"{name}.png"
+        if not draw(tables, measurements, path):
+            path.unlink(missing_ok=True)

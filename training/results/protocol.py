@@ -1,0 +1,150 @@
+"""The rules of the experiments, fixed before any is run: which budgets, which seeds, which claims."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.results.errors import ResultsError
+from training.selection import Selection
+
+REPORT_EPISODES = 200
+"""The fewest report episodes that a headline may rest on."""
+
+# Success in per cent, mean over an environment's five tasks, 8 seeds, 50 episodes, 1M updates, 4 x 512: the paper's
+# main table. It publishes no figure per task, and not the (N, M) behind these.
+PAPER_SUCCESS = {
+    "antmaze-large": 89,
+    "antmaze-giant": 9,
+    "humanoidmaze-medium": 64,
+    "humanoidmaze-large": 5,
+    "antsoccer-arena": 69,
+    "cube-single": 97,
+    "cube-double": 25,
+    "scene": 57,
+}
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """A compute budget and the rule that picks among its candidates."""
+
+    num_candidates: int
+    num_steps: int
+    select: Selection = "best"
+
+    def __str__(self) -> str:
+        rule = "" if self.select == "best" else f" {self.select}"
+        return f"({self.num_candidates}, {self.num_steps}){rule}"
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Episode seeds first .. first + episodes - 1."""
+
+    first: int
+    episodes: int
+
+    @property
+    def range(self) -> range:
+        return range(self.first, self.first + self.episodes)
+
+    def __str__(self) -> str:
+        return f"{self.first} to {self.first + self.episodes - 1}"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement that A succeeds more often than B."""
+
+    key: str
+    text: str
+    a: Cell
+    b: Cell
+    paper: bool
+    """The paper says so; the others are this project's questions."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured of every policy. Raises ResultsError for seeds that overlap or numbers below 1."""
+
+    num_candidates: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    num_steps: tuple[int, ...] = (1, 2, 4, 8)
+    selection: Seeds = Seeds(10_000, 50)
+    report: Seeds = Seeds(20_000, REPORT_EPISODES)
+    many_candidates: int = 32
+    verifier_candidates: tuple[int, ...] = (2, 8, 32)
+    curve_cells: tuple[tuple[int, int], ...] = ((1, 4), (32, 4))
+
+    def __post_init__(self) -> None:
+        for name in ("num_candidates", "num_steps", "verifier_candidates"):
+            values = getattr(self, name)
+            if not values or min(values) < 1 or len(set(values)) != len(values):
+                raise ResultsError(f"{name} must be one or more different numbers of at least 1, got {values}")
+        for name in ("selection", "report"):
+            seeds = getattr(self, name)
+            if seeds.episodes < 1 or seeds.first < 0:
+                raise ResultsError(f"{name} seeds must be at least one episode from at least 0, got {seeds}")
+        if set(self.selection.range) & set(self.report.range):
+            raise ResultsError(
+                f"selection seeds ({self.selection}) and report seeds ({self.report}) overlap: "
+                "what chose must not report"
+            )
+        if any(min(cell) < 1 for cell in self.curve_cells):
+            raise ResultsError(f"curve_cells must be pairs N M of at least 1, got {self.curve_cells}")
+
+    def grid(self) -> list[Cell]:
+        """All budgets, chosen by the verifier; selection seeds."""
+        return [Cell(n, m) for m in self.num_steps for n in self.num_candidates]
+
+    def verifier(self, best: Cell) -> list[Cell]:
+        """The other rules beside the grid, at the best cell's M; selection seeds."""
+        rules: tuple[Selection, ...] = ("random", "worst")
+        return [Cell(n, best.num_steps, rule) for rule in rules for n in self.verifier_candidates]
+
+    def claims(self, best: Cell) -> list[Claim]:
+        """What is tested on the report seeds, given the best cell of the selection seeds."""
+        m, many = best.num_steps, self.many_candidates
+        few_steps, all_steps = min(self.num_steps), max(self.num_steps)
+        chosen = Cell(many, m)
+        claims = [
+            Claim("more-candidates", f"{many} candidates do better than 1 (best M)", chosen, Cell(1, m), paper=True),
+            Claim(
+                "more-steps",
+                f"{all_steps} steps do better than {few_steps} (N = 1)",
+                Cell(1, all_steps),
+                Cell(1, few_steps),
+                paper=True,
+            ),
+            Claim(
+                "best-random",
+                f"the best of {many} by Q does better than a random one",
+                chosen,
+                Cell(many, m, "random"),
+                paper=False,
+            ),
+            Claim(
+                "best-worst",
+                f"the best of {many} by Q does better than the worst",
+                chosen,
+                Cell(many, m, "worst"),
+                paper=False,
+            ),
+            Claim(
+                "equal-compute",
+                f"of equal actor compute, {all_steps} steps do better than {all_steps} candidates",
+                Cell(1, all_steps),
+                Cell(all_steps, 1),
+                paper=False,
+            ),
+        ]
+        return [claim for claim in claims if claim.a != claim.b]
+
+    def reported(self, best: Cell) -> list[Cell]:
+        """Every cell that the report seeds are run on: the best one, and both sides of each claim."""
+        sides = [side for claim in self.claims(best) for side in (claim.a, claim.b)]
+        return list(dict.fromkeys([best, *sides]))
+
+    def curve(self) -> list[Cell]:
+        """Budgets of the learning curves; selection seeds."""
+        return [Cell(n, m) for n, m in self.curve_cells]

@@ -1,0 +1,133 @@
+"""What has been measured of one policy file, so that nothing is measured twice.
+
+A folder named by the policy's sha256 holds policy.json (what it is and what evaluates it), episodes.csv (one row an
+episode, added as episodes end), latency.csv and shortcut.csv. Budgets, rule and seed identify an episode; all else is
+fixed: temperature 1, a fresh seed for every (episode, step), default horizon and termination.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from training.episode_table import EpisodeRow, EpisodeTableError, append_rows, read_rows
+from training.files import atomic_path, write_json
+from training.results.errors import RecordError
+from training.results.protocol import Cell, Seeds
+from training.rollout import EpisodeResult, Job
+
+Row = dict[str, Any]
+_CONDITIONS = ("policy_sha256", "task", "engine")
+
+
+class Record:
+    """The measurements of one policy.
+
+    Raises:
+        RecordError: a file is damaged or contradicts itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.facts: Row = json.loads((folder / "policy.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise RecordError(f"{folder / 'policy.json'} can't be read: {error}") from None
+        self._rows: dict[tuple[Cell, int], EpisodeRow] = {}
+        self._state_of: dict[int, str] = {}
+        self._episode_of: dict[str, int] = {}
+        path = folder / "episodes.csv"
+        if path.exists():
+            try:
+                self._index(read_rows(path))
+            except EpisodeTableError as error:
+                raise RecordError(str(error)) from None
+
+    @classmethod
+    def create(cls, folder: Path, facts: Row) -> Record:
+        """The record in `folder`, begun when there is none.
+
+        Raises:
+            RecordError: the one there is of another policy, task or engine.
+        """
+        path = folder / "policy.json"
+        if not path.exists():
+            write_json(path, facts)
+        record = cls(folder)
+        for name in _CONDITIONS:
+            if record.facts.get(name) != facts[name]:
+                raise RecordError(
+                    f"{path}: {name} is {record.facts.get(name)!r} there and {facts[name]!r} here; choose another --out"
+                )
+        return record
+
+    def missing(self, cell: Cell, seeds: Seeds) -> list[Job]:
+        """The episodes of a cell that are still to be run."""
+        return [
+            Job(episode, cell.num_candidates, cell.num_steps, select=cell.select)
+            for episode in seeds.range
+            if (cell, episode) not in self._rows
+        ]
+
+    def rows(self, cell: Cell, seeds: Seeds) -> list[EpisodeRow] | None:
+        """A cell's episodes in order of their seeds; None until all are there."""
+        if self.missing(cell, seeds):
+            return None
+        return [self._rows[cell, episode] for episode in seeds.range]
+
+    def add(self, results: Iterable[EpisodeResult]) -> None:
+        """Keep `results`, on disk before anything else.
+
+        Raises:
+            RecordError: initial states are not what their seeds say.
+        """
+        rows = [EpisodeRow.of(result) for result in results]
+        append_rows(self.folder / "episodes.csv", rows)
+        self._index(rows)
+
+    def table(self, name: str) -> list[dict[str, str]]:
+        """The rows of a small table, latency or shortcut; none when it has not been measured."""
+        path = self.folder / f"{name}.csv"
+        if not path.exists():
+            return []
+        with path.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def has_shortcut(self, num_steps: tuple[int, ...]) -> bool:
+        """Whether the shortcut's error has been measured for all of `num_steps`."""
+        return set(num_steps) <= {int(row["num_steps"]) for row in self.table("shortcut")}
+
+    def write_table(self, name: str, rows: list[Row]) -> None:
+        """Replace a small table; `rows` share their keys."""
+        write_table(self.folder / f"{name}.csv", rows)
+
+    def _index(self, rows: Iterable[EpisodeRow]) -> None:
+        for row in rows:
+            # Two commands may have run one episode at the same time: the first row counts.
+            cell = Cell(row.num_candidates, row.num_steps, row.select)  # type: ignore[arg-type]
+            self._rows.setdefault((cell, row.episode), row)
+            state = self._state_of.setdefault(row.episode, row.initial_state)
+            if state != row.initial_state:
+                raise RecordError(
+                    f"{self.folder}: episode {row.episode} began in another state under {cell} than before: "
+                    "its cells can't be paired (were they run on another machine?)"
+                )
+            if self._episode_of.setdefault(row.initial_state, row.episode) != row.episode:
+                raise RecordError(
+                    f"{self.folder}: episodes {self._episode_of[row.initial_state]} and {row.episode} began in the "
+                    "same state: the environment ignores its seed"
+                )
+
+
+def write_table(path: Path, rows: list[Row]) -> None:
+    """CSV with the first row's keys as header; None is an empty field. No rows, no file."""
+    if not rows:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,106 @@
+"""Run folders and policy files: what there is to measure, and what it says of its training."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from policy import load_policy
+from training.facts import discount_of, policy_facts
+from training.results.errors import ResultsError
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One policy file."""
+
+    path: Path
+    task: str
+    facts: dict[str, Any]
+    """`policy_facts` with task, discount and training_seconds, the wall time of its training (None if unknown)."""
+
+    @property
+    def version(self) -> str:
+        return str(self.facts["policy_sha256"])
+
+    @property
+    def updates(self) -> int:
+        return int(self.facts["updates"])
+
+
+@dataclass(frozen=True)
+class Run:
+    """The checkpoints of one training, in order of updates; a single file is a run of one."""
+
+    label: str
+    checkpoints: tuple[Checkpoint, ...]
+
+    @property
+    def task(self) -> str:
+        return self.last.task
+
+    @property
+    def last(self) -> Checkpoint:
+        return self.checkpoints[-1]
+
+
+def find_runs(paths: tuple[Path, ...]) -> list[Run]:
+    """One run for every path, a run folder or a .safetensors file, under labels that differ.
+
+    Raises:
+        CheckpointError: a policy is damaged.
+        ResultsError: a folder without policies, or a policy that does not name its task.
+    """
+    runs = [_find_run(path) for path in paths]
+    labels = [run.label for run in runs]
+    return [
+        run if labels.count(run.label) == 1 else Run(f"{run.label} {run.last.version[:8]}", run.checkpoints)
+        for run in runs
+    ]
+
+
+def _find_run(path: Path) -> Run:
+    if not path.is_dir():
+        checkpoint = _checkpoint(path)
+        return Run(path.stem, (checkpoint,))
+    last = path / "policy.safetensors"
+    if not last.exists():
+        raise ResultsError(f"{path} has no policy.safetensors: it is no run folder, or its training has not saved yet")
+    # The last policy may have been kept under its number too: equal updates are one checkpoint.
+    found = {point.updates: point for point in map(_checkpoint, [*sorted(path.glob("policy-*.safetensors")), last])}
+    checkpoints = tuple(found[updates] for updates in sorted(found))
+    if len({checkpoint.task for checkpoint in checkpoints}) != 1:
+        raise ResultsError(f"{path} holds policies of several tasks")
+    name = path.resolve().name.removeprefix(f"{checkpoints[-1].task}-")
+    return Run(f"seed {name}" if name.isdigit() else name, checkpoints)
+
+
+def _checkpoint(path: Path) -> Checkpoint:
+    policy = load_policy(path)
+    task = policy.spec.provenance.environment
+    if not task:
+        raise ResultsError(f"{path} does not name the environment that it was trained for")
+    facts = {
+        **policy_facts(policy),
+        "task": task,
+        "discount": discount_of(policy.spec, task),
+        "training_seconds": _training_seconds(path.parent / "metrics.csv", policy.spec.provenance.updates),
+    }
+    return Checkpoint(path, task, facts)
+
+
+def _training_seconds(metrics: Path, updates: int) -> float | None:
+    """Wall time of the first `updates` updates, from the rates that `sorl-train` logged beside the policy."""
+    if not metrics.exists():
+        return None
+    seconds, before = 0.0, 0
+    with metrics.open(newline="") as file:
+        for row in csv.DictReader(file):
+            update = int(row["update"])
+            if update > updates:
+                break
+            seconds += (update - before) / float(row["updates_per_second"])
+            before = update
+    return round(seconds, 1) if before else None
