@@ -54,8 +54,7 @@ def test_float32_agrees_with_float64(path: Path) -> None:
 
 @pytest.mark.slow
 def test_pointmaze_reaches_its_goal() -> None:
-    """Ten episodes whose seeds nothing else uses; rounding differs between machines, so with room below the headline:
-    fewer than four of ten would be a one-in-a-thousand event."""
+    """Ten episodes whose seeds nothing else uses; rounding differs between machines, so with room below the headline."""
     path = ROOT / "deploy" / "policies" / "pointmaze-medium.safetensors"
     budget = load_policy(path).spec.default_budget
     report = evaluate(
@@ -68,7 +67,7 @@ def test_pointmaze_reaches_its_goal() -> None:
             lanes=5,
         )
     )
-    assert report["cells"][0]["success"] >= 0.4
+    assert report["cells"][0]["success"] >= 0.8  # a policy of 98 % misses 3 of 10 once in a thousand times
 
 
 @pytest.mark.slow
