@@ -31,6 +31,28 @@ class NonFiniteOutput(RuntimeError):
     """A candidate of a request came out NaN or infinite: that request must fail, not move a motor."""
 
 
+class DeviceFailure(RuntimeError):
+    """The device can't compute: what was asked fails, and whoever serves should stop calling itself ready.
+
+    DeviceFailure
+    ├── DeviceOutOfMemory   no room for the weights, or for a batch of this size
+    ├── DeviceLost          the device, its context or its driver is gone
+    └── UnwrittenOutput     a kernel left part of its reply unwritten: nothing it says can be trusted
+    """
+
+
+class DeviceOutOfMemory(DeviceFailure):
+    """See `DeviceFailure`."""
+
+
+class DeviceLost(DeviceFailure):
+    """See `DeviceFailure`."""
+
+
+class UnwrittenOutput(DeviceFailure):
+    """See `DeviceFailure`."""
+
+
 @dataclass(frozen=True)
 class SampleBatch:
     """R requests of mixed compute budgets.
