@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policy import Policy
+
+if TYPE_CHECKING:
+    from kernels.gpu.configuration import TritonOptions
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +40,8 @@ class DeviceFailure(RuntimeError):
     DeviceFailure
     ├── DeviceOutOfMemory   no room for the weights, or for a batch of this size
     ├── DeviceLost          the device, its context or its driver is gone
-    └── UnwrittenOutput     a kernel left part of its reply unwritten: nothing it says can be trusted
+    ├── UnwrittenOutput     a kernel left part of its reply unwritten: nothing it says can be trusted
+    └── BackendMismatch     a kernel's actions are not the reference's
     """
 
 
@@ -50,6 +54,10 @@ class DeviceLost(DeviceFailure):
 
 
 class UnwrittenOutput(DeviceFailure):
+    """See `DeviceFailure`."""
+
+
+class BackendMismatch(DeviceFailure):
     """See `DeviceFailure`."""
 
 
@@ -146,11 +154,23 @@ class Backend(Protocol):
         ...
 
 
-def create_backend(policy: Policy, choice: BackendChoice = "auto", device: str = "auto") -> Backend:
-    """The backend `choice` for `policy` on `device` ("auto", "cpu", "cuda", "cuda:1", ...).
+@runtime_checkable
+class SelfChecking(Protocol):
+    """A backend that warm-up asks to compare itself with the reference before it serves."""
+
+    def check(self) -> None:
+        """Raises BackendMismatch."""
+        ...
+
+
+def create_backend(
+    policy: Policy, choice: BackendChoice = "auto", device: str = "auto", triton: TritonOptions | None = None
+) -> Backend:
+    """The backend `choice` for `policy` on `device` ("auto", "cpu", "cuda", "cuda:1", ...); `triton` is for that one.
 
     Raises:
         BackendUnavailable: `choice` was named and can't run here, or the device does not exist.
+        DeviceFailure: the device has no room for the policy.
     """
     import torch
 
@@ -163,11 +183,20 @@ def create_backend(policy: Policy, choice: BackendChoice = "auto", device: str =
     except (RuntimeError, AssertionError) as error:  # torch: no such kind, no such index, or a build without CUDA
         reason = str(error).splitlines()[0]
         raise BackendUnavailable(f"device {device!r} can't be used by torch {torch.__version__}: {reason}") from None
-    if choice in ("triton", "cpu"):
+    if choice == "cpu":
         raise BackendUnavailable(
-            f"backend {choice!r} is not part of this installation; available: reference (or auto, which picks it)"
+            "backend 'cpu' is not part of this installation; available: reference (or auto, which picks it), triton"
         )
+    if choice == "triton":
+        try:
+            from kernels.gpu.backend import TritonBackend
+        except ImportError as error:
+            raise BackendUnavailable(
+                f"backend 'triton' needs the package triton, version 3.7.1: pip install 'sorl-serve[gpu]' ({error})"
+            ) from None
+        return TritonBackend(policy, device, triton)
     backend = ReferenceBackend(policy, device)
     if choice == "auto":
+        # The Triton kernel has never run on a card (docs/performance.md), so nobody gets it without asking.
         log.info("backend auto: chose %s", backend.engine)
     return backend

@@ -16,10 +16,14 @@ from kernels.backend import (
 )
 from kernels.gpu.arena import UNWRITTEN
 from kernels.gpu.bucket import Bucket
+from kernels.gpu.check import check_against_reference
 from kernels.gpu.configuration import Tile, TritonOptions, choose_tile
 from kernels.gpu.launch import INTERPRETED
-from kernels.gpu.packing import Widths, pack_policy, padded
+from kernels.gpu.packing import pack_policy, padded
 from policy import Policy
+
+TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
+"""Mean error of actions, and of values relative to their size, that a device is allowed at warm-up."""
 
 
 class TritonBackend:
@@ -46,7 +50,6 @@ class TritonBackend:
         self.options = options or TritonOptions()
         self._policy = policy
         self._spec = policy.spec
-        self._widths = Widths.of(policy.spec)
         self._mean = policy.observation_mean.detach().cpu().float().numpy()
         self._std = policy.observation_std.detach().cpu().float().numpy()
         dtype = torch.bfloat16 if self.options.precision == "bf16" else torch.float32
@@ -54,6 +57,7 @@ class TritonBackend:
         with _typed_errors():
             self._packed = pack_policy(policy, self._device, dtype, self._scratch)
             self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._card = _card(self._device)
         self._buckets: dict[tuple[Tile, int, int], Bucket] = {}
         self.engine = self._name()
 
@@ -75,10 +79,14 @@ class TritonBackend:
             candidates = bucket.candidates(int(batch.num_candidates.sum())) if batch.return_candidates else None
         return _result(batch, bucket, order, candidates)
 
+    def check(self) -> None:
+        """Raises BackendMismatch if a fixed batch does not come out as the reference has it."""
+        check_against_reference(self, self._policy, TOLERANCE[self.options.precision])
+
     def _bucket(self, batch: SampleBatch) -> Bucket:
         """The buffers for a batch of this size, sizes being powers of two."""
         rows = int(batch.num_candidates.sum())
-        tile = choose_tile(rows, self._widths, self.options)
+        tile = choose_tile(rows, self._card, self.options)
         key = (tile, _power_of_two(len(batch)), padded(_power_of_two(rows), tile.rows))
         if key not in self._buckets:
             self._buckets[key] = Bucket(
@@ -88,16 +96,20 @@ class TritonBackend:
 
     def _name(self) -> str:
         """Equal names compute equal bits, unless they end in "fastest"."""
-        if self._stream is None:
-            place = "interpreter"
-        else:
-            major, minor = torch.cuda.get_device_capability(self._device)
-            place = f"sm_{major}{minor}" if torch.version.hip is None else "hip"
-        if self.options.replay == "fastest":
-            tile = "fastest"
-        else:
-            tile = choose_tile(1, self._widths, self.options).name.removesuffix("/fp32").removesuffix("/split")
-        return f"triton/{self.options.precision}/{place}/{tile}"
+        fastest = self.options.replay == "fastest"
+        tile = "fastest" if fastest else choose_tile(1, self._card, self.options).name.split("/")[0]
+        return f"triton/{self.options.precision}/{self._card}/{tile}"
+
+
+def _card(device: torch.device) -> str:
+    """What `kernels.gpu.configuration` calls the card: "sm_90", "gfx942", or "interpreter"."""
+    if device.type != "cuda":
+        return "interpreter"
+    if torch.version.hip is not None:
+        name: str = torch.cuda.get_device_properties(device).gcnArchName
+        return name.split(":")[0]
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"sm_{major}{minor}"
 
 
 def _power_of_two(size: int) -> int:

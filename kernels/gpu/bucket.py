@@ -38,8 +38,7 @@ class Bucket:
         self.stage = Stage(self._layout, self._host)
         self._block = torch.zeros(self._layout.size, dtype=torch.uint8, device=device)
         self._groups = rows // tile.rows
-        blocks = -(-max(widths.actor, widths.critic) // tile.columns)
-        self._slices = blocks if tile.split else 1
+        self._slices = _slices(tile, widths, self._groups, device)
         critic_blocks = -(-widths.critic // tile.columns)
         sums = widths.members * widths.critic_layers * critic_blocks
         self.scratch = {
@@ -95,3 +94,12 @@ class Bucket:
             return
         for phase in range(phases(self._widths, longest)):
             launch(self.tile, self._groups, self._slices, self._arguments, phase)
+
+
+def _slices(tile: Tile, widths: Widths, groups: int, device: torch.device) -> int:
+    """Programs that share a group's columns: as many as find a place at a time, one an SM; bits don't depend on it."""
+    if not tile.split:
+        return 1
+    blocks = -(-max(widths.actor, widths.critic) // tile.columns)
+    sms = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+    return min(blocks, max(1, sms // groups))

@@ -1,8 +1,8 @@
-"""Which tile computes a batch: a plain function of (rows, architecture of the network).
+"""Which tile computes a batch: a plain function of (rows, card).
 
 Few configurations on purpose. Everything about a policy (dimensions, widths, depths, ensemble, LayerNorm, aggregation) is
 a run-time number of the kernel, so these configurations are all the code that can ever run, and `sorl-bench aot`
-compiles every one of them for every card.
+compiles every one of them for every card that may pick it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kernels.gpu.packing import Widths
-
 Precision = Literal["bf16", "fp32"]
+Replay = Literal["exact", "fastest"]
+
+CARDS = ("sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942")
+"""A100, L4 and RTX 40, H100, B200, RTX 50, MI300. Others compile the same code, unchecked."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,11 @@ class Tile:
         rows: candidates of a program.
         columns: outputs of a layer computed at a time.
         depth: inputs of a layer loaded at a time.
-        warps: of 32 threads.
+        warps: of 32 threads (of 64 on gfx942).
         stages: of the software pipeline that loads inputs and weights.
+        registers: most registers of a thread; None leaves it to the assembler.
         split: the columns of a layer are spread over programs that meet at a barrier.
+        cards: those on which it compiles without spilling registers.
     """
 
     name: str
@@ -37,20 +41,31 @@ class Tile:
     depth: int
     warps: int
     stages: int
+    registers: int | None = None
     split: bool = False
+    cards: tuple[str, ...] = CARDS
 
 
-TILES = {
-    tile.name: tile
-    for tile in (
-        Tile("16x64", "bf16", rows=16, columns=64, depth=64, warps=4, stages=3),
-        Tile("64x128", "bf16", rows=64, columns=128, depth=64, warps=8, stages=2),
-        Tile("128x128", "bf16", rows=128, columns=128, depth=64, warps=8, stages=2),
-        Tile("16x64/fp32", "fp32", rows=16, columns=64, depth=32, warps=4, stages=2),
-        Tile("16x64/split", "bf16", rows=16, columns=64, depth=64, warps=4, stages=3, split=True),
-    )
-}
+# One program pulls 64 bytes a clock through its SM's port to L2, some 700 clocks away: five buffers of 10 KB keep that
+# port busy. Left to itself the assembler caps this tile at 168 registers, and spills 16 bytes.
+_SMALL = Tile("16x64", "bf16", rows=16, columns=64, depth=64, warps=4, stages=6, registers=255)
+_MIDDLE = Tile("64x128", "bf16", rows=64, columns=128, depth=64, warps=8, stages=3)
+# Reads each weight half as often as the middle one. With mma.sync (sm_80, 89, 120) it spills 16 to 48 bytes.
+_LARGE = Tile(
+    "128x128", "bf16", rows=128, columns=128, depth=64, warps=8, stages=3, cards=("sm_90", "sm_100", "gfx942")
+)
+_SPLIT = Tile("16x64/split", "bf16", rows=16, columns=64, depth=64, warps=4, stages=6, registers=255, split=True)
+_EXACT = Tile("16x64/fp32", "fp32", rows=16, columns=64, depth=32, warps=4, stages=2)
+
+TILES = {tile.name: tile for tile in (_SMALL, _MIDDLE, _LARGE, _SPLIT, _EXACT)}
 """All configurations there are."""
+
+SMALL_ROWS = 1024
+"""Batches up to here go to the small tile, as more SMs pull weights at a time (docs/performance.md)."""
+LARGE_ROWS = 8192
+"""Batches from here on go to the large tile: middle ones would come in a second wave (docs/performance.md)."""
+SPLIT_ROWS = 256
+"""Batches up to here go to the split mode, where it is on: above, fused tiles occupy the card (docs/performance.md)."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +81,18 @@ class TritonOptions:
     """
 
     precision: Precision = "bf16"
-    replay: Literal["exact", "fastest"] = "exact"
+    replay: Replay = "exact"
     split: bool = False
 
 
-SPLIT_ROWS = 256
-"""Most rows of a batch that the split mode takes: above, whole tiles fill the card (docs/performance.md)."""
-
-
-def choose_tile(rows: int, widths: Widths, options: TritonOptions) -> Tile:
-    """The tile for a batch of `rows` rows."""
+def choose_tile(rows: int, card: str, options: TritonOptions) -> Tile:
+    """The tile for a batch of `rows` rows on `card` ("sm_90", ...)."""
     if options.precision == "fp32":
-        return TILES["16x64/fp32"]
+        return _EXACT
     if options.split and rows <= SPLIT_ROWS:
-        return TILES["16x64/split"]
-    return TILES["64x128"]
+        return _SPLIT
+    if options.replay == "exact":
+        return _SMALL if options.split else _MIDDLE  # the small tile computes the split one's bits
+    if rows <= SMALL_ROWS:
+        return _SMALL
+    return _LARGE if rows >= LARGE_ROWS and card in _LARGE.cards else _MIDDLE

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.gpu.layers import gelu, load_sums, narrow, product, small_product, store_sums
+from kernels.gpu.layers import gelu, layer_norm_of, narrow, product, small_product, store_sums
 from kernels.gpu.noise import standard_normals
 from kernels.gpu.selection import select
 
@@ -43,7 +43,7 @@ def _due(passed, phase, PHASED: tl.constexpr):
 @triton.jit
 def _draw_noise(x, rows, stride, seed, candidate, temperature):
     """x_0 = temperature * z, (rows, stride): 16 dimensions at a time."""
-    for start in tl.range(0, stride, 16, num_stages=1):
+    for start in tl.range(0, stride, 16, num_stages=1, disable_licm=True):
         dimension = (start + tl.arange(0, 16))[None, :]
         noise = temperature[:, None] * standard_normals(seed[:, None], candidate[:, None], dimension)
         tl.store(x + rows[:, None] * stride + dimension, noise)
@@ -55,7 +55,7 @@ def _actor_share(
     COLUMNS: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """W_s s + b of the actor's first layer, once for all steps."""
-    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1):
+    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
         columns = first + tl.arange(0, COLUMNS)
         sums = tl.zeros((rows.shape[0], COLUMNS), tl.float32) + tl.load(vectors + columns)[None, :]
         sums = small_product(
@@ -70,7 +70,7 @@ def _actor_first(
     COLUMNS: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """gelu(share + W_x x + t w_t + d w_d)."""
-    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1):
+    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
         columns = first + tl.arange(0, COLUMNS)
         sums = tl.load(share + rows[:, None] * stride + columns[None, :])
         sums += t[:, None] * tl.load(rank_one + columns)[None, :]
@@ -86,7 +86,7 @@ def _actor_hidden(
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """gelu(W h + b)."""
-    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1):
+    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
         columns = first + tl.arange(0, COLUMNS)
         sums = tl.zeros((rows.shape[0], COLUMNS), tl.float32)
         sums = product(sums, inputs, io_stride, rows, width, matrix, stride, columns, DEPTH, STAGES)
@@ -101,7 +101,7 @@ def _euler_step(
     DEPTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """x += size * (W h + b) for rows that still move (size > 0), clipped to [-1, 1] by their last step."""
-    for start in tl.range(0, action_stride, 16, num_stages=1):
+    for start in tl.range(0, action_stride, 16, num_stages=1, disable_licm=True):
         dimension = start + tl.arange(0, 16)
         velocity = tl.zeros((rows.shape[0], 16), tl.float32)
         velocity = product(
@@ -120,11 +120,11 @@ def _euler_step(
 @triton.jit
 def _critic_first(
     output, output_stride, partials, capacity, rows, observations, observation_stride, actions, action_stride, k,
-    matrix, vectors, rank_one, value_weights, width, stride, slice_,
+    matrix, vectors, rank_one, value_weights, last, width, stride, slice_,
     COLUMNS: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """gelu(W_s s + W_a a + k w_k + b), and its sums."""
-    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1):
+    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
         columns = first + tl.arange(0, COLUMNS)
         sums = k[:, None] * tl.load(rank_one + columns)[None, :] + tl.load(vectors + columns)[None, :]
         sums = small_product(
@@ -134,7 +134,7 @@ def _critic_first(
             sums, actions, action_stride, matrix + observation_stride * stride, stride, columns, BF16, INTERPRET
         )  # fmt: skip
         activation = gelu(sums)
-        store_sums(partials, first // COLUMNS, capacity, rows, activation, tl.load(value_weights + columns))
+        store_sums(partials, first // COLUMNS, capacity, rows, activation, value_weights, columns, last)
         at = output + rows[:, None] * output_stride + columns[None, :]
         tl.store(at, narrow(activation, BF16, INTERPRET))
 
@@ -142,19 +142,19 @@ def _critic_first(
 @triton.jit
 def _critic_hidden(
     output, inputs, io_stride, partials_before, partials, capacity, rows, inverse_width, layer_norm,
-    matrix, bias, column_sums, value_weights, width, stride, slice_,
+    matrix, bias, column_sums, value_weights, last, width, stride, slice_,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     """gelu(W LayerNorm(h) + b) with the LayerNorm folded: W h / deviation - mean / deviation * (column sums of W) + b."""
     blocks = tl.cdiv(width, COLUMNS)
-    mean, scale, _ = load_sums(partials_before, blocks, capacity, rows, inverse_width, layer_norm)
-    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1):
+    mean, scale = layer_norm_of(partials_before, blocks, capacity, rows, inverse_width, layer_norm)
+    for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
         columns = first + tl.arange(0, COLUMNS)
         sums = tl.zeros((rows.shape[0], COLUMNS), tl.float32)
         sums = product(sums, inputs, io_stride, rows, width, matrix, stride, columns, DEPTH, STAGES)
         sums = scale[:, None] * (sums - mean[:, None] * tl.load(column_sums + columns)[None, :])
         activation = gelu(sums + tl.load(bias + columns)[None, :])
-        store_sums(partials, first // COLUMNS, capacity, rows, activation, tl.load(value_weights + columns))
+        store_sums(partials, first // COLUMNS, capacity, rows, activation, value_weights, columns, last)
         at = output + rows[:, None] * io_stride + columns[None, :]
         tl.store(at, narrow(activation, BF16, INTERPRET))
 
@@ -210,7 +210,7 @@ def sample_and_score(
         )  # fmt: skip
     tl.debug_barrier()
 
-    for step in tl.range(0, longest, num_stages=1):
+    for step in tl.range(0, longest, num_stages=1, disable_licm=True):
         moves = step < steps
         at = schedule + (steps * max_steps + step) * 3
         t = tl.load(at, mask=moves, other=0.0)
@@ -223,7 +223,7 @@ def sample_and_score(
                 actor_width, actor_stride, slice_, COLUMNS, BF16, INTERPRET,
             )  # fmt: skip
         passed = _barrier(meeting, passed, SPLIT, PHASED)
-        for layer in tl.range(1, actor_layers, num_stages=1):
+        for layer in tl.range(1, actor_layers, num_stages=1, disable_licm=True):
             if _due(passed, phase, PHASED):
                 before = observation_stride + action_stride + (layer - 1) * actor_width
                 _actor_hidden(
@@ -243,7 +243,7 @@ def sample_and_score(
 
     blocks = tl.cdiv(critic_width, COLUMNS)
     k = tl.load(critic_k + steps)
-    for member in tl.range(0, members, num_stages=1):
+    for member in tl.range(0, members, num_stages=1, disable_licm=True):
         matrix = critic_matrix + member * (
             (observation_stride + action_stride + (critic_layers - 1) * critic_width) * critic_stride
         )
@@ -254,10 +254,10 @@ def sample_and_score(
             _critic_first(
                 hidden + turn * hidden_size, hidden_stride, sums, capacity, rows, observations, observation_stride,
                 actions, action_stride, k, matrix, vectors, vectors + 2 * critic_layers * critic_stride, value_weights,
-                critic_width, critic_stride, slice_, COLUMNS, BF16, INTERPRET,
+                critic_layers == 1, critic_width, critic_stride, slice_, COLUMNS, BF16, INTERPRET,
             )  # fmt: skip
         passed = _barrier(meeting, passed, SPLIT, PHASED)
-        for layer in tl.range(1, critic_layers, num_stages=1):
+        for layer in tl.range(1, critic_layers, num_stages=1, disable_licm=True):
             if _due(passed, phase, PHASED):
                 before = observation_stride + action_stride + (layer - 1) * critic_width
                 _critic_hidden(
@@ -265,7 +265,7 @@ def sample_and_score(
                     sums + (layer - 1) * blocks * 3 * capacity, sums + layer * blocks * 3 * capacity, capacity, rows,
                     tl.load(critic_inverse_width + layer - 1), layer_norm, matrix + before * critic_stride,
                     vectors + layer * critic_stride, vectors + (critic_layers + layer) * critic_stride, value_weights,
-                    critic_width, critic_stride, slice_, COLUMNS, DEPTH, STAGES, BF16, INTERPRET,
+                    layer + 1 == critic_layers, critic_width, critic_stride, slice_, COLUMNS, DEPTH, STAGES, BF16, INTERPRET,
                 )  # fmt: skip
             turn = 1 - turn
             passed = _barrier(meeting, passed, SPLIT, PHASED)

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 import triton
 from torch import Tensor
 
 from kernels.gpu.configuration import Tile
 from kernels.gpu.kernel import sample_and_score
 from kernels.gpu.packing import Widths
+from policy import PolicySpec
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
 """TRITON_INTERPRET=1 was set before triton was imported: kernels run on the CPU, program after program, in NumPy."""
 
 
-def dimensions(widths: Widths, spec: Any, capacity: int) -> dict[str, int]:
+def dimensions(widths: Widths, spec: PolicySpec, capacity: int) -> dict[str, int]:
     """The kernel's run-time numbers but `phase`, for scratch of `capacity` rows."""
     return {
         "capacity": capacity,
@@ -51,14 +53,17 @@ def constants(tile: Tile, phased: bool = False) -> dict[str, Any]:
     }
 
 
-def options(tile: Tile) -> dict[str, Any]:
+def options(tile: Tile, hip: bool = False) -> dict[str, Any]:
     """How the compiler is to treat it. `enable_fp_fusion` is said, as bits depend on it."""
-    return {
+    found: dict[str, Any] = {
         "num_warps": tile.warps,
         "num_stages": tile.stages,
         "enable_fp_fusion": True,
         "launch_cooperative_grid": tile.split,  # the slices of a group wait for each other: all must be resident
     }
+    if tile.registers is not None and not hip:  # HIP has no such option
+        found["maxnreg"] = tile.registers
+    return found
 
 
 def phases(widths: Widths, longest: int) -> int:
@@ -73,4 +78,4 @@ def launch(tile: Tile, groups: int, slices: int, arguments: dict[str, Tensor | i
         with np.errstate(all="ignore"):  # a device raises no warning where exp() overflows
             sample_and_score[(groups, slices)](**keywords)
     else:
-        sample_and_score[(groups, slices)](**keywords, **options(tile))
+        sample_and_score[(groups, slices)](**keywords, **options(tile, torch.version.hip is not None))

@@ -48,7 +48,7 @@ def small_product(
     In bf16 an input goes in as two parts, which keeps 16 of its 24 bits: a raw position of 20.06 m does not become 20.
     """
     inner = tl.arange(0, 16)
-    for start in tl.range(0, extent, 16, num_stages=1):
+    for start in tl.range(0, extent, 16, num_stages=1, disable_licm=True):
         values = tl.load(input_rows[:, None] + (start + inner)[None, :])
         weights = tl.load(matrix + (start + inner)[:, None] * stride + columns[None, :])
         high = narrow(values, BF16, INTERPRET)
@@ -74,37 +74,38 @@ def product(
 
 
 @triton.jit
-def store_sums(partials, block, capacity, rows, activation, weights):
-    """Sum, sum of squares and product with the output weights of one block of columns, for LayerNorm and value.
+def store_sums(partials, block, capacity, rows, activation, value_weights, columns, last):
+    """Of one block of columns, the sum and the sum of squares, for LayerNorm; after the last layer also the product with
+    the output weights, for the value.
 
     Args:
         partials: (blocks, 3, capacity) float32 of this layer.
         activation: (rows, columns) float32.
-        weights: (columns,) float32 of the output layer.
+        value_weights: (width,) float32 of the output layer.
     """
     at = partials + block * 3 * capacity + rows
     tl.store(at, tl.sum(activation, axis=1))
     tl.store(at + capacity, tl.sum(activation * activation, axis=1))
-    tl.store(at + 2 * capacity, tl.sum(activation * weights[None, :], axis=1))
+    if last:
+        weights = tl.load(value_weights + columns)
+        tl.store(at + 2 * capacity, tl.sum(activation * weights[None, :], axis=1))
 
 
 @triton.jit
-def load_sums(partials, blocks, capacity, rows, inverse_width, layer_norm):
-    """A layer's LayerNorm and value from its blocks' sums, added in the blocks' order.
+def load_sums(partials, which, blocks, capacity, rows):
+    """One of a layer's three sums, (rows,): its blocks' shares, added in their order."""
+    at = partials + which * capacity + rows
+    total = tl.load(at)
+    for block in tl.range(1, blocks, num_stages=1, disable_licm=True):
+        total += tl.load(at + block * 3 * capacity)
+    return total
 
-    Returns:
-        mean, 1 / standard deviation (0 and 1 without LayerNorm) and product with the output weights, each (rows,).
-    """
-    total = tl.load(partials + rows)
-    squares = tl.load(partials + capacity + rows)
-    value = tl.load(partials + 2 * capacity + rows)
-    for block in tl.range(1, blocks, num_stages=1):
-        at = partials + block * 3 * capacity + rows
-        total += tl.load(at)
-        squares += tl.load(at + capacity)
-        value += tl.load(at + 2 * capacity)
-    mean = total * inverse_width
+
+@triton.jit
+def layer_norm_of(partials, blocks, capacity, rows, inverse_width, layer_norm):
+    """Mean and 1 / standard deviation of a layer's activations, each (rows,); 0 and 1 without LayerNorm."""
+    mean = load_sums(partials, 0, blocks, capacity, rows) * inverse_width
+    variance = load_sums(partials, 1, blocks, capacity, rows) * inverse_width - mean * mean
     # Not max(variance, 0): it would turn a NaN into a number.
-    variance = squares * inverse_width - mean * mean
     deviation = tl.sqrt_rn(tl.where(variance < 0.0, 0.0, variance) + 1e-6)
-    return tl.where(layer_norm != 0, mean, 0.0), tl.where(layer_norm != 0, 1.0 / deviation, 1.0), value
+    return tl.where(layer_norm != 0, mean, 0.0), tl.where(layer_norm != 0, 1.0 / deviation, 1.0)

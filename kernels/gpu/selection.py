@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.gpu.layers import load_sums
+from kernels.gpu.layers import layer_norm_of, load_sums
 
 _NEVER = tl.constexpr(0x7FFFFFFFFFFFFFFF)
 
@@ -26,9 +26,10 @@ def _ensemble(
     mean = tl.zeros(rows.shape, tl.float32)
     squares = tl.zeros(rows.shape, tl.float32)
     lowest = tl.zeros(rows.shape, tl.float32)
-    for member in tl.range(0, members, num_stages=1):
+    for member in tl.range(0, members, num_stages=1, disable_licm=True):
         sums = partials + (member * layers + layers - 1) * blocks * 3 * capacity
-        centre, scale, value = load_sums(sums, blocks, capacity, rows, inverse_width, layer_norm)
+        centre, scale = layer_norm_of(sums, blocks, capacity, rows, inverse_width, layer_norm)
+        value = load_sums(sums, 2, blocks, capacity, rows)
         value = scale * (value - centre * tl.load(tail + 2 * member)) + tl.load(tail + 2 * member + 1)
         change = value - mean  # Welford: values of magnitude 50 that differ by 0.01 keep their spread
         mean += change / (member * 1.0 + 1.0)
@@ -63,7 +64,7 @@ def select(
         partials, tail, inverse_width, layer_norm, aggregate_min, members, layers, blocks, capacity, rows
     )  # fmt: skip
     finite = _is_finite(chosen) & _is_finite(spread)
-    for start in tl.range(0, action_dim, 16, num_stages=1):
+    for start in tl.range(0, action_dim, 16, num_stages=1, disable_licm=True):
         dimension = start + tl.arange(0, 16)
         x_block = tl.load(x + rows[:, None] * action_stride + dimension[None, :])
         finite = finite & (tl.sum((x_block != x_block).to(tl.int32), axis=1) == 0)
@@ -86,7 +87,7 @@ def select(
     tl.store(deviation + request, tl.load(row_deviation + winner, mask=last, other=0.0, volatile=True), mask=last)
     tl.store(index + request, first_candidate + place, mask=last)
     tl.store(nonfinite + request, (key == _NEVER).to(tl.int32), mask=last)
-    for start in tl.range(0, action_dim, 16, num_stages=1):
+    for start in tl.range(0, action_dim, 16, num_stages=1, disable_licm=True):
         dimension = start + tl.arange(0, 16)
         wanted = last[:, None] & (dimension < action_dim)[None, :]
         source = x + winner[:, None] * action_stride + dimension[None, :]
