@@ -17,6 +17,8 @@ from policy import PolicySpec
 class Bucket:
     """One size of batch.
 
+    `arguments` are the kernel's, by name, but for its phase and its constants.
+
     Args:
         spec, packed: the policy.
         tile: the configuration, for all batches of this bucket.
@@ -48,7 +50,7 @@ class Bucket:
             "partials": torch.zeros(sums, 3, rows, device=device),
             "row_deviation": torch.zeros(rows, device=device),
         }
-        self._arguments: dict[str, Tensor | int] = {
+        self.arguments: dict[str, Tensor | int] = {
             **self._layout.views(self._block),
             **self.scratch,
             **vars(packed),
@@ -83,17 +85,17 @@ class Bucket:
     def _enqueue(self) -> None:
         """Copy in, one launch, copy out."""
         self._block.copy_(self._host, non_blocking=True)
-        launch(self.tile, self._groups, self._slices, self._arguments)
+        launch(self.tile, self._groups, self._slices, self.arguments)
         at = self._layout.replies_at
         self._host[at:].copy_(self._block[at:], non_blocking=True)
 
     def _compute(self, longest: int) -> None:
         """Under the interpreter programs run in order, so the split mode's barrier becomes the end of a launch."""
         if not self.tile.split:
-            launch(self.tile, self._groups, self._slices, self._arguments)
+            launch(self.tile, self._groups, self._slices, self.arguments)
             return
         for phase in range(phases(self._widths, longest)):
-            launch(self.tile, self._groups, self._slices, self._arguments, phase)
+            launch(self.tile, self._groups, self._slices, self.arguments, phase)
 
 
 def _slices(tile: Tile, widths: Widths, groups: int, device: torch.device) -> int:

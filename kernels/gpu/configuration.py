@@ -55,7 +55,7 @@ _LARGE = Tile(
     "128x128", "bf16", rows=128, columns=128, depth=64, warps=8, stages=3, cards=("sm_90", "sm_100", "gfx942")
 )
 _SPLIT = Tile("16x64/split", "bf16", rows=16, columns=64, depth=64, warps=4, stages=6, registers=255, split=True)
-_EXACT = Tile("16x64/fp32", "fp32", rows=16, columns=64, depth=32, warps=4, stages=2)
+_EXACT = Tile("64x64/fp32", "fp32", rows=64, columns=64, depth=32, warps=8, stages=2, registers=255)
 
 TILES = {tile.name: tile for tile in (_SMALL, _MIDDLE, _LARGE, _SPLIT, _EXACT)}
 """All configurations there are."""
