@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-all check format clean
+.PHONY: help setup serve demo test test-all check bench-gpu format clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -14,10 +14,10 @@ help: ## Show this
 $(READY): pyproject.toml client/pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[serve,train,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[gpu,serve,train,test]'
 	touch $@
 
-setup: $(READY) ## Make .venv with everything but GPU extras
+setup: $(READY) ## Make .venv with everything
 
 serve: $(READY) ## Serve a shipped policy on 127.0.0.1:8000 (POLICY=path for another)
 	$(BIN)/sorl-serve --model $(POLICY)
@@ -25,8 +25,9 @@ serve: $(READY) ## Serve a shipped policy on 127.0.0.1:8000 (POLICY=path for ano
 demo: $(READY) ## Serve cube-single and drive the simulated arm through HTTP: ten episodes, fixed seeds
 	deploy/demo.sh
 
-test: $(READY) ## Quick tests, under five minutes
+test: $(READY) ## Quick tests, under five minutes, and the compile gate (two minutes when nothing of it is cached)
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/sorl-bench aot
 
 test-all: $(READY) ## The rest: what drives real environments with shipped policies
 	$(BIN)/python -m pytest -m 'slow and not gpu'
@@ -35,6 +36,9 @@ check: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-gpu: $(READY) ## On a CUDA card: the GPU kernel checked, then timed against torch; writes bench-gpu.json
+	$(BIN)/sorl-bench gpu --model $(POLICY) --json bench-gpu.json
 
 format: $(READY) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .

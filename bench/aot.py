@@ -1,7 +1,8 @@
 """`sorl-bench aot`: the compile gate. Every tile that a card may be given, compiled for it, without owning one.
 
-A breach is a register spill, more shared memory than the card has (which the compiler itself does not refuse), a matrix
-product without the card's matrix instruction, serialised wgmma, or a run-time number that the compiler would specialise on.
+A breach is a register spill, more shared memory than the card has (which the compiler itself does not refuse), a
+matrix product without the card's matrix instruction, serialised wgmma, or a run-time number that the compiler would
+specialise on.
 """
 
 from __future__ import annotations
@@ -85,8 +86,8 @@ def cache_key(tile: Tile, card: str) -> str:
     return digest.hexdigest()
 
 
-def gate(folder: Path | None, progress: Callable[[Compiled, bool], None] = lambda compiled, cached: None) -> list[Compiled]:
-    """Compile what `folder` does not know yet, on all cores. `progress` hears of each result, and if it was known."""
+def gate(folder: Path | None, progress: Callable[[Compiled], None] = lambda compiled: None) -> list[Compiled]:
+    """Compile what `folder` does not know yet, on all cores; `progress` hears of each."""
     from bench.aot_compile import compile_tile
 
     found: dict[tuple[str, str], Compiled] = {}
@@ -96,10 +97,9 @@ def gate(folder: Path | None, progress: Callable[[Compiled, bool], None] = lambd
         if path is not None and path.exists():
             content = json.loads(path.read_text())
             found[tile.name, card] = Compiled(**{**content, "remarks": tuple(content["remarks"])})
-            progress(found[tile.name, card], True)
         else:
             missing.append((tile, card, path))
-    # Interpreted functions can't be compiled, and triton decides when it is imported: fresh processes, without the variable.
+    # Interpreted functions can't be compiled, and triton decides when it is imported: fresh processes, without it.
     os.environ.pop("TRITON_INTERPRET", None)
     with (
         tempfile.TemporaryDirectory() as scratch,
@@ -109,7 +109,7 @@ def gate(folder: Path | None, progress: Callable[[Compiled, bool], None] = lambd
         running = [pool.submit(compile_tile, tile, card) for tile, card, _ in missing]
         for (tile, card, path), future in zip(missing, running, strict=True):
             found[tile.name, card] = compiled = future.result()
-            progress(compiled, False)
+            progress(compiled)
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(asdict(compiled)))
@@ -128,8 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("sorl-bench aot: error: it needs the package triton: pip install 'sorl-serve[gpu]'", file=sys.stderr)
         return 2
 
-    def progress(compiled: Compiled, cached: bool) -> None:
-        if not cached and sys.stderr.isatty():
+    def progress(compiled: Compiled) -> None:
+        if sys.stderr.isatty():
             print(f"compiled {compiled.tile} for {compiled.card}", file=sys.stderr)
 
     compiled = gate(None if options.no_cache else cache_folder(), progress)

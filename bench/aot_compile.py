@@ -32,10 +32,10 @@ def compile_tile(tile: Tile, card: str) -> Compiled:
     names = sample_and_score.arg_names
     signature, aligned, remarks = {}, {}, []
     for position, name in enumerate(names):
-        value = arguments.get(name)
         if name in fixed:
             signature[name] = "constexpr"
             continue
+        value = arguments[name]
         signature[name] = "i32" if isinstance(value, int) else _POINTERS[str(value.dtype)]
         if name in SPECIALISED_NEVER:
             continue
@@ -95,7 +95,8 @@ def _of_nvidia(tile: Tile, card: str, kernel: Any, log: str, instruction: str, r
         remarks.append("TF32 in fp32 mode")
     spills = [int(stores) for stores in re.findall(r"(\d+) bytes spill stores", log)]
     registers = [int(used) for used in re.findall(r"Used (\d+) registers", log)]
-    assert spills and registers, f"the assembler's log has changed its form: {log!r}"
+    if not spills or not registers:
+        raise RuntimeError(f"the assembler's log has changed its form: {log!r}")
     return Compiled(
         tile.name, card, max(registers), max(spills), kernel.metadata.shared, instruction, ptx.count(instruction),
         _text_bytes(kernel.asm["cubin"]), tuple(remarks),

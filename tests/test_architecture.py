@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"policy", "kernels", "training", "service", "sorl_client"}
+OURS = {"policy", "kernels", "training", "service", "bench", "sorl_client"}
 FOLDERS = {
     "policy": ROOT / "policy",
     "kernels": ROOT / "kernels",
     "training": ROOT / "training",
     "service": ROOT / "service",
+    "bench": ROOT / "bench",
     "sorl_client": ROOT / "client" / "sorl_client",
 }
 ARROWS: dict[str, set[str]] = {
@@ -21,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "kernels": {"policy"},
     "training": {"policy", "kernels", "sorl_client"},
     "service": {"policy", "kernels"},
+    "bench": {"policy", "kernels", "service"},
     "sorl_client": set(),
 }
 THIRD_PARTY_OF_POLICY = {"torch", "safetensors"}
@@ -71,3 +73,18 @@ def test_the_scheduler_knows_neither_torch_nor_the_web_framework() -> None:
 def test_tests_mirror_the_folders() -> None:
     for folder in (path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "_."):
         assert folder.name in {*ARROWS, "client", "deploy", "fixtures"}, folder
+
+
+NEEDED_ONLY_WHEN_ASKED_FOR = {"triton", "service", "training", "sorl_client"}
+
+
+def test_bench_and_kernels_import_what_not_everyone_has_inside_functions_only() -> None:
+    """`sorl-bench` and `create_backend` work without triton; the kernel itself and its launcher can't."""
+    with_triton = {"kernel", "layers", "launch", "noise", "selection"}
+    for path in [*modules("bench"), *modules("kernels")]:
+        if path.parent.name == "gpu" and path.stem in with_triton:
+            continue
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} if isinstance(node, ast.Import) else {node.module or ""}
+                assert not {name.split(".")[0] for name in names} & NEEDED_ONLY_WHEN_ASKED_FOR, path

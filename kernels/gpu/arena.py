@@ -4,8 +4,8 @@
       ------------------ copied in ------------------------------------------------------>
                                                         <---------- copied out ----------
 
-Replies travel in as well, as NaN and -1: what the kernel leaves unwritten is noticed. The keys and counters of the choice
-across tiles are part of it too, so every launch starts from fresh ones, also after one that was aborted.
+Replies travel in as well, as NaN and -1: what the kernel leaves unwritten is noticed. The keys and counters of the
+choice across tiles are part of it too, so every launch starts from fresh ones, also after one that was aborted.
 """
 
 from __future__ import annotations

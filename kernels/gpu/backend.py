@@ -43,7 +43,8 @@ class TritonBackend:
         self._device = torch.device(device)
         if self._device.type != "cuda" and not INTERPRETED:
             raise BackendUnavailable(
-                f"backend 'triton' needs a CUDA device, not {device!r}; set TRITON_INTERPRET=1 to interpret it on the CPU"
+                f"backend 'triton' needs a CUDA device, not {device!r}; "
+                "TRITON_INTERPRET=1 interprets it on the CPU, slowly"
             )
         if self._device.type == "cuda" and INTERPRETED:
             raise BackendUnavailable("backend 'triton': TRITON_INTERPRET is set, and it interprets on device cpu only")
@@ -56,7 +57,9 @@ class TritonBackend:
         self._scratch = torch.float32 if INTERPRETED else dtype
         with _typed_errors():
             self._packed = pack_policy(policy, self._device, dtype, self._scratch)
-            self._stream = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+            self._stream: torch.cuda.Stream | None = None
+            if self._device.type == "cuda":
+                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._card = _card(self._device)
         self._buckets: dict[tuple[Tile, int, int], Bucket] = {}
         self.engine = self._name()

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kernels.backend import BackendMismatch, SampleBatch, SampleResult
+from kernels.backend import BackendMismatch, Float32, SampleBatch, SampleResult
 from kernels.reference import ReferenceBackend
 from policy import Policy
 
@@ -41,16 +41,21 @@ def check_against_reference(backend: _Samples, policy: Policy, tolerance: float)
     expected = ReferenceBackend(copy.deepcopy(policy), "cpu").sample_and_score(batch)
     found = backend.sample_and_score(batch)
     for request in range(len(batch)):
-        assert found.candidates and found.candidate_q and expected.candidates and expected.candidate_q
-        action = np.abs(found.candidates[request] - expected.candidates[request]).mean()
-        scale = max(1.0, float(np.abs(expected.candidate_q[request]).max()))
-        value = np.abs(found.candidate_q[request] - expected.candidate_q[request]).mean() / scale
-        winner = int(found.index[request])
-        chosen = np.abs(found.action[request] - found.candidates[request][winner]).max()
-        best = found.candidate_q[request].max() == found.q[request]
+        actions, values = _candidates(found, request)
+        true_actions, true_values = _candidates(expected, request)
+        action = np.abs(actions - true_actions).mean()
+        value = np.abs(values - true_values).mean() / max(1.0, float(np.abs(true_values).max()))
+        chosen = np.abs(found.action[request] - actions[found.index[request]]).max()
+        best = values.max() == found.q[request]
         if not (action <= tolerance and value <= tolerance and chosen == 0 and best) or found.nonfinite[request]:
             raise BackendMismatch(
                 f"{backend.engine} is not the reference: request {request} (N = {batch.num_candidates[request]}, "
                 f"M = {batch.num_steps[request]}) differs by {action:.3g} in actions and {value:.3g} in values, "
                 f"and {tolerance:g} is allowed"
             )
+
+
+def _candidates(result: SampleResult, request: int) -> tuple[Float32, Float32]:
+    assert result.candidates is not None
+    assert result.candidate_q is not None
+    return result.candidates[request], result.candidate_q[request]

@@ -1,7 +1,7 @@
 """Which tile computes a batch: a plain function of (rows, card).
 
-Few configurations on purpose. Everything about a policy (dimensions, widths, depths, ensemble, LayerNorm, aggregation) is
-a run-time number of the kernel, so these configurations are all the code that can ever run, and `sorl-bench aot`
+Few configurations on purpose. Everything about a policy (dimensions, widths, depths, ensemble, LayerNorm, aggregation)
+is a run-time number of the kernel, so these configurations are all the code that can ever run, and `sorl-bench aot`
 compiles every one of them for every card that may pick it.
 """
 

@@ -1,11 +1,11 @@
 """The kernel: one launch from noise to chosen action.
 
-Program (g, s) computes rows g * ROWS .. of the ragged batch, and of every layer the column blocks s, s + slices, ... Fused,
-there is one slice and a program does whole layers. Split, for small batches, the slices of a group meet at a barrier
-through the L2 cache after every layer, as one SM can't pull the weights fast enough alone.
+Program (g, s) computes rows g * ROWS .. of the ragged batch, and of every layer the column blocks s, s + slices, ...
+Fused, there is one slice and a program does whole layers. Split, for small batches, the slices of a group meet at a
+barrier through the L2 cache after every layer, as one SM can't pull the weights fast enough alone.
 
-All state of a row lives in scratch, so the phases between two barriers can also run as one launch each (PHASED): that is
-how the split mode is tested where programs run one after another.
+All state of a row lives in scratch, so the phases between two barriers can also run as one launch each (PHASED): that
+is how the split mode is tested where programs run one after another.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _critic_hidden(
     matrix, bias, column_sums, value_weights, last, width, stride, slice_,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """gelu(W LayerNorm(h) + b) with the LayerNorm folded: W h / deviation - mean / deviation * (column sums of W) + b."""
+    """gelu(W LayerNorm(h) + b), folded: (W h - mean * (column sums of W)) / deviation + b."""
     blocks = tl.cdiv(width, COLUMNS)
     mean, scale = layer_norm_of(partials_before, blocks, capacity, rows, inverse_width, layer_norm)
     for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
@@ -205,8 +205,8 @@ def sample_and_score(
     if _due(passed, phase, PHASED):
         _draw_noise(x, rows, action_stride, tl.load(seed + request), candidate, tl.load(temperature + request))
         _actor_share(
-            share, rows, observations, observation_stride, actor_matrix, actor_vectors, actor_width, actor_stride, slice_,
-            COLUMNS, BF16, INTERPRET,
+            share, rows, observations, observation_stride, actor_matrix, actor_vectors, actor_width, actor_stride,
+            slice_, COLUMNS, BF16, INTERPRET,
         )  # fmt: skip
     tl.debug_barrier()
 
@@ -265,13 +265,15 @@ def sample_and_score(
                     sums + (layer - 1) * blocks * 3 * capacity, sums + layer * blocks * 3 * capacity, capacity, rows,
                     tl.load(critic_inverse_width + layer - 1), layer_norm, matrix + before * critic_stride,
                     vectors + layer * critic_stride, vectors + (critic_layers + layer) * critic_stride, value_weights,
-                    layer + 1 == critic_layers, critic_width, critic_stride, slice_, COLUMNS, DEPTH, STAGES, BF16, INTERPRET,
+                    layer + 1 == critic_layers, critic_width, critic_stride, slice_,
+                    COLUMNS, DEPTH, STAGES, BF16, INTERPRET,
                 )  # fmt: skip
             turn = 1 - turn
             passed = _barrier(meeting, passed, SPLIT, PHASED)
         turn = 1 - turn
 
-    if slice_ == 0:
+    # Nested: what `_due` gives is a constant in compiled code, and constants don't mix with numbers in one condition.
+    if slice_ == 0:  # noqa: SIM102
         if _due(passed, phase, PHASED):
             select(
                 table, best, arrived, action, value, deviation, index, nonfinite, row_value, row_deviation, x, partials,

@@ -1,7 +1,7 @@
 """One dense layer of a tile: (rows, width) activations in scratch -> (rows, columns) of the next, block by block.
 
-Activations travel through a scratch buffer that stays in the L2 cache. Held in registers instead, a hidden vector of 512
-spilled 7 to 244 KB and made 2 MB of code.
+Activations travel through a scratch buffer that stays in the L2 cache. Held in registers instead, a hidden vector of
+512 spilled 7 to 244 KB and made 2 MB of code.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def product(
 
 @triton.jit
 def store_sums(partials, block, capacity, rows, activation, value_weights, columns, last):
-    """Of one block of columns, the sum and the sum of squares, for LayerNorm; after the last layer also the product with
-    the output weights, for the value.
+    """Of one block of columns, the sum and the sum of squares, for LayerNorm; after the last layer also the product
+    with the output weights, for the value.
 
     Args:
         partials: (blocks, 3, capacity) float32 of this layer.

@@ -1,9 +1,9 @@
 """The noise contract of `kernels.philox`, in Triton.
 
-Logarithm, sine and cosine are written out: lg2.approx and cos.approx of the hardware are off by 1e-4 near u = 1, and what
-the interpreter checks is then what a device computes. Over all 2^24 values of u and of v, in float32 without fused
-multiply-adds, radius and waves together stay within 9.1e-7 of the exact normal (`tests/kernels/gpu/test_noise.py`).
-Polynomials: Cephes (Moshier), logf and sinf.
+Logarithm, sine and cosine are written out: what the hardware approximates (lg2.approx has an absolute error of 2^-22)
+is off by up to 5e-4 where u is near 1, and what the interpreter checks is then what a device computes. Over all 2^24
+values of u and of v, in float32 without fused multiply-adds, normals stay within 1e-6 of the exact ones
+(`tests/kernels/gpu/test_noise.py`). Polynomials: Cephes (Moshier), logf and sinf.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton.language as tl
 @triton.jit
 def _negative_log(u):
     """-ln(u / 2^24) of integers u in 1..2^24, (rows, dims) float32."""
-    # Float32 bits -> mantissa in [sqrt(1/2), sqrt(2)) and exponent: near u = 2^24 the result keeps its relative accuracy.
+    # Float32 bits -> mantissa in [sqrt(1/2), sqrt(2)) and exponent: relative accuracy holds near u = 2^24 too.
     shifted = u.to(tl.float32).to(tl.int32, bitcast=True) - 0x3F3504F3
     exponent = ((shifted >> 23) - 24).to(tl.float32)
     x = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
@@ -47,7 +47,7 @@ def _wave(v, odd):
 
 @triton.jit
 def philox_words(seed, candidate, dimension):
-    """The pair of random words that `dimension` is made of: (rows, 1), (rows, 1), (1, dims) -> two (rows, dims) uint32."""
+    """The two random words behind `dimension`: (rows, 1), (rows, 1), (1, dims) -> two (rows, dims) uint32."""
     block = (candidate * 0 + dimension // 4).to(tl.uint32)
     zero = block * 0
     w0, w1, w2, w3 = tl.philox(seed, candidate.to(tl.uint32) + zero, block, zero, zero, 10)

@@ -163,9 +163,7 @@ def _actor(weights: dict[str, Tensor], spec: PolicySpec, widths: Widths) -> _Net
     return _Network(matrix, vectors, output, bias)
 
 
-def _critic(
-    weights: dict[str, Tensor], spec: PolicySpec, widths: Widths, member: int, dtype: torch.dtype
-) -> _Network:
+def _critic(weights: dict[str, Tensor], spec: PolicySpec, widths: Widths, member: int, dtype: torch.dtype) -> _Network:
     layers = widths.critic_layers
     matrix = torch.zeros(_inputs(widths, widths.critic, layers), widths.critic_stride, dtype=torch.float64)
     vectors = torch.zeros(2 * layers + 2, widths.critic_stride, dtype=torch.float64)

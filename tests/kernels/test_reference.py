@@ -157,7 +157,7 @@ def test_replies_are_in_environment_units() -> None:
     np.testing.assert_allclose(spec.action_to_environment(torch.from_numpy(action)).numpy(), [[0.0, 2.0, 0.25]])
 
 
-@pytest.mark.parametrize("choice", ["cpu", "triton"])
+@pytest.mark.parametrize("choice", ["cpu"])
 def test_a_backend_asked_for_by_name_never_falls_back(choice: Any) -> None:
     with pytest.raises(BackendUnavailable, match=choice):
         create_backend(random_policy(), choice)
