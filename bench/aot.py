@@ -13,8 +13,9 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
@@ -99,13 +100,10 @@ def gate(folder: Path | None, progress: Callable[[Compiled], None] = lambda comp
             found[tile.name, card] = Compiled(**{**content, "remarks": tuple(content["remarks"])})
         else:
             missing.append((tile, card, path))
-    # Interpreted functions can't be compiled, and triton decides when it is imported: fresh processes, without it.
-    os.environ.pop("TRITON_INTERPRET", None)
     with (
-        tempfile.TemporaryDirectory() as scratch,
+        _fresh_triton(),
         ProcessPoolExecutor(min(available_cores(), max(1, len(missing))), get_context("spawn")) as pool,
     ):
-        os.environ["TRITON_CACHE_DIR"] = scratch
         running = [pool.submit(compile_tile, tile, card) for tile, card, _ in missing]
         for (tile, card, path), future in zip(missing, running, strict=True):
             found[tile.name, card] = compiled = future.result()
@@ -114,6 +112,20 @@ def gate(folder: Path | None, progress: Callable[[Compiled], None] = lambda comp
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(asdict(compiled)))
     return [found[tile.name, card] for tile, card in pairs()]
+
+
+@contextmanager
+def _fresh_triton() -> Iterator[None]:
+    """Processes started in here import a triton that compiles, also where this one interprets, and caches nothing."""
+    before = dict(os.environ)
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ.pop("TRITON_INTERPRET", None)
+        os.environ["TRITON_CACHE_DIR"] = scratch
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def main(arguments: list[str] | None = None) -> int:

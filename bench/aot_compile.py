@@ -46,7 +46,7 @@ def compile_tile(tile: Tile, card: str) -> Compiled:
     target = GPUTarget("hip", card, 64) if hip else GPUTarget("cuda", int(card.removeprefix("sm_")), 32)
     log = io.StringIO()
     with contextlib.redirect_stdout(log):
-        kernel: Any = triton.compile(source, target=target, options=options(tile, hip))
+        kernel: Any = triton.compile(source, target=target, options=options(tile, 2 if tile.split else 1, hip))
     instruction = expected_instruction(tile, card)
     if hip:
         return _of_amd(tile, card, kernel, instruction, remarks)

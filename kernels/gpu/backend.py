@@ -50,16 +50,16 @@ class TritonBackend:
             raise BackendUnavailable("backend 'triton': TRITON_INTERPRET is set, and it interprets on device cpu only")
         self.options = options or TritonOptions()
         self._policy = policy
-        self._spec = policy.spec
+        self.spec = policy.spec
         self._mean = policy.observation_mean.detach().cpu().float().numpy()
         self._std = policy.observation_std.detach().cpu().float().numpy()
         dtype = torch.bfloat16 if self.options.precision == "bf16" else torch.float32
         self._scratch = torch.float32 if INTERPRETED else dtype
         with _typed_errors():
             self._packed = pack_policy(policy, self._device, dtype, self._scratch)
-            self._stream: torch.cuda.Stream | None = None
+            self.stream: torch.cuda.Stream | None = None
             if self._device.type == "cuda":
-                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+                self.stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._card = _card(self._device)
         self._buckets: dict[tuple[Tile, int, int], Bucket] = {}
         self.engine = self._name()
@@ -73,11 +73,11 @@ class TritonBackend:
             UnwrittenOutput: the kernel left part of its reply unwritten.
         """
         observation = batch.observation
-        if self._spec.normaliser == "standardise":
+        if self.spec.normaliser == "standardise":
             observation = (observation - self._mean) / self._std
         order = np.argsort(-batch.num_steps, kind="stable")  # tiles whose rows all take equally many steps
         with _typed_errors():
-            bucket = self._bucket(batch)
+            bucket = self.bucket(batch)
             bucket.run(batch, observation, order)
             candidates = bucket.candidates(int(batch.num_candidates.sum())) if batch.return_candidates else None
         return _result(batch, bucket, order, candidates)
@@ -86,14 +86,14 @@ class TritonBackend:
         """Raises BackendMismatch if a fixed batch does not come out as the reference has it."""
         check_against_reference(self, self._policy, TOLERANCE[self.options.precision])
 
-    def _bucket(self, batch: SampleBatch) -> Bucket:
+    def bucket(self, batch: SampleBatch) -> Bucket:
         """The buffers for a batch of this size, sizes being powers of two."""
         rows = int(batch.num_candidates.sum())
         tile = choose_tile(rows, self._card, self.options)
         key = (tile, _power_of_two(len(batch)), padded(_power_of_two(rows), tile.rows))
         if key not in self._buckets:
             self._buckets[key] = Bucket(
-                self._spec, self._packed, tile, key[1], key[2], self._device, self._scratch, self._stream
+                self.spec, self._packed, tile, key[1], key[2], self._device, self._scratch, self.stream
             )
         return self._buckets[key]
 

@@ -38,18 +38,19 @@ class Bucket:
         self._layout = Layout(requests, rows, widths, spec.action_dim)
         self._host = torch.empty(self._layout.size, dtype=torch.uint8, pin_memory=stream is not None)
         self.stage = Stage(self._layout, self._host)
-        self._block = torch.zeros(self._layout.size, dtype=torch.uint8, device=device)
         self._groups = rows // tile.rows
         self._slices = _slices(tile, widths, self._groups, device)
         critic_blocks = -(-widths.critic // tile.columns)
         sums = widths.members * widths.critic_layers * critic_blocks
-        self.scratch = {
-            "x": torch.zeros(self._slices, rows, widths.action, device=device),
-            "hidden": torch.zeros(2, rows, widths.hidden_stride, dtype=scratch, device=device),
-            "share": torch.zeros(rows, widths.actor_stride, device=device),
-            "partials": torch.zeros(sums, 3, rows, device=device),
-            "row_deviation": torch.zeros(rows, device=device),
-        }
+        with torch.cuda.stream(stream):  # zeros are written in its order, before the kernel's own; nothing on the CPU
+            self._block = torch.zeros(self._layout.size, dtype=torch.uint8, device=device)
+            self.scratch = {
+                "x": torch.zeros(self._slices, rows, widths.action, device=device),
+                "hidden": torch.zeros(2, rows, widths.hidden_stride, dtype=scratch, device=device),
+                "share": torch.zeros(rows, widths.actor_stride, device=device),
+                "partials": torch.zeros(sums, 3, rows, device=device),
+                "row_deviation": torch.zeros(rows, device=device),
+            }
         self.arguments: dict[str, Tensor | int] = {
             **self._layout.views(self._block),
             **self.scratch,
@@ -72,10 +73,16 @@ class Bucket:
                 self._stream.synchronize()
                 self.stage.write(batch, observation, order)
                 self._graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self._graph, stream=self._stream):
+                # thread_local: other threads (a second model's, a profiler's) may use the device meanwhile.
+                with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                     self._enqueue()
-            self._graph.replay()
+            self.replay()
         self._stream.synchronize()
+
+    def replay(self) -> None:
+        """Enqueue the graph over what is staged, once more; CUDA only, after `run`, on the current stream."""
+        assert self._graph is not None
+        self._graph.replay()
 
     def candidates(self, rows: int) -> np.ndarray:
         """Every candidate of the last batch, (rows, action_dim) in the staged order."""

@@ -46,22 +46,23 @@ class Tile:
     cards: tuple[str, ...] = CARDS
 
 
-# One program pulls 64 bytes a clock through its SM's port to L2, some 700 clocks away: five buffers of 10 KB keep that
-# port busy. Left to itself the assembler caps this tile at 168 registers, and spills 16 bytes.
-_SMALL = Tile("16x64", "bf16", rows=16, columns=64, depth=64, warps=4, stages=6, registers=255)
+# One program pulls 64 bytes a clock through its SM's port to L2, some 700 clocks away: three buffers of 17 KB keep that
+# port busy, and wide blocks of columns let it rest less often.
+_SMALL = Tile("16x256", "bf16", rows=16, columns=256, depth=32, warps=8, stages=4)
 _MIDDLE = Tile("64x128", "bf16", rows=64, columns=128, depth=64, warps=8, stages=3)
 # Reads each weight half as often as the middle one. With mma.sync (sm_80, 89, 120) it spills 16 to 48 bytes.
 _LARGE = Tile(
     "128x128", "bf16", rows=128, columns=128, depth=64, warps=8, stages=3, cards=("sm_90", "sm_100", "gfx942")
 )
+# Narrow blocks, as they are what is spread. Left to itself the assembler caps it at 168 registers, and spills 16 bytes.
 _SPLIT = Tile("16x64/split", "bf16", rows=16, columns=64, depth=64, warps=4, stages=6, registers=255, split=True)
 _EXACT = Tile("64x64/fp32", "fp32", rows=64, columns=64, depth=32, warps=8, stages=2, registers=255)
 
 TILES = {tile.name: tile for tile in (_SMALL, _MIDDLE, _LARGE, _SPLIT, _EXACT)}
 """All configurations there are."""
 
-SMALL_ROWS = 1024
-"""Batches up to here go to the small tile, as more SMs pull weights at a time (docs/performance.md)."""
+SMALL_ROWS = 2048
+"""Batches below this go to the small tile, as more SMs pull weights at a time (docs/performance.md)."""
 LARGE_ROWS = 8192
 """Batches from here on go to the large tile: middle ones would come in a second wave (docs/performance.md)."""
 SPLIT_ROWS = 256
@@ -92,7 +93,9 @@ def choose_tile(rows: int, card: str, options: TritonOptions) -> Tile:
     if options.split and rows <= SPLIT_ROWS:
         return _SPLIT
     if options.replay == "exact":
-        return _SMALL if options.split else _MIDDLE  # the small tile computes the split one's bits
-    if rows <= SMALL_ROWS:
+        # The small tile wins up to more rows than a server puts into a batch by default. The split one spreads nothing
+        # where programs fill the card: the same bits.
+        return _SPLIT if options.split else _SMALL
+    if rows < SMALL_ROWS:
         return _SMALL
     return _LARGE if rows >= LARGE_ROWS and card in _LARGE.cards else _MIDDLE

@@ -53,13 +53,13 @@ def constants(tile: Tile, phased: bool = False) -> dict[str, Any]:
     }
 
 
-def options(tile: Tile, hip: bool = False) -> dict[str, Any]:
+def options(tile: Tile, slices: int, hip: bool = False) -> dict[str, Any]:
     """How the compiler is to treat it. `enable_fp_fusion` is said, as bits depend on it."""
     found: dict[str, Any] = {
         "num_warps": tile.warps,
         "num_stages": tile.stages,
         "enable_fp_fusion": True,
-        "launch_cooperative_grid": tile.split,  # the slices of a group wait for each other: all must be resident
+        "launch_cooperative_grid": slices > 1,  # the slices of a group wait for each other: all must be resident
     }
     if tile.registers is not None and not hip:  # HIP has no such option
         found["maxnreg"] = tile.registers
@@ -78,4 +78,4 @@ def launch(tile: Tile, groups: int, slices: int, arguments: dict[str, Tensor | i
         with np.errstate(all="ignore"):  # a device raises no warning where exp() overflows
             sample_and_score[(groups, slices)](**keywords)
     else:
-        sample_and_score[(groups, slices)](**keywords, **options(tile, torch.version.hip is not None))
+        sample_and_score[(groups, slices)](**keywords, **options(tile, slices, torch.version.hip is not None))

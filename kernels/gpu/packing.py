@@ -22,7 +22,7 @@ from policy import Policy, PolicySpec
 
 INPUT_MULTIPLE = 16
 WIDTH_MULTIPLE = 64
-COLUMN_MULTIPLE = 128
+COLUMN_MULTIPLE = 256
 
 
 def padded(size: int, multiple: int) -> int:
@@ -37,7 +37,7 @@ class Widths:
     Attributes:
         observation, action: inputs, multiples of 16.
         actor, critic: hidden width as loops see it, a multiple of 64: the widest layer's.
-        actor_stride, critic_stride: columns in memory, multiples of 128, so that no tile needs a mask.
+        actor_stride, critic_stride: columns in memory, multiples of 256, so that no tile needs a mask.
         actor_layers, critic_layers, members: hidden layers, and critics.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from kernels.backend import (
 )
 from kernels.gpu import bucket as bucket_module
 from kernels.gpu.backend import TritonBackend
-from kernels.gpu.configuration import TritonOptions
+from kernels.gpu.configuration import TILES, TritonOptions
 from kernels.reference import ReferenceBackend
 from tests.kernels import naive
 from tests.kernels.gpu.compare import assert_agrees, reference
@@ -31,9 +32,9 @@ from tests.policies import random_policy
 FIELDS = ("action", "q", "q_std", "index", "q_first", "nonfinite")
 
 
-def batch_of(obs_dim: int = 11, seed: int = 0, **changes: Any) -> SampleBatch:
-    """A ragged batch: every kind of M, a request that crosses the tiles of 16 and 64 rows."""
-    steps, candidates = [8, 3, 1, 5, 2], [1, 70, 7, 3, 20]
+def batch_of(obs_dim: int = 11, seed: int = 0, rows: int = 18, **changes: Any) -> SampleBatch:
+    """A ragged batch: every kind of M, a request of `rows` rows that crosses the tiles of 16 or of 64."""
+    steps, candidates = [8, 3, 1, 5, 2], [1, rows, 7, 3, 4]
     observation = np.random.default_rng(seed).standard_normal((5, obs_dim)).astype(np.float32)
     seeds = [2**64 - 1, 5, 2**32, 7, 0]
     return SampleBatch.of(observation, candidates, steps, seeds, **{"return_candidates": True, **changes})
@@ -55,7 +56,7 @@ POLICIES = [
 @pytest.mark.parametrize("changes", POLICIES)
 def test_fp32_is_the_float64_reference_within_1e_5(changes: dict[str, Any], triton_backend: MakeTriton) -> None:
     policy = random_policy(2, **changes)
-    batch = batch_of(policy.spec.obs_dim, temperature=[1.0, 1.0, 0.0, 2.0, 0.5])
+    batch = batch_of(policy.spec.obs_dim, rows=70, temperature=[1.0, 1.0, 0.0, 2.0, 0.5])
     found = triton_backend(policy, precision="fp32").sample_and_score(batch)
     assert_agrees(batch, found, reference(policy, batch), actions=1e-5, values=1e-5)
 
@@ -125,8 +126,8 @@ def test_a_raw_position_keeps_its_digits_in_bf16(triton_backend: MakeTriton) -> 
 def test_a_whole_ragged_batch_is_one_launch(
     precision: str, launches: list[tuple[int, ...]], triton_backend: MakeTriton
 ) -> None:
-    triton_backend(random_policy(), precision=precision).sample_and_score(batch_of())
-    assert launches == [(2, 1)]  # 101 rows in tiles of 64
+    triton_backend(random_policy(), precision=precision).sample_and_score(batch_of(rows=70))  # 85 rows
+    assert launches == [(8 if precision == "bf16" else 2, 1)]  # a power of two of them, in tiles of 16 or 64
 
 
 def assert_alone_is_packed(backend: TritonBackend, batch: SampleBatch, whole: SampleResult, r: int) -> None:
@@ -140,21 +141,26 @@ def assert_alone_is_packed(backend: TritonBackend, batch: SampleBatch, whole: Sa
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_request_alone_is_bitwise_what_it_is_in_company(precision: str, triton_backend: MakeTriton) -> None:
-    policy, batch = random_policy(5), batch_of()
+    policy, batch = random_policy(5), batch_of(rows=18 if precision == "bf16" else 70)
     backend = triton_backend(policy, precision=precision)
     whole = backend.sample_and_score(batch)
     for r in (0, 1, 4):
         assert_alone_is_packed(backend, batch, whole, r)
 
 
-def test_split_columns_give_the_fused_bits(launches: list[tuple[int, ...]], triton_backend: MakeTriton) -> None:
+def test_split_columns_give_the_fused_bits(
+    launches: list[tuple[int, ...]], triton_backend: MakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Phase by phase: what a barrier separates on a device are launches here."""
     policy = random_policy(5, actor_hidden=(100, 70), critic_hidden=(130,), ensemble_size=2)
     observation = np.random.default_rng(0).standard_normal((3, 11)).astype(np.float32)
     batch = SampleBatch.of(observation, [19, 2, 9], [1, 3, 2], range(3), return_candidates=True)
     split = triton_backend(policy, split=True).sample_and_score(batch)
     assert launches == [(2, 3)] * (3 * 2 + 2 * 1 + 1)  # 32 rows by 16, 130 columns by 64; M * layers, members * layers
-    fused = triton_backend(policy, replay="fastest").sample_and_score(batch)
+    tile = replace(TILES["16x64/split"], split=False)
+    monkeypatch.setattr("kernels.gpu.backend.choose_tile", lambda *arguments: tile)
+    fused = triton_backend(policy).sample_and_score(batch)
+    assert launches[-1] == (2, 1)
     for name in FIELDS:
         np.testing.assert_array_equal(getattr(split, name), getattr(fused, name), err_msg=name)
     assert_agrees(batch, split, reference(policy, batch), actions=2e-2, values=4e-2)
@@ -162,7 +168,7 @@ def test_split_columns_give_the_fused_bits(launches: list[tuple[int, ...]], trit
 
 def test_ties_go_to_the_lowest_index(triton_backend: MakeTriton) -> None:
     policy = random_policy()
-    batch = SampleBatch.of(np.ones((2, 11), np.float32), [9, 70], 2, 3, temperature=0.0, first_candidate=[0, 5])
+    batch = SampleBatch.of(np.ones((2, 11), np.float32), [9, 40], 2, 3, temperature=0.0, first_candidate=[0, 5])
     assert list(triton_backend(policy).sample_and_score(batch).index) == [0, 5]
 
 
@@ -234,7 +240,7 @@ def test_engine_names_say_what_decides_the_bits(triton_backend: MakeTriton) -> N
     ]
     place = names[0].split("/")[2]
     assert names == [f"triton/{rest}" for rest in (
-        f"bf16/{place}/64x128", f"fp32/{place}/64x64", f"bf16/{place}/fastest", f"bf16/{place}/16x64"
+        f"bf16/{place}/16x256", f"fp32/{place}/64x64", f"bf16/{place}/fastest", f"bf16/{place}/16x64"
     )]  # fmt: skip
 
 

@@ -6,6 +6,12 @@ import pytest
 
 from kernels.gpu.configuration import CARDS, LARGE_ROWS, SMALL_ROWS, SPLIT_ROWS, TILES, TritonOptions, choose_tile
 
+EVERY = [
+    TritonOptions(precision, replay, split)  # type: ignore[arg-type]
+    for precision in ("bf16", "fp32")
+    for replay in ("exact", "fastest")
+    for split in (False, True)
+]
 ROWS = [1, 16, 100, SPLIT_ROWS, SMALL_ROWS, SMALL_ROWS + 1, LARGE_ROWS - 1, LARGE_ROWS, 100_000]
 
 
@@ -15,27 +21,20 @@ def test_exact_replay_has_one_tile_for_all_batches(card: str, precision: str) ->
     assert len({choose_tile(rows, card, TritonOptions(precision=precision)) for rows in ROWS}) == 1  # type: ignore[arg-type]
 
 
-def test_exact_replay_in_split_mode_has_tiles_of_equal_bits() -> None:
-    chosen = {choose_tile(rows, "sm_90", TritonOptions(split=True)) for rows in ROWS}
-    assert {(tile.rows, tile.columns, tile.depth, tile.precision) for tile in chosen} == {(16, 64, 64, "bf16")}
+def test_exact_replay_in_split_mode_has_one_tile_too() -> None:
+    assert {choose_tile(rows, "sm_90", TritonOptions(split=True)).name for rows in ROWS} == {"16x64/split"}
 
 
 @pytest.mark.parametrize("card", CARDS)
 def test_a_card_is_given_only_what_it_compiles_without_spills(card: str) -> None:
-    for options in (TritonOptions(replay="fastest"), TritonOptions(replay="fastest", split=True)):
+    for options in EVERY:
         chosen = [choose_tile(rows, card, options) for rows in ROWS]
         assert all(card in tile.cards for tile in chosen)
         assert [tile.rows for tile in chosen] == sorted(tile.rows for tile in chosen)
 
 
 def test_every_tile_can_be_chosen() -> None:
-    every = [
-        TritonOptions(precision, replay, split)  # type: ignore[arg-type]
-        for precision in ("bf16", "fp32")
-        for replay in ("exact", "fastest")
-        for split in (False, True)
-    ]
-    assert {choose_tile(rows, "sm_90", options).name for rows in ROWS for options in every} == set(TILES)
+    assert {choose_tile(rows, "sm_90", options).name for rows in ROWS for options in EVERY} == set(TILES)
 
 
 def test_split_is_off_by_default() -> None:
