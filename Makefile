@@ -25,9 +25,8 @@ serve: $(READY) ## Serve a shipped policy on 127.0.0.1:8000 (POLICY=path for ano
 demo: $(READY) ## Serve cube-single and drive the simulated arm through HTTP: ten episodes, fixed seeds
 	deploy/demo.sh
 
-test: $(READY) ## Quick tests, under five minutes, and the compile gate (two minutes when nothing of it is cached)
+test: $(READY) ## Quick tests, under five minutes
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
-	$(BIN)/sorl-bench aot
 
 test-all: $(READY) ## The rest: what drives real environments with shipped policies
 	$(BIN)/python -m pytest -m 'slow and not gpu'

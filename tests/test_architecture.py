@@ -22,7 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "kernels": {"policy"},
     "training": {"policy", "kernels", "sorl_client"},
     "service": {"policy", "kernels"},
-    "bench": {"policy", "kernels", "service"},
+    "bench": {"policy", "kernels"},
     "sorl_client": set(),
 }
 THIRD_PARTY_OF_POLICY = {"torch", "safetensors"}

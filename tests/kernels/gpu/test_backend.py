@@ -54,10 +54,13 @@ POLICIES = [
 
 
 @pytest.mark.parametrize("changes", POLICIES)
-def test_fp32_is_the_float64_reference_within_1e_5(changes: dict[str, Any], triton_backend: MakeTriton) -> None:
+def test_fp32_is_the_float64_reference_within_1e_5(
+    changes: dict[str, Any], launches: list[tuple[int, ...]], triton_backend: MakeTriton
+) -> None:
     policy = random_policy(2, **changes)
     batch = batch_of(policy.spec.obs_dim, rows=70, temperature=[1.0, 1.0, 0.0, 2.0, 0.5])
     found = triton_backend(policy, precision="fp32").sample_and_score(batch)
+    assert len(launches) == 1
     assert_agrees(batch, found, reference(policy, batch), actions=1e-5, values=1e-5)
 
 
@@ -100,11 +103,15 @@ def assert_no_worse_than_torch_bf16(policy: Any, batch: SampleBatch, found: Samp
 
 
 @pytest.mark.parametrize("changes", POLICIES[:3])
-def test_bf16_is_no_worse_than_torch_in_bf16(changes: dict[str, Any], triton_backend: MakeTriton) -> None:
+def test_bf16_is_no_worse_than_torch_in_bf16(
+    changes: dict[str, Any], launches: list[tuple[int, ...]], triton_backend: MakeTriton
+) -> None:
     """Root mean square error at most 1.1 times (most often 0.3 to 0.9), largest at most 1.5 times torch autocast's."""
     policy = random_policy(2, **changes)
     batch = batch_of(policy.spec.obs_dim)
-    assert_no_worse_than_torch_bf16(policy, batch, triton_backend(policy).sample_and_score(batch))
+    found = triton_backend(policy).sample_and_score(batch)
+    assert len(launches) == 1
+    assert_no_worse_than_torch_bf16(policy, batch, found)
 
 
 def test_a_raw_position_keeps_its_digits_in_bf16(triton_backend: MakeTriton) -> None:

@@ -1,4 +1,4 @@
-"""The choice of a tile, which needs neither triton nor a card."""
+"""The choice of a tile."""
 
 from __future__ import annotations
 
