@@ -1,8 +1,8 @@
 """`sorl-bench aot`: the compile gate. Every tile that a card may be given, compiled for it, without owning one.
 
 A breach is a register spill, more shared memory than the card has (which the compiler itself does not refuse), a
-matrix product without the card's matrix instruction, serialised wgmma, or a run-time number that the compiler would
-specialise on.
+matrix product without the card's matrix instruction, serialised wgmma, a barrier that the compiler has optimised away,
+or a run-time number that it would specialise on.
 """
 
 from __future__ import annotations

@@ -93,6 +93,8 @@ def _of_nvidia(tile: Tile, card: str, kernel: Any, log: str, instruction: str, r
         remarks.append("the assembler serialised wgmma")
     if tile.precision == "fp32" and "tf32" in ptx:
         remarks.append("TF32 in fp32 mode")
+    if tile.split and "ld.global.gpu.acquire" not in ptx:
+        remarks.append("the barrier of the split mode does not wait")
     spills = [int(stores) for stores in re.findall(r"(\d+) bytes spill stores", log)]
     registers = [int(used) for used in re.findall(r"Used (\d+) registers", log)]
     if not spills or not registers:
