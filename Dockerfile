@@ -8,6 +8,7 @@ COPY policy policy
 COPY kernels kernels
 COPY training training
 COPY service service
+COPY bench bench
 RUN /opt/sorl/bin/pip install --no-cache-dir ".[${VARIANT}]"
 
 FROM python:3.11-slim-bookworm

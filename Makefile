@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-all check format clean
+.PHONY: help setup serve demo test test-all check bench-gpu format clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -15,7 +15,7 @@ help: ## Show this
 $(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/src/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,serve,test,train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,gpu,serve,test,train]'
 	touch $@
 
 # Ray alone, not the extra's ray[serve]: 76 MB to download, 240 MB on disk, 8 s; `make serve` and `make test` do without.
@@ -23,7 +23,7 @@ $(READY_ALL): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check 'ray>=2.40'
 	touch $@
 
-setup: $(READY) ## Make .venv with everything but GPU extras
+setup: $(READY) ## Make .venv with everything
 
 serve: $(READY) ## Serve a shipped policy on 127.0.0.1:8000 (POLICY=path for another)
 	$(BIN)/sorl-serve --model $(POLICY)
@@ -41,6 +41,9 @@ check: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench-gpu: $(READY) ## On a CUDA card: the GPU kernel checked, then timed against torch; writes bench-gpu.json
+	$(BIN)/sorl-bench gpu --model $(POLICY) --json bench-gpu.json
 
 format: $(READY) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .

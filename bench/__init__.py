@@ -1,1 +1,1 @@
-"""`sorl-bench`: what it costs, against named peers and against the machine's own limit."""
+"""`sorl-bench`: what can be measured, modelled or gated; one module a subcommand. Each prints a table."""

@@ -20,9 +20,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import tyro
 
 from bench.cpu_peers import Sampler, fused_onednn, onnxruntime_session, openvino_model, torch_compiled, torch_eager
 from bench.machine import describe, gemm_peak
+from bench.table import write_json
 from kernels.backend import SampleBatch
 from kernels.cpu import CpuBackend, supported_isas
 from kernels.reference import ReferenceBackend
@@ -266,3 +268,15 @@ def format_table(report: dict[str, Any]) -> str:
         shares = (report["gflop"][point] / row["ms"][point] * 1e3 / peak for point in points)
         lines.append(f"{row['name'] + ', of peak':<34}" + "".join(f"{share:>13.0%}" for share in shares))
     return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """See `EngineBenchConfig`."""
+    try:
+        config = tyro.cli(EngineBenchConfig, prog="sorl-bench engine", args=arguments)
+    except ValueError as error:
+        raise SystemExit(f"sorl-bench engine: {error}") from None
+    report = run(config)
+    print(format_table(report))
+    write_json(config.json, report)
+    return 0

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import tyro
 
 from bench.machine import describe, gemm_peak
+from bench.table import write_json
 from kernels.threads import available_cores, limit_torch_threads
 from policy import Budget, PolicySpec
 from training.config import TrainConfig
@@ -224,3 +226,15 @@ def format_table(report: dict[str, Any]) -> str:
             f"{name:<30} {milliseconds:>10.1f} {1e3 / milliseconds:>10.1f} {rate:>8.0f} {rate / peak:>8.0%} {ratio:>10}"
         )
     return "\n".join(lines)
+
+
+def main(arguments: list[str]) -> int:
+    """See `TrainBenchConfig`."""
+    try:
+        config = tyro.cli(TrainBenchConfig, prog="sorl-bench train", args=arguments)
+    except ValueError as error:
+        raise SystemExit(f"sorl-bench train: {error}") from None
+    report = run(config)
+    print(format_table(report))
+    write_json(config.json, report)
+    return 0

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from policy import Policy
+
+if TYPE_CHECKING:
+    from kernels.gpu.configuration import TritonOptions
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,33 @@ class BackendUnavailable(RuntimeError):
 
 class NonFiniteOutput(RuntimeError):
     """A candidate of a request came out NaN or infinite: that request must fail, not move a motor."""
+
+
+class DeviceFailure(RuntimeError):
+    """The device can't compute: what was asked fails, and whoever serves should stop calling itself ready.
+
+    DeviceFailure
+    ├── DeviceOutOfMemory   no room for the weights, or for a batch of this size
+    ├── DeviceLost          the device, its context or its driver is gone
+    ├── UnwrittenOutput     a kernel left part of its reply unwritten: nothing it says can be trusted
+    └── BackendMismatch     a kernel's actions are not the reference's
+    """
+
+
+class DeviceOutOfMemory(DeviceFailure):
+    """See `DeviceFailure`."""
+
+
+class DeviceLost(DeviceFailure):
+    """See `DeviceFailure`."""
+
+
+class UnwrittenOutput(DeviceFailure):
+    """See `DeviceFailure`."""
+
+
+class BackendMismatch(DeviceFailure):
+    """See `DeviceFailure`."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +155,22 @@ class Backend(Protocol):
         ...
 
 
+@runtime_checkable
+class SelfChecking(Protocol):
+    """A backend that warm-up asks to compare itself with the reference before it serves."""
+
+    def check(self) -> None:
+        """Raises BackendMismatch."""
+        ...
+
+
 def create_backend(
     policy: Policy,
     choice: BackendChoice = "auto",
     device: str = "auto",
     precision: Precision = "auto",
     threads: int = 1,
+    triton: TritonOptions | None = None,
 ) -> Backend:
     """The backend `choice` for `policy`.
 
@@ -140,9 +180,11 @@ def create_backend(
         device: "auto", "cpu", "cuda", "cuda:1", ...
         precision: of hidden products; "auto" is the backend's own default. The reference knows fp32 only.
         threads: compute threads of the native CPU engine.
+        triton: options of that backend.
 
     Raises:
         BackendUnavailable: `choice` was named and can't run here, or the device does not exist.
+        DeviceFailure: the device has no room for the policy.
     """
     import torch
 
@@ -153,19 +195,25 @@ def create_backend(
     except (RuntimeError, AssertionError) as error:  # torch: no such kind, no such index, or a build without CUDA
         reason = str(error).splitlines()[0]
         raise BackendUnavailable(f"device {device!r} can't be used by torch {torch.__version__}: {reason}") from None
-    backend = _make(policy, choice, device, precision, threads)
+    backend = _make(policy, choice, device, precision, threads, triton)
     if choice == "auto":
+        # The Triton kernel has never run on a card (docs/performance.md), so nobody gets it without asking.
         log.info("backend auto: chose %s", backend.engine)
     return backend
 
 
-def _make(policy: Policy, choice: BackendChoice, device: str, precision: Precision, threads: int) -> Backend:
+def _make(
+    policy: Policy,
+    choice: BackendChoice,
+    device: str,
+    precision: Precision,
+    threads: int,
+    triton: TritonOptions | None,
+) -> Backend:
     from kernels.reference import ReferenceBackend
 
     if choice == "triton":
-        raise BackendUnavailable(
-            f"backend {choice!r} is not part of this installation; available: cpu, reference (or auto, which picks)"
-        )
+        return _make_triton(policy, device, precision, triton)
     if choice == "cpu" and device != "cpu":
         raise BackendUnavailable(f"backend 'cpu' computes on the CPU, not on {device!r}")
     if choice == "cpu" or (choice == "auto" and device == "cpu"):
@@ -180,6 +228,19 @@ def _make(policy: Policy, choice: BackendChoice, device: str, precision: Precisi
     if precision == "bf16":
         raise BackendUnavailable("the reference computes in fp32 only; bf16 was asked for")
     return ReferenceBackend(policy, device)
+
+
+def _make_triton(policy: Policy, device: str, precision: Precision, options: TritonOptions | None) -> Backend:
+    from kernels.gpu.configuration import TritonOptions
+
+    try:
+        from kernels.gpu.backend import TritonBackend
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"backend 'triton' needs the package triton, version 3.7.1: pip install 'sorl-serve[gpu]' ({error})"
+        ) from None
+    options = options or TritonOptions()
+    return TritonBackend(policy, device, options if precision == "auto" else replace(options, precision=precision))
 
 
 def engine_choice(engine: str) -> tuple[BackendChoice, Precision]:

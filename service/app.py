@@ -9,16 +9,16 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.routing import Route
 
-from kernels.backend import create_backend
 from service.problem import install_error_handlers
 from service.routes import act, router
 from service.settings import Settings
 from service.state import MakeBackend, Service
 
 
-def create_app(settings: Settings, make_backend: MakeBackend = create_backend) -> FastAPI:
+def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> FastAPI:
     """The application for one policy; its lifespan starts and drains the worker.
 
+    `make_backend` is `kernels.backend.create_backend` with the settings' options, unless given.
     `app.state.service` is the `Service`; `await app.state.service.settled()` waits for warm-up.
 
     Raises:

@@ -35,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(settings: Settings) -> int:
-    from kernels.backend import BackendUnavailable
+    from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
 
     try:
         server = _server(settings)
         listener = _bind(settings.host, settings.port)
-    except (CheckpointError, BackendUnavailable, OSError) as error:
+    except (CheckpointError, BackendUnavailable, DeviceFailure, OSError) as error:
         return _refuse(error, 1)
     with listener:
         server.run(sockets=[listener])

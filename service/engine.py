@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.backend import Backend, SampleBatch, SampleResult
+from kernels.backend import Backend, DeviceFailure, SampleBatch, SampleResult, SelfChecking
 from kernels.threads import limit_torch_threads
 from policy import Policy
 from service.errors import NonfiniteOutput
@@ -80,16 +80,25 @@ class Engine:
         threads: threads of torch's operators, for backends that use them.
         max_batch_rows: network rows of one call of the backend. It bounds memory: one work of many observations is
             computed in several calls.
+        on_device_failure: told, in the worker thread, when the device fails under a batch.
     """
 
     def __init__(
-        self, policy: Policy, backend: Backend, metrics: Metrics, *, threads: int, max_batch_rows: int
+        self,
+        policy: Policy,
+        backend: Backend,
+        metrics: Metrics,
+        *,
+        threads: int,
+        max_batch_rows: int,
+        on_device_failure: Callable[[DeviceFailure], None] = lambda error: None,
     ) -> None:
         self.spec = policy.spec
         self._backend = backend
         self._metrics = metrics
         self._threads = threads
         self._max_batch_rows = max_batch_rows
+        self._on_device_failure = on_device_failure
         self._mean = policy.observation_mean.cpu().float().numpy()
         self._std = policy.observation_std.cpu().float().numpy()
 
@@ -102,9 +111,12 @@ class Engine:
         """Run representative shapes, so that no client pays for a first time.
 
         Raises:
-            Whatever the backend raises; NonfiniteOutput if the policy gives NaN for its own mean observation.
+            Whatever the backend raises, BackendMismatch if it finds itself wrong; NonfiniteOutput if the policy gives
+            NaN for its own mean observation.
         """
         limit_torch_threads(self._threads)
+        if isinstance(self._backend, SelfChecking):
+            self._backend.check()
         default = self.spec.default_budget
         budgets = {(1, 1), (default.num_candidates, default.num_steps), (32, self.spec.denoise_timesteps)}
         budgets |= {(cell.num_candidates, cell.num_steps) for cell in self.spec.frontier}
@@ -122,9 +134,17 @@ class Engine:
         log.info("%s warmed up in %.2f s with %d threads", self.name, time.perf_counter() - started, self._threads)
 
     def run(self, works: list[Work]) -> Sequence[Outcome | NonfiniteOutput]:
-        """Compute a batch and count it."""
+        """Compute a batch and count it.
+
+        Raises:
+            DeviceFailure: `on_device_failure` has heard of it.
+        """
         started = time.perf_counter()
-        outcomes = self._compute(works)
+        try:
+            outcomes = self._compute(works)
+        except DeviceFailure as error:
+            self._on_device_failure(error)
+            raise
         rows = [len(work.observation) * work.num_candidates for work in works]
         self._metrics.count_batch(
             requests=len(works),

@@ -34,6 +34,14 @@ class Settings(BaseSettings):
     backend: Literal["auto", "triton", "cpu", "reference"] = Field(
         "auto", description="what computes; one asked for by name that can't run is an error"
     )
+    triton_replay: Literal["exact", "fastest"] = Field(
+        "exact",
+        description="backend triton: exact gives a request the same bits in any company; fastest picks the kernel by "
+        "the batch's size, and actions differ by up to 1e-3 with it",
+    )
+    triton_split: bool = Field(
+        False, description="backend triton: spread small batches over the whole card; not yet run on hardware"
+    )
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, cuda:1, ...")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of hidden products; auto is the backend's own default for this machine"

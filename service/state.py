@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
-from kernels.backend import Backend, BackendChoice, Precision, create_backend
+from kernels.backend import Backend, BackendChoice, DeviceFailure, Precision, create_backend
+from kernels.gpu.configuration import TritonOptions
 from kernels.threads import serving_threads
 from policy import Policy, load_policy
 from service.admission import Admission, Limits
@@ -30,16 +32,25 @@ class Service:
     Raises:
         CheckpointError: the model's file is missing or damaged.
         BackendUnavailable: the backend or device asked for can't run here.
+        DeviceFailure: the device has no room for the policy.
         OSError: the recordings' folder can't be made.
     """
 
-    def __init__(self, settings: Settings, make_backend: MakeBackend = create_backend) -> None:
+    def __init__(self, settings: Settings, make_backend: MakeBackend | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
         policy = load_policy(settings.model)
         threads = settings.threads or serving_threads()
-        backend = make_backend(policy, settings.backend, settings.device, settings.precision, threads)
-        self.engine = Engine(policy, backend, self.metrics, threads=threads, max_batch_rows=settings.max_batch_rows)
+        triton = TritonOptions(replay=settings.triton_replay, split=settings.triton_split)
+        make = make_backend or partial(create_backend, triton=triton)
+        self.engine = Engine(
+            policy,
+            make(policy, settings.backend, settings.device, settings.precision, threads),
+            self.metrics,
+            threads=threads,
+            max_batch_rows=settings.max_batch_rows,
+            on_device_failure=self._device_failed,
+        )
         limits = Limits(
             max_candidates=settings.max_candidates,
             max_batch=settings.max_batch,
@@ -53,6 +64,7 @@ class Service:
         )
         self.recorder = self._make_recorder(model)
         self.state: Literal["warming up", "ready", "draining", "failed"] = "warming up"
+        self._why_failed = "warm-up failed"
         self._settled = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self.metrics.queue_rows.set_function(lambda: self.scheduler.queued_rows)
@@ -76,7 +88,7 @@ class Service:
         """Raises NotReady unless new clients are welcome."""
         if self.state == "ready":
             return
-        reason = "warm-up failed; the server's log says why" if self.state == "failed" else self.state
+        reason = f"{self._why_failed}; the server's log says why" if self.state == "failed" else self.state
         raise NotReady(f"not ready: {reason}", retry_after_ms=1000)
 
     async def settled(self) -> None:
@@ -110,6 +122,15 @@ class Service:
             self._loop.call_soon_threadsafe(self._settle, "failed")
         else:
             self._loop.call_soon_threadsafe(self._settle, "ready")
+
+    def _device_failed(self, error: DeviceFailure) -> None:
+        """In the worker thread. Nothing that the device says from here on can be relied on: clients go elsewhere."""
+        log.critical("%s failed, not ready from here on: %s", self.engine.name, error)
+        self._loop.call_soon_threadsafe(self._fail, "the device failed")
+
+    def _fail(self, why: str) -> None:
+        self._why_failed = why
+        self.state = "failed"
 
     def _settle(self, state: Literal["ready", "failed"]) -> None:
         if self.state == "warming up":  # else a drain has overtaken it

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+# Before NumPy: OpenBLAS threads on matrices of 64 x 64 cost more than they bring.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
+import torch
 
 from training.parity import ParityFile
 
@@ -13,6 +18,10 @@ from training.parity import ParityFile
 PARITY_FILES = {
     name: Path(__file__).parent / "fixtures" / f"sorl_reference_{name}.safetensors" for name in ("small", "min")
 }
+
+if not torch.cuda.is_available():
+    # Before anything imports triton: without a card its kernels run in the interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -73,3 +73,24 @@ def test_the_scheduler_knows_neither_torch_nor_the_web_framework() -> None:
 def test_tests_mirror_the_folders() -> None:
     for folder in (path for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name[0] not in "_."):
         assert folder.name in {*ARROWS, "client", "deploy", "fixtures"}, folder
+
+
+def test_what_not_everyone_has_is_imported_inside_functions_only() -> None:
+    """`sorl-bench` lists its subcommands and `create_backend` works without triton, training or service installed."""
+    with_triton = {"kernel", "layers", "launch", "noise", "selection"}
+    at_module_level = {path: module_level_imports(path) for path in [*modules("bench"), *modules("kernels")]}
+    for path, names in at_module_level.items():
+        if not (path.parent.name == "gpu" and path.stem in with_triton):  # the kernel itself and its launcher
+            assert "triton" not in names, path
+        if path.parent.name != "bench" or path.stem in {"cli", "gpu", "aot", "table", "machine"}:
+            assert not names & {"service", "training", "sorl_client"}, path
+
+
+def module_level_imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add((node.module or "").split(".")[0])
+    return names

@@ -54,7 +54,7 @@ def test_float32_agrees_with_float64(path: Path) -> None:
 
 @pytest.mark.slow
 def test_pointmaze_reaches_its_goal() -> None:
-    """Ten episodes whose seeds nothing else uses; rounding differs between machines, so with room below the headline."""
+    """Ten episodes whose seeds nothing else uses; rounding differs between machines: with room below the headline."""
     path = ROOT / "deploy" / "policies" / "pointmaze-medium.safetensors"
     budget = load_policy(path).spec.default_budget
     report = evaluate(

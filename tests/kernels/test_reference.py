@@ -157,11 +157,6 @@ def test_replies_are_in_environment_units() -> None:
     np.testing.assert_allclose(spec.action_to_environment(torch.from_numpy(action)).numpy(), [[0.0, 2.0, 0.25]])
 
 
-def test_a_backend_asked_for_by_name_never_falls_back() -> None:
-    with pytest.raises(BackendUnavailable, match="triton"):
-        create_backend(random_policy(), "triton")
-
-
 @pytest.mark.parametrize("device", ["cuda:99", "teapot"])
 def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
     with pytest.raises(BackendUnavailable, match=device):

@@ -100,7 +100,7 @@ def serve(make_settings: Callable[..., Settings]) -> Serve:
 
     @asynccontextmanager
     async def run(
-        make_backend: Callable[..., Backend] = create_backend, settle: bool = True, **changes: Any
+        make_backend: Callable[..., Backend] | None = None, settle: bool = True, **changes: Any
     ) -> AsyncIterator[httpx.AsyncClient]:
         app = create_app(make_settings(**changes), make_backend)
         async with (

@@ -16,7 +16,7 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 
-from kernels.backend import SampleBatch, SampleResult, create_backend
+from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult, create_backend
 from kernels.reference import ReferenceBackend
 from policy import load_policy
 from service import codec
@@ -305,6 +305,49 @@ async def test_engine_that_raises_fails_its_batch_and_serves_on(
         assert "secret detail" in caplog.text
         made[0].spoil = None
         assert (await ask(client, observation=row, seed=1))["action"] == before["action"]
+
+
+@pytest.mark.parametrize("failure", [DeviceOutOfMemory, DeviceLost])
+async def test_a_device_that_fails_ends_readiness(
+    serve: Any, gated: Any, observations: Rows, failure: type[Exception]
+) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+
+    def fail(batch: SampleBatch, result: SampleResult) -> SampleResult:
+        raise failure("CUDA error: unspecified launch failure")
+
+    async with serve(make_backend) as client:
+        await ask(client, observation=row)
+        made[0].spoil = fail
+        await refused(client, "engine_failed", observation=row)
+        made[0].spoil = None
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()["code"]) == (503, "not_ready")
+        assert "the device failed" in response.json()["detail"]
+        await refused(client, "not_ready", observation=row)
+        assert await metric(client, "sorl_ready") == 0
+
+
+async def test_a_backend_that_finds_itself_wrong_is_never_ready(
+    serve: Any, gated: Any, observations: Rows, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_backend, made = gated
+
+    def make(policy: Any, *choices: Any) -> Any:
+        backend = make_backend(policy, *choices)
+
+        def check() -> None:
+            raise BackendMismatch("request 3 differs by 0.7")
+
+        backend.check = check
+        return backend
+
+    async with serve(make) as client:
+        assert (await client.get("/readyz")).status_code == 503
+        await refused(client, "not_ready", observation=observations(1)[0])
+    assert "request 3 differs" in caplog.text
+    assert not made[0].batches
 
 
 async def test_nonfinite_output_fails_that_request_only(serve: Any, gated: Any, observations: Rows) -> None:

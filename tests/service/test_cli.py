@@ -145,7 +145,12 @@ def test_fault_of_the_user_is_one_line(checkpoint: Path, tmp_path: Path, fault: 
             "port": (["--model", str(checkpoint), "--port", port], {}, 1, rf"can't listen on 127\.0\.0\.1:{port}"),
             "setting": (["--max-batch", "none"], {}, 2, "max_batch: "),
             "environment": ([], {"SORL_PROT": "1"}, 2, "SORL_PROT sets nothing; did you mean SORL_PORT"),
-            "backend": (["--model", str(checkpoint), "--backend", "triton", "--device", "cpu"], {}, 1, "triton"),
+            "backend": (
+                ["--model", str(checkpoint), "--backend", "triton", "--device", "cpu"],
+                {"TRITON_INTERPRET": "0"},
+                1,
+                "triton",
+            ),
         }[fault]
         done = run(*arguments, **environment)
     errors = [line for line in done.stderr.splitlines() if not re.match(r"\d{4}-\d\d-\d\d ", line)]

@@ -1,0 +1,213 @@
+"""`sorl-bench gpu`: for whoever has a CUDA card. Is the kernel right there, and what does it cost next to torch?
+
+First the backend's own check in every mode; a mode that is wrong is reported and not timed. Then medians by device
+events over the points of docs/performance.md, the share of the card's floor where the model knows the card, and POST
+/act from end to end. Everything goes into one report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.model import CARDS, POINTS, Network, floor_seconds
+from bench.table import add_json_option, print_table, write_json
+from kernels.gpu.configuration import TritonOptions
+from policy import CheckpointError, Policy, load_policy
+
+if TYPE_CHECKING:
+    from kernels.gpu.backend import TritonBackend
+
+MODES = {
+    "fp32": TritonOptions(precision="fp32"),
+    "exact": TritonOptions(),
+    "fastest": TritonOptions(replay="fastest"),
+    "split": TritonOptions(split=True, replay="fastest"),
+}
+WARM_UPS, REPEATS = 20, 200
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 all modes are right, 1 some mode is not, 2 it can't run here."""
+    parser = argparse.ArgumentParser(prog="sorl-bench gpu", description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("deploy/policies/cube-single.safetensors"))
+    parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: all")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes a shape"
+    )
+    parser.add_argument("--requests", type=int, default=500, help="POST /act at the end; 0 leaves them out")
+    add_json_option(parser)
+    options = parser.parse_args(arguments)
+    try:
+        policy = load_policy(options.model)
+    except CheckpointError as error:
+        return _refuse(str(error))
+    missing = _missing()
+    if missing is not None:
+        return _refuse(missing)
+    report = _device()
+    print(f"{report['device']}, {options.model}\n")
+    report["check"], backends = check_modes(policy, options.modes)
+    print_table(report["check"])
+    print()
+    report["times"] = [time_point(policy, backends, point, compiled=not options.no_compile) for point in POINTS]
+    print_table(report["times"])
+    if options.requests:
+        report["act"] = _serve(options.model, policy, options.requests, list(backends))
+        print()
+        print_table(report["act"])
+    write_json(options.json, report)
+    return 0 if len(backends) == len(options.modes) else 1
+
+
+def _missing() -> str | None:
+    """What this machine lacks, or None."""
+    import torch
+
+    try:
+        import triton
+    except ImportError:
+        return "it needs the package triton: pip install 'sorl-serve[gpu]'"
+    if not torch.cuda.is_available():
+        return (
+            f"no CUDA device: torch {torch.__version__} sees none. On a machine with one, and with torch's CUDA build, "
+            "this checks the kernel against the reference and times it; `sorl-bench aot` and `model` need no device"
+        )
+    if triton.knobs.runtime.interpret:
+        return "TRITON_INTERPRET is set: unset it, or the kernel would run on the CPU"
+    return None
+
+
+def _refuse(reason: str) -> int:
+    print(f"sorl-bench gpu: error: {reason}", file=sys.stderr)
+    return 2
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    return {
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "python": platform.python_version(),
+    }
+
+
+def check_modes(policy: Policy, modes: list[str]) -> tuple[list[dict[str, str]], dict[str, TritonBackend]]:
+    """Each mode's verdict, and the backends of those that are right."""
+    from kernels.backend import DeviceFailure
+    from kernels.gpu.backend import TritonBackend
+
+    rows, backends = [], {}
+    for mode in modes:
+        backend = TritonBackend(policy, "cuda", MODES[mode])
+        try:
+            backend.check()
+        except DeviceFailure as error:
+            rows.append({"mode": mode, "engine": backend.engine, "verdict": f"WRONG: {error}"})
+        else:
+            rows.append({"mode": mode, "engine": backend.engine, "verdict": "is the reference"})
+            backends[mode] = backend
+    return rows, backends
+
+
+def time_point(
+    policy: Policy, backends: dict[str, TritonBackend], point: tuple[int, int, int], compiled: bool
+) -> dict[str, Any]:
+    """A row of the table: median microseconds of each way to compute one batch."""
+    import torch
+
+    from bench.peers import graphed, torch_sampler
+
+    requests, candidates, steps = point
+    device = torch.device("cuda")
+    peer = copy.deepcopy(policy).to(device=device, dtype=torch.bfloat16)
+    sample = torch_sampler(peer, candidates, steps)
+    observation = torch.randn(requests, policy.spec.obs_dim, device=device, dtype=torch.bfloat16)
+    noise = torch.randn(requests * candidates, policy.spec.action_dim, device=device, dtype=torch.bfloat16)
+    row: dict[str, Any] = {"R, N, M": ", ".join(map(str, point))}
+    with torch.inference_mode():
+        row["eager us"] = _median(lambda: sample(observation, noise.normal_()))
+        row["graphed us"] = _median(graphed(sample, observation, noise))
+        if compiled:
+            fast = torch.compile(sample, mode="max-autotune")
+            row["compiled us"] = _median(lambda: fast(observation, noise.normal_()))
+    for mode, backend in backends.items():
+        row[f"{mode} us"] = _median_of_backend(backend, point)
+    best = min([row[f"{mode} us"] for mode in backends] or [float("nan")])
+    network, card = (
+        _network(policy),
+        next((c for name, c in CARDS.items() if name in torch.cuda.get_device_name()), None),
+    )
+    if card is not None:
+        row["of floor"] = f"{100e6 * floor_seconds(card, network, requests, requests * candidates, steps) / best:.1f} %"
+    return row
+
+
+def _network(policy: Policy) -> Network:
+    spec = policy.spec
+    return Network(spec.obs_dim, spec.action_dim, max(spec.actor_hidden), len(spec.actor_hidden), spec.ensemble_size)
+
+
+def _median_of_backend(backend: TritonBackend, point: tuple[int, int, int]) -> float:
+    """The graph alone: copy in, kernel, copy out."""
+    import numpy as np
+    import torch
+
+    from kernels.backend import SampleBatch
+
+    requests, candidates, steps = point
+    observation = np.zeros((requests, backend.spec.obs_dim), np.float32)
+    batch = SampleBatch.of(observation, candidates, steps, range(requests))
+    backend.sample_and_score(batch)
+    bucket = backend.bucket(batch)
+    with torch.cuda.stream(backend.stream):
+        return _median(bucket.replay)
+
+
+def _median(run: Callable[[], Any]) -> float:
+    """Microseconds on the current stream, by device events: what the host waits for is in it, if the device idles."""
+    import torch
+
+    for _ in range(WARM_UPS):
+        run()
+    torch.cuda.synchronize()
+    pairs = []
+    for _ in range(REPEATS):
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        start.record()
+        run()
+        end.record()
+        pairs.append((start, end))
+    torch.cuda.synchronize()
+    times = sorted(start.elapsed_time(end) * 1e3 for start, end in pairs)
+    return float(times[len(times) // 2])
+
+
+def _serve(model: Path, policy: Policy, requests: int, modes: list[str]) -> list[dict[str, Any]]:
+    """POST /act at the policy's default budget, through a real server, for the reference and each right mode."""
+    from bench.latency import act_latency
+
+    budget = policy.spec.default_budget
+    observation = [float(value) for value in policy.observation_mean]
+    rows = []
+    for mode in ["reference", *modes]:
+        flags = ["--backend", "reference" if mode == "reference" else "triton", "--device", "cuda"]
+        if mode != "reference":
+            chosen = MODES[mode]
+            flags += ["--triton-precision", chosen.precision, "--triton-replay", chosen.replay]
+            flags += ["--triton-split"] if chosen.split else []
+        found = act_latency(model, observation, budget.num_candidates, budget.num_steps, requests, *flags)
+        rows.append({"POST /act": mode, "N, M": f"{budget.num_candidates}, {budget.num_steps}", **found})
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

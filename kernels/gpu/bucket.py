@@ -1,0 +1,114 @@
+"""Buffers for batches of up to so many requests and rows, allocated once, and the CUDA graph that replays over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels.backend import SampleBatch
+from kernels.gpu.arena import Layout, Stage
+from kernels.gpu.configuration import Tile
+from kernels.gpu.launch import dimensions, launch, phases
+from kernels.gpu.packing import PackedPolicy, Widths
+from policy import PolicySpec
+
+
+class Bucket:
+    """One size of batch.
+
+    `arguments` are the kernel's, by name, but for its phase and its constants.
+
+    Args:
+        spec, packed: the policy.
+        tile: the configuration, for all batches of this bucket.
+        requests, rows: the most it takes; rows is a multiple of the tile's.
+        device: CUDA, or the CPU under the interpreter.
+        scratch: the element type of hidden activations.
+        stream: on CUDA, the backend's own.
+    """
+
+    def __init__(
+        self, spec: PolicySpec, packed: PackedPolicy, tile: Tile, requests: int, rows: int, device: torch.device,
+        scratch: torch.dtype, stream: torch.cuda.Stream | None,
+    ) -> None:  # fmt: skip
+        self.tile, self.requests, self.rows = tile, requests, rows
+        self._widths = widths = Widths.of(spec)
+        self._stream = stream
+        self._layout = Layout(requests, rows, widths, spec.action_dim)
+        self._host = torch.empty(self._layout.size, dtype=torch.uint8, pin_memory=stream is not None)
+        self.stage = Stage(self._layout, self._host)
+        self._groups = rows // tile.rows
+        self._slices = _slices(tile, widths, self._groups, device)
+        critic_blocks = -(-widths.critic // tile.columns)
+        sums = widths.members * widths.critic_layers * critic_blocks
+        with torch.cuda.stream(stream):  # zeros are written in its order, before the kernel's own; nothing on the CPU
+            self._block = torch.zeros(self._layout.size, dtype=torch.uint8, device=device)
+            self.scratch = {
+                "x": torch.zeros(self._slices, rows, widths.action, device=device),
+                "hidden": torch.zeros(2, rows, widths.hidden_stride, dtype=scratch, device=device),
+                "share": torch.zeros(rows, widths.actor_stride, device=device),
+                "partials": torch.zeros(sums, 3, rows, device=device),
+                "row_deviation": torch.zeros(rows, device=device),
+            }
+        self.arguments: dict[str, Tensor | int] = {
+            **self._layout.views(self._block),
+            **self.scratch,
+            **vars(packed),
+            **dimensions(widths, spec, rows),
+        }
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def run(self, batch: SampleBatch, observation: np.ndarray, order: np.ndarray) -> None:
+        """Compute `batch`; replies are in `stage` afterwards. The one wait for the device is the last line."""
+        self.stage.write(batch, observation, order)
+        if self._stream is None:
+            self._block.copy_(self._host)
+            self._compute(int(batch.num_steps.max()))
+            self._host.copy_(self._block)
+            return
+        with torch.cuda.stream(self._stream):
+            if self._graph is None:
+                self._enqueue()  # the first time compiles
+                self._stream.synchronize()
+                self.stage.write(batch, observation, order)
+                self._graph = torch.cuda.CUDAGraph()
+                # thread_local: other threads (a second model's, a profiler's) may use the device meanwhile.
+                with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
+                    self._enqueue()
+            self.replay()
+        self._stream.synchronize()
+
+    def replay(self) -> None:
+        """Enqueue the graph over what is staged, once more; CUDA only, after `run`, on the current stream."""
+        assert self._graph is not None
+        self._graph.replay()
+
+    def candidates(self, rows: int) -> np.ndarray:
+        """Every candidate of the last batch, (rows, action_dim) in the staged order."""
+        action_dim = self._layout.fields["action"].shape[1]
+        return self.scratch["x"][0, :rows, :action_dim].cpu().numpy()
+
+    def _enqueue(self) -> None:
+        """Copy in, one launch, copy out."""
+        self._block.copy_(self._host, non_blocking=True)
+        launch(self.tile, self._groups, self._slices, self.arguments)
+        at = self._layout.replies_at
+        self._host[at:].copy_(self._block[at:], non_blocking=True)
+
+    def _compute(self, longest: int) -> None:
+        """Under the interpreter programs run in order, so the split mode's barrier becomes the end of a launch."""
+        if not self.tile.split:
+            launch(self.tile, self._groups, self._slices, self.arguments)
+            return
+        for phase in range(phases(self._widths, longest)):
+            launch(self.tile, self._groups, self._slices, self.arguments, phase)
+
+
+def _slices(tile: Tile, widths: Widths, groups: int, device: torch.device) -> int:
+    """Programs that share a group's columns: as many as find a place at a time, one an SM; bits don't depend on it."""
+    if not tile.split:
+        return 1
+    blocks = -(-max(widths.actor, widths.critic) // tile.columns)
+    sms = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+    return min(blocks, max(1, sms // groups))

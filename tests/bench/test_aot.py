@@ -1,0 +1,80 @@
+"""The compile gate: what counts as a breach, that results are kept, and one real compilation."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="needs the extra gpu")
+
+from bench import aot
+from bench.aot import SHARED_LIMIT, Compiled, cache_key, gate, pairs
+from bench.aot_compile import expected_instruction
+from kernels.gpu.configuration import CARDS, TILES
+
+GOOD = Compiled("64x128", "sm_89", 225, 0, 49_152, "mma.sync", 132, 100_000)
+
+
+def test_every_card_gets_every_tile_it_may_be_given() -> None:
+    assert {card for _, card in pairs()} == set(CARDS) == set(SHARED_LIMIT)
+    assert {tile.name for tile, _ in pairs()} == set(TILES)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ({"spill_bytes": 4}, "4 bytes of registers spilled"),
+        ({"shared_bytes": 101_377}, "the card has 101376"),
+        ({"instructions": 0}, "no mma.sync"),
+        ({"remarks": ("the assembler serialised wgmma",)}, "serialised"),
+    ],
+)
+def test_a_breach_is_named_and_ends_in_status_1(
+    fault: dict[str, object],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bad = replace(GOOD, **fault)  # type: ignore[arg-type]
+    assert not GOOD.breaches()
+    assert len(bad.breaches()) == 1
+    monkeypatch.setattr(aot, "gate", lambda folder, progress: [GOOD, bad])
+    assert aot.main(["--json", str(tmp_path / "aot.json")]) == 1
+    assert words in capsys.readouterr().err
+    assert len(json.loads((tmp_path / "aot.json").read_text())["breaches"]) == 1
+
+
+def test_the_gate_is_open(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every tile for every card: 27 kernels, a minute and a half of compiling, after which they come from the cache."""
+    status = aot.main([])
+    assert status == 0, capsys.readouterr()
+    assert f"{len(pairs())} kernels, 0 breaches" in capsys.readouterr().out
+
+
+def test_one_tile_compiles_here_and_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tile = TILES["16x64/split"]
+    monkeypatch.setattr(aot, "pairs", lambda: [(tile, "sm_90")])
+    before, compiled = dict(os.environ), []
+    first = gate(tmp_path, compiled.append)
+    again = gate(tmp_path, compiled.append)
+    assert first == again == compiled
+    assert not first[0].breaches()
+    assert dict(os.environ) == before
+
+
+def test_results_are_kept_by_tile_and_card() -> None:
+    keys = {cache_key(tile, card) for tile, card in pairs()}
+    assert len(keys) == len(pairs())
+
+
+def test_large_tiles_are_expected_to_reach_the_newest_instruction() -> None:
+    assert expected_instruction(TILES["128x128"], "sm_90") == "wgmma.mma_async"
+    assert expected_instruction(TILES["128x128"], "sm_100") == "tcgen05.mma"
+    assert expected_instruction(TILES["16x256"], "sm_90") == "mma.sync"
+    assert expected_instruction(TILES["64x64/fp32"], "sm_80") == "fma.rn.f32"
+    assert expected_instruction(TILES["64x128"], "gfx942") == "v_mfma"
