@@ -2,8 +2,10 @@
 FROM python:3.11-slim-bookworm AS build
 ARG VARIANT=serve
 WORKDIR /src
+# For the native CPU engine; the image that serves has no compiler.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/sorl
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY policy policy
 COPY kernels kernels
 COPY training training

@@ -31,8 +31,9 @@ serve: $(READY) ## Serve a shipped policy on 127.0.0.1:8000 (POLICY=path for ano
 demo: $(READY) ## Serve cube-single and drive the simulated arm through HTTP: ten episodes, fixed seeds
 	deploy/demo.sh
 
-test: $(READY) ## Quick tests, under five minutes
+test: $(READY) ## Quick tests and the GPU compile gate, under five minutes
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/sorl-bench aot
 
 test-all: $(READY_ALL) ## The rest: what drives real environments with shipped policies, and sweeps on Ray
 	$(BIN)/python -m pytest -m 'slow and not gpu'

@@ -7,6 +7,7 @@ import sys
 
 COMMANDS = {
     "engine": ("bench.engine", "sample-and-score on the CPU: our engines and peers, in alternating rounds"),
+    "serve": ("bench.serve", "requests/s and latency over HTTP, by engine (needs wrk)"),
     "train": ("bench.train", "an update of training: ours and the released code's, in alternating rounds"),
     "aot": ("bench.aot", "compile every GPU configuration for every card, without one, and check its resources"),
     "gpu": ("bench.gpu", "on a CUDA card: correctness, then the GPU kernel against torch; writes a report"),

@@ -169,7 +169,7 @@ def create_backend(
     choice: BackendChoice = "auto",
     device: str = "auto",
     precision: Precision = "auto",
-    threads: int = 1,
+    threads: int = 0,
     triton: TritonOptions | None = None,
 ) -> Backend:
     """The backend `choice` for `policy`.
@@ -179,7 +179,7 @@ def create_backend(
         choice: "auto" takes the best that can run on `device`, and logs which.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         precision: of hidden products; "auto" is the backend's own default. The reference knows fp32 only.
-        threads: compute threads of the native CPU engine.
+        threads: compute threads of the native CPU engine; 0 is its default.
         triton: options of that backend.
 
     Raises:

@@ -185,12 +185,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     def make_backend(policy: Policy, engine: str) -> Backend:
         if options.backend != "auto":
-            return create_backend(policy, options.backend, options.device, threads=serving_threads())
+            return create_backend(policy, options.backend, options.device)
         choice, precision = engine_choice(engine)
         try:
-            return create_backend(policy, choice, options.device, precision, serving_threads())
+            return create_backend(policy, choice, options.device, precision)
         except BackendUnavailable:  # recorded on other hardware: compare within the tolerance
-            return create_backend(policy, "auto", options.device, threads=serving_threads())
+            return create_backend(policy, "auto", options.device)
 
     status = 0
     for path in options.file:

@@ -46,7 +46,11 @@ class Settings(BaseSettings):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="of hidden products; auto is the backend's own default for this machine"
     )
-    threads: int = Field(0, ge=0, description="compute threads; 0 is all cores but the event loop's")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="compute threads; 0 is all cores for the native engine, and all but the event loop's for torch",
+    )
     max_candidates: int = Field(1024, ge=1, description="largest num_candidates of a request")
     max_batch: int = Field(64, ge=1, description="most observations in one request")
     max_batch_rows: int = Field(

@@ -40,14 +40,13 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         policy = load_policy(settings.model)
-        threads = settings.threads or serving_threads()
         triton = TritonOptions(replay=settings.triton_replay, split=settings.triton_split)
         make = make_backend or partial(create_backend, triton=triton)
         self.engine = Engine(
             policy,
-            make(policy, settings.backend, settings.device, settings.precision, threads),
+            make(policy, settings.backend, settings.device, settings.precision, settings.threads),
             self.metrics,
-            threads=threads,
+            threads=settings.threads or serving_threads(),
             max_batch_rows=settings.max_batch_rows,
             on_device_failure=self._device_failed,
         )

@@ -57,7 +57,7 @@ def _start_worker(policy_path: Path, version: str, task: str, lanes: int, precis
     policy = load_policy(policy_path)
     if policy.version != version:
         raise CheckpointError(f"{policy_path} was replaced while its evaluation began")
-    _roller = Roller(create_backend(policy, "auto", "cpu", precision), policy.spec, task, lanes)
+    _roller = Roller(create_backend(policy, "auto", "cpu", precision, threads=1), policy.spec, task, lanes)
 
 
 def _run_chunk(jobs: list[Job]) -> list[EpisodeResult]:

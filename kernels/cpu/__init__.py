@@ -17,6 +17,7 @@ import torch
 
 from kernels.backend import BackendUnavailable, Float32, Precision, SampleBatch, SampleResult
 from kernels.schedule import step_table
+from kernels.threads import native_threads
 from policy import Policy
 from policy.networks import LAYER_NORM_EPS
 
@@ -28,14 +29,14 @@ class CpuBackend:
         policy: what to sample; its weights are copied (rounded to bfloat16 where `precision` says so).
         precision: of weights and activations in hidden products. Accumulation, first layers, LayerNorm, GELU and
             the Euler steps are float32 in both. "auto" is `default_precision`.
-        threads: compute threads, the calling one among them.
+        threads: compute threads, the calling one among them; 0 is `native_threads`.
         isa: an instruction set that `supported_isas` lists; None takes the first.
 
     Raises:
         BackendUnavailable: the native extension was not built, or the machine lacks `isa`.
     """
 
-    def __init__(self, policy: Policy, precision: Precision = "auto", threads: int = 1, isa: str | None = None) -> None:
+    def __init__(self, policy: Policy, precision: Precision = "auto", threads: int = 0, isa: str | None = None) -> None:
         isas = supported_isas()
         isa = isa or isas[0]
         if isa not in isas:
@@ -50,7 +51,7 @@ class CpuBackend:
         self._sampler = _native().Sampler(
             isa=isa,
             precision=precision,
-            threads=threads,
+            threads=threads or native_threads(),
             obs_dim=spec.obs_dim,
             action_dim=spec.action_dim,
             members=spec.ensemble_size,

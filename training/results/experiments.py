@@ -150,7 +150,7 @@ def require_steps(run: Run, protocol: Protocol) -> None:
 
 def _backend(checkpoint: Checkpoint) -> Backend:
     """What workers evaluate with: the same choice on the same device."""
-    return create_backend(_load(checkpoint), "auto", "cpu")
+    return create_backend(_load(checkpoint), "auto", "cpu", threads=1)
 
 
 def _load(checkpoint: Checkpoint) -> Policy:

@@ -326,6 +326,7 @@ class TileEngine final : public Engine {
 
     // The batch's rows, by descending M.
     std::vector<int> order_, first_row_, row_request_, row_candidate_, row_steps_;
+    int64_t passes_ = 0;             // rows through a network
     std::vector<float> action_, q_;  // (rows, action_dim), (members, rows)
 };
 
@@ -339,8 +340,10 @@ void TileEngine<P>::plan(const Batch& batch) {
     row_request_.clear();
     row_candidate_.clear();
     row_steps_.clear();
+    passes_ = 0;
     for (const int request : order_) {
         first_row_[request] = static_cast<int>(row_request_.size());
+        passes_ += int64_t{batch.num_candidates[request]} * (batch.num_steps[request] + p_.members);
         for (int candidate = 0; candidate < batch.num_candidates[request]; ++candidate) {
             row_request_.push_back(request);
             row_candidate_.push_back(batch.first_candidate[request] + candidate);
@@ -354,8 +357,9 @@ void TileEngine<P>::plan(const Batch& batch) {
 template <class P>
 void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
     plan(batch);
-    const int rows = static_cast<int>(row_request_.size()), threads = pool_.size();
-    // Few rows: all threads share each layer's columns, so that its weights are read once. Many: tiles of rows.
+    const int rows = static_cast<int>(row_request_.size());
+    // Next to nothing to do: alone. Few rows: all threads share each layer's columns, so that its weights are read once. Many: tiles of rows.
+    const int threads = passes_ < alone_passes ? 1 : pool_.size();
     const bool together = threads > 1 && rows <= std::min(shared_rows * threads, tile_rows);
     const int tiles = round_up((rows + tile_rows - 1) / tile_rows, threads);
     Barrier barrier(together ? threads : 1);
