@@ -7,6 +7,7 @@ import sys
 
 COMMANDS = {
     "engine": ("bench.engine", "sample-and-score on the CPU: our engines and peers, in alternating rounds"),
+    "precision": ("bench.precision", "what fp32 and bf16 do to candidates and choices, against float64"),
     "serve": ("bench.serve", "requests/s and latency over HTTP, by engine (needs wrk)"),
     "train": ("bench.train", "an update of training: ours and the released code's, in alternating rounds"),
     "aot": ("bench.aot", "compile every GPU configuration for every card, without one, and check its resources"),
@@ -31,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:8}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:11}{text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join(["usage: sorl-bench SUBCOMMAND [--json FILE] [...]", "", *lines, "", "--help after a subcommand."])
 
 
