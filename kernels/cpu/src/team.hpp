@@ -23,7 +23,19 @@ inline void pause() {
 #endif
 }
 
-// All `size` threads of a team meet here. Spins for some microseconds, then lets others run.
+// Looks for `done()` for some tens of microseconds, which is longer than the threads of an undisturbed team differ.
+// Whoever waits longer than that waits for a thread that lost its core, and must give up its own: with a loop of
+// yields instead, three threads on two busy cores spent scheduler slices at every barrier.
+template <class Done>
+bool soon(const Done& done) {
+    for (int spins = 0; spins < 2000; ++spins) {
+        if (done()) return true;
+        pause();
+    }
+    return false;
+}
+
+// All `size` threads of a team meet here.
 class Barrier {
    public:
     explicit Barrier(int size) : size_(size) {}
@@ -31,17 +43,17 @@ class Barrier {
     void wait() {
         if (size_ == 1) return;
         const uint32_t phase = phase_.load(std::memory_order_acquire);
+        const auto over = [&] { return phase_.load(std::memory_order_acquire) != phase; };
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
             arrived_.store(0, std::memory_order_relaxed);
-            phase_.store(phase + 1, std::memory_order_release);
-            return;
-        }
-        for (int spins = 0; phase_.load(std::memory_order_acquire) == phase; ++spins) {
-            if (spins < 4000) {
-                pause();
-            } else {
-                std::this_thread::yield();
+            {
+                const std::lock_guard<std::mutex> lock(mutex_);
+                phase_.store(phase + 1, std::memory_order_release);
             }
+            over_.notify_all();
+        } else if (!soon(over)) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            over_.wait(lock, over);
         }
     }
 
@@ -49,6 +61,8 @@ class Barrier {
     const int size_;
     std::atomic<int> arrived_{0};
     std::atomic<uint32_t> phase_{0};
+    std::mutex mutex_;
+    std::condition_variable over_;
 };
 
 // Runs a function once on each of `size` threads; the caller is thread 0.
@@ -88,12 +102,10 @@ class Pool {
             wake_.notify_all();
         }
         function(context, 0);
-        for (int spins = 0; team > 1 && unfinished_.load(std::memory_order_acquire) > 0; ++spins) {
-            if (spins < 4000) {
-                pause();
-            } else {
-                std::this_thread::yield();
-            }
+        const auto finished = [&] { return unfinished_.load(std::memory_order_acquire) == 0; };
+        if (team > 1 && !soon(finished)) {
+            std::unique_lock<std::mutex> lock(mutex_);
+            finished_.wait(lock, finished);
         }
     }
 
@@ -102,7 +114,7 @@ class Pool {
         uint32_t seen = 0;
         for (;;) {
             // A batch often follows within microseconds of the last: waking a sleeper costs more than this look.
-            for (int spins = 0; spins < 2000 && job_.load(std::memory_order_acquire) == seen; ++spins) pause();
+            soon([&] { return job_.load(std::memory_order_acquire) != seen; });
             Function function;
             void* context;
             {
@@ -115,14 +127,17 @@ class Pool {
                 context = context_;
             }
             function(context, rank);
-            unfinished_.fetch_sub(1, std::memory_order_acq_rel);
+            if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+                { const std::lock_guard<std::mutex> lock(mutex_); }  // not between the caller's look and its sleep
+                finished_.notify_one();
+            }
         }
     }
 
     const int size_;
     std::vector<std::thread> threads_;
     std::mutex mutex_;
-    std::condition_variable wake_;
+    std::condition_variable wake_, finished_;
     bool closing_ = false;
     Function function_ = nullptr;
     void* context_ = nullptr;
