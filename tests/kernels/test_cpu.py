@@ -21,7 +21,8 @@ from tests.policies import random_policy
 
 ISAS = cpu.supported_isas()
 LIMITS = {"fp32": 1e-5, "bf16": 2e-2}
-"""Largest |error| / |float64 value|, in norm over a batch's candidates, and over their values."""
+"""Largest |error| / |float64 value|, in norm over a batch's candidates, and over their values; for values in bf16 also
+what torch's autocast makes of the same network, where that is more."""
 
 
 def widths(least: int) -> st.SearchStrategy[tuple[int, ...]]:
@@ -64,15 +65,16 @@ def make_batch(asked: list[tuple[int, int, int, float, int]], dims: int) -> Samp
     return SampleBatch.of(observations(len(asked), dims), n, m, seeds, temperature, first, return_candidates=True)
 
 
-def compare(found: SampleResult, expected: SampleResult, limit: float) -> None:
-    """Within `limit` of the float64 reference over all rows; and each request's own figures agree with its rows."""
+def compare(found: SampleResult, expected: SampleResult, limit: float, value_limit: float = 0.0) -> None:
+    """Within `limit` of the float64 reference over all rows (values: within `value_limit`, where that is more); and
+    each request's own figures agree with its rows."""
     assert found.candidates is not None
     assert found.candidate_q is not None
     assert expected.candidates is not None
     assert expected.candidate_q is not None
     assert not found.nonfinite.any()
     assert relative_error(found.candidates, expected.candidates) <= limit
-    assert relative_error(found.candidate_q, expected.candidate_q) <= limit
+    assert relative_error(found.candidate_q, expected.candidate_q) <= max(limit, value_limit)
     for r, (q, ours) in enumerate(zip(expected.candidate_q, found.candidate_q, strict=True)):
         chosen = int(np.argmax(ours))
         assert q[chosen] >= q.max() - 2 * np.abs(ours - q).max()
@@ -105,7 +107,12 @@ def test_odd_sizes_agree_with_float64(
     batch = make_batch([*asked, (60, 4, seed, 1.0, 0)], changes["obs_dim"])
     expected = ReferenceBackend(random_policy(seed, **changes), dtype=torch.float64).sample_and_score(batch)
     found = CpuBackend(random_policy(seed, **changes), precision, threads).sample_and_score(batch)
-    compare(found, expected, LIMITS[precision])
+    autocast = 0.0
+    if precision == "bf16":  # six narrow layers with LayerNorm can amplify eight bits beyond 2e-2, and do so to torch
+        with torch.autocast("cpu", torch.bfloat16):
+            theirs = ReferenceBackend(random_policy(seed, **changes)).sample_and_score(batch)
+        autocast = relative_error(theirs.candidate_q, expected.candidate_q)  # type: ignore[arg-type]
+    compare(found, expected, LIMITS[precision], autocast)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
