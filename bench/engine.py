@@ -6,14 +6,12 @@ Peers get their noise ready-made and one graph of static shapes per point, which
 from __future__ import annotations
 
 import importlib.util
-import json
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ import tyro
 
 from bench.cpu_peers import Sampler, fused_onednn, onnxruntime_session, openvino_model, torch_compiled, torch_eager
 from bench.machine import describe, gemm_peak
+from bench.released import Ask, released_code
 from bench.table import write_json
 from kernels.backend import SampleBatch
 from kernels.cpu import CpuBackend, supported_isas
@@ -163,13 +162,16 @@ def run(config: EngineBenchConfig) -> dict[str, Any]:
     policy = make_policy(config)
     everyone = contestants(config, policy, threads)
     work: dict[str, float] = {}
-    with torch.inference_mode(), released(config) as release:
+    obs_dim, action_dim = SIZES[config.size]
+    sizes = {"batch": 256, "obs_dim": obs_dim, "action_dim": action_dim}
+    started = released_code(config.release, config.release_python, hidden=config.hidden, **sizes)
+    with torch.inference_mode(), started as release:
         for requests, n, m in POINTS:
             point = f"({requests},{n},{m})"
             work[point] = gflop(policy, [n] * requests, [m] * requests)
             calls = {c.name: call for c in everyone if (call := c.prepare(requests, n, m)) is not None}
             if release and requests == 1:
-                calls[RELEASED] = lambda n=n, m=m: release(n, m)  # type: ignore[misc]
+                calls[RELEASED] = partial(_released_seconds, release, n, m)
             _rounds(config, point, calls, everyone)
         batch = SampleBatch.of(_observations(len(RAGGED_N), policy.spec.obs_dim), RAGGED_N, RAGGED_M, range(8))
         work["ragged"] = gflop(policy, RAGGED_N, RAGGED_M)
@@ -196,6 +198,10 @@ def run(config: EngineBenchConfig) -> dict[str, Any]:
     }
 
 
+def _released_seconds(release: Ask, n: int, m: int) -> float:
+    return float(release(f"sample {n} {m}")["seconds"])
+
+
 RELEASED = "released JAX code, jit fp32"
 
 
@@ -217,31 +223,6 @@ def _rounds(config: EngineBenchConfig, point: str, calls: dict[str, Call], every
                 took = time.perf_counter() - started
                 times.append(seconds if isinstance(seconds, float) else took)
             known[name].medians.setdefault(point, []).append(statistics.median(times))
-
-
-@contextmanager
-def released(config: EngineBenchConfig) -> Iterator[Callable[[int, int], float] | None]:
-    """(N, M) -> seconds of one call of the released code's sampler, in a process of its own."""
-    if config.release is None:
-        yield None
-        return
-    obs_dim, action_dim = SIZES[config.size]
-    sizes = {"hidden": list(config.hidden), "batch": 256, "obs_dim": obs_dim, "action_dim": action_dim}
-    driver = Path(__file__).with_name("released_driver.py")
-    command = [str(config.release_python), str(driver), str(config.release), json.dumps(sizes)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def sample(n: int, m: int) -> float:
-            process.stdin.write(f"sample {n} {m}\n")  # type: ignore[union-attr]
-            process.stdin.flush()  # type: ignore[union-attr]
-            return float(json.loads(process.stdout.readline())["seconds"])  # type: ignore[union-attr]
-
-        try:
-            yield sample
-        finally:
-            process.terminate()
 
 
 def _observations(requests: int, obs_dim: int) -> np.ndarray:

@@ -6,22 +6,19 @@ our side repeats the same sequence. Every figure is a mean over that sequence, b
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import tyro
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.machine import describe, gemm_peak
+from bench.released import Ask, released_code
 from bench.table import write_json
 from kernels.threads import available_cores, limit_torch_threads
 from policy import Budget, PolicySpec
@@ -115,56 +112,20 @@ class Ours:
         return (time.perf_counter() - started) / len(ks)
 
 
-class Released:
-    """The released code in a process of its own; it says which k it drew."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def run(self, updates: int) -> tuple[float, Ks]:
-        """(mean seconds per update, its ks)."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{updates}\n")
-        self.process.stdin.flush()
-        reply = json.loads(self.process.stdout.readline() or "{}")
-        if not reply:
-            raise ChildProcessError("the released code's process ended; its message is above")
-        return reply["seconds"], [(critic_k, q_k) for critic_k, q_k in reply["ks"]]
+def _run_released(release: Ask, updates: int) -> tuple[float, Ks]:
+    """(mean seconds per update, the ks it drew)."""
+    reply = release(str(updates))
+    return reply["seconds"], [(critic_k, q_k) for critic_k, q_k in reply["ks"]]
 
 
-@contextmanager
-def released(config: TrainBenchConfig) -> Iterator[Released | None]:
-    if config.release is None:
-        yield None
-        return
-    sizes = {
-        "hidden": list(config.hidden),
-        "batch": config.batch_size,
-        "obs_dim": config.obs_dim,
-        "action_dim": config.action_dim,
-    }
-    driver = Path(__file__).with_name("released_driver.py")
-    command = [str(config.release_python), str(driver), str(config.release), json.dumps(sizes)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            yield Released(process)
-        finally:
-            process.terminate()
-
-
-def update_gflop(config: TrainBenchConfig, ks: Ks) -> float:
-    """Matrix-product work of one update of the paper's form, mean over `ks`, in GFLOP.
-
-    In forward passes of a batch (a backward through weights and inputs costs two): actor critic_k (next action) + 3
-    flow + 2 + 3 consistency + 3 q_k; critics 1 target + 3 + 2 (Q loss: no weight gradients).
-    """
-    critic_k, q_k = (statistics.mean(k[side] for k in ks) for side in range(2))
-    inner = sum(a * b for a, b in pairwise(config.hidden))
-    actor = inner + config.hidden[0] * (config.obs_dim + config.action_dim + 2) + config.hidden[-1] * config.action_dim
-    critic = inner + config.hidden[0] * (config.obs_dim + config.action_dim + 1) + config.hidden[-1]
-    products = actor * (critic_k + 8 + 3 * q_k) + 2 * critic * 6
-    return 2e-9 * config.batch_size * products
+def update_gflop(contestant: Ours, ks: Ks) -> float:
+    """Matrix-product work of an update, mean over `ks`, in GFLOP, as torch's counter sees ours."""
+    counted: dict[tuple[int, int], int] = {}
+    for pair in set(ks):
+        with FlopCounterMode(display=False) as counter:
+            contestant.run([pair])
+        counted[pair] = counter.get_total_flops()
+    return 1e-9 * statistics.mean(counted[pair] for pair in ks)
 
 
 def run(config: TrainBenchConfig) -> dict[str, Any]:
@@ -175,16 +136,17 @@ def run(config: TrainBenchConfig) -> dict[str, Any]:
     ours = {name: Ours(config, **settings) for name, settings in CONTESTANTS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ours}
     all_ks: Ks = []
-    with released(config) as release:
+    sizes = {"batch": config.batch_size, "obs_dim": config.obs_dim, "action_dim": config.action_dim}
+    with released_code(config.release, config.release_python, hidden=config.hidden, **sizes) as release:
         ks = [(1 << (i % 4), 1 << (i // 4 % 4)) for i in range(config.updates)]
         if release:
             seconds["released code (jit, fp32)"] = []
-            release.run(config.updates)  # compiles
+            _run_released(release, config.updates)  # compiles
         for contestant in ours.values():
             contestant.run(ks[:4])
         for _ in range(config.rounds):
             if release:
-                time_of_round, ks = release.run(config.updates)
+                time_of_round, ks = _run_released(release, config.updates)
                 seconds["released code (jit, fp32)"].append(time_of_round)
             all_ks += ks
             for name, contestant in ours.items():
@@ -199,7 +161,7 @@ def run(config: TrainBenchConfig) -> dict[str, Any]:
         "threads": threads,
         "hidden": list(config.hidden),
         "batch_size": config.batch_size,
-        "gflop_per_update": update_gflop(config, all_ks),
+        "gflop_per_update": update_gflop(ours["ours fp32"], all_ks),
         "gemm_peak_gflops": peaks,
         "mean_ks": [statistics.mean(k[side] for k in all_ks) for side in range(2)],
         "updates_per_round": config.updates,

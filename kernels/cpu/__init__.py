@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,9 +74,12 @@ class CpuBackend:
         """See `Backend`."""
         requests, dims = len(batch), self.policy.spec.action_dim
         rows = int(batch.num_candidates.sum()) if batch.return_candidates else 0
-        action = np.empty((requests, dims), np.float32)
-        q, q_std, q_first, q_sum, q_sumsq = (np.empty(requests, np.float32) for _ in range(5))
-        index, nonfinite = np.empty(requests, np.int32), np.empty(requests, np.bool_)
+        reply: dict[str, Any] = {
+            "action": np.empty((requests, dims), np.float32),
+            **{name: np.empty(requests, np.float32) for name in ("q", "q_std", "q_first", "q_sum", "q_sumsq")},
+            "index": np.empty(requests, np.int32),
+            "nonfinite": np.empty(requests, np.bool_),
+        }
         candidates = np.empty((rows, dims), np.float32) if rows else None
         candidate_q = np.empty(rows, np.float32) if rows else None
         self._sampler.sample_and_score(
@@ -85,27 +89,13 @@ class CpuBackend:
             seed=batch.seed,
             temperature=batch.temperature,
             first_candidate=batch.first_candidate,
-            action=action,
-            q=q,
-            q_std=q_std,
-            index=index,
-            q_first=q_first,
-            q_sum=q_sum,
-            q_sumsq=q_sumsq,
-            nonfinite=nonfinite,
             candidates=candidates,
             candidate_q=candidate_q,
+            **reply,
         )
         ends = np.cumsum(batch.num_candidates)[:-1]
         return SampleResult(
-            action=action,
-            q=q,
-            q_std=q_std,
-            index=index,
-            q_first=q_first,
-            q_sum=q_sum,
-            q_sumsq=q_sumsq,
-            nonfinite=nonfinite,
+            **reply,
             candidates=None if candidates is None else np.split(candidates, ends),
             candidate_q=None if candidate_q is None else np.split(candidate_q, ends),
         )

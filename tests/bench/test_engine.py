@@ -1,0 +1,80 @@
+"""The CPU benchmarks: peers compute the same thing, work is counted right, tables say what was measured."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from bench import engine, train
+from bench.cpu_peers import Sampler, torch_eager
+from bench.engine import EngineBenchConfig
+from bench.released import released_code
+from bench.train import Ours, TrainBenchConfig
+from kernels.backend import SampleBatch
+from kernels.philox import standard_normals
+from kernels.reference import ReferenceBackend
+
+TINY = EngineBenchConfig(hidden=(16, 16), rounds=1, seconds=0.001, threads=1, peers=("ours, cpu", "eager"))
+
+
+def test_the_peers_network_is_the_references() -> None:
+    policy = engine.make_policy(TINY)
+    observation = np.random.default_rng(0).standard_normal((3, 28)).astype(np.float32)
+    expected = ReferenceBackend(policy).sample_and_score(SampleBatch.of(observation, 6, 3, [5, 6, 7]))
+    seeds, candidates = torch.tensor([5, 6, 7]).repeat_interleave(6), torch.arange(6).repeat(3)
+    noise = standard_normals(seeds, candidates, 5)
+    peer = torch_eager(Sampler(policy, 3, 6, 3), torch.from_numpy(observation), noise, "fp32", 1)
+    action, q = peer(torch.from_numpy(observation), noise)
+    np.testing.assert_allclose(action, expected.action, atol=1e-5)
+    np.testing.assert_allclose(q, expected.q, atol=1e-5)
+
+
+def test_work_is_what_torch_counts() -> None:
+    """One request: torch has no share of the observation to reuse, so a candidate and a step of the actor at most."""
+    policy = engine.make_policy(TINY)
+    with FlopCounterMode(display=False) as counter:
+        Sampler(policy, 1, 1, 1)(torch.zeros(1, 28), torch.zeros(1, 5))
+    assert engine.gflop(policy, [1], [1]) * 1e9 == pytest.approx(counter.get_total_flops())
+    assert engine.gflop(policy, [4, 2], [2, 1]) == pytest.approx(
+        engine.gflop(policy, [4], [2]) + engine.gflop(policy, [2], [1])
+    )
+
+
+def test_a_trainings_work_is_the_papers() -> None:
+    """In forward passes of a batch, a backward through weights and inputs costing two: actor k (next action), 3 flow,
+    2 + 3 consistency, 3 k'; each critic 1 target, 3, 2 (Q loss). First layers cost less: nobody needs their inputs'
+    gradients, and the observation's share is computed once."""
+    width, batch = 256, 24
+    ours = Ours(TrainBenchConfig(hidden=(width, width, width), batch_size=batch))
+    for k, q_k in ((1, 1), (4, 8)):
+        hidden = 2 * width * width * (k + 8 + 3 * q_k + 2 * 6)
+        first = width * 35 * (k + 8 + 3 * q_k + 2 * 6)
+        counted = train.update_gflop(ours, [(k, q_k)]) * 1e9 / (2 * batch)
+        assert hidden < counted < hidden + first
+
+
+def test_everyone_is_timed_at_every_point() -> None:
+    report = engine.run(TINY)
+    assert [row["name"].split("/")[0] for row in report["contestants"]] == ["ours, cpu"] * 2 + [
+        "torch eager bf16",
+        "torch eager fp32",
+    ]
+    points = {"(1,1,1)", "(1,32,4)", "(1,256,8)", "(16,32,4)", "(64,1,1)"}
+    for row in report["contestants"]:
+        assert set(row["ms"]) - {"ragged"} == points
+        assert min(row["ms"].values()) > 0
+    table = engine.format_table(report)
+    assert f"{report['contestants'][0]['ms']['(16,32,4)']:.3f}" in table
+
+
+def test_the_released_code_that_ends_is_an_error(tmp_path: Path) -> None:
+    sizes = {"batch": 1, "obs_dim": 1, "action_dim": 1}
+    with released_code(tmp_path, Path(sys.executable), hidden=(8,), **sizes) as ask:
+        assert ask is not None
+        with pytest.raises((ChildProcessError, BrokenPipeError)):
+            ask("1")
