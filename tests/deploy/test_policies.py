@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -72,7 +73,8 @@ def test_pointmaze_reaches_its_goal() -> None:
 
 @pytest.mark.slow
 def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
-    """`make demo`: real server, real client, real simulator; then every recorded action is computed again.
+    """`make demo`: real server, real client, real simulator; then every recorded action is computed again, and the same
+    episodes run in process, with the same outcome one by one.
 
     The demo itself asks for 8 of 10. Another processor rounds differently and so drives other episodes: 6 is what a
     policy of 86 % misses once in a hundred times.
@@ -93,3 +95,9 @@ def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
         int(line.split(": ")[1].split()[0]) for line in replayed.stdout.splitlines() if " requests, " in line
     )
     assert requests == sum(episode["steps"] for episode in drive["per_episode"])
+    evaluated = tmp_path / "evaluated.csv"
+    policy = ROOT / "deploy" / "policies" / "cube-single.safetensors"
+    evaluate(EvaluateConfig(policy, num_candidates=(1,), num_steps=(3,), episodes=10, first_seed=0, csv=evaluated))
+    with evaluated.open() as file:
+        in_process = {int(row["episode"]): (row["success"] == "1", int(row["steps"])) for row in csv.DictReader(file)}
+    assert in_process == {e["episode"]: (bool(e["success"]), e["steps"]) for e in drive["per_episode"]}
