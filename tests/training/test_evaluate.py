@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from sorl_client.episodes import make_env, reset
 
+from kernels.backend import create_backend
 from kernels.reference import ReferenceBackend
-from policy import CheckpointError, Policy, Provenance, save_policy
+from policy import CheckpointError, Policy, Provenance, load_policy, save_policy
 from tests.policies import random_policy
 from tests.training.conftest import TASK
 from training.episode_table import read_rows
@@ -81,7 +82,7 @@ def test_a_report_of_a_grid(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
     conditions = {name: report[name] for name in ("select", "engine", "actor_hidden", "updates", "discount")}
     assert conditions == {
         "select": "best",
-        "engine": "reference/fp32/cpu",
+        "engine": create_backend(load_policy(config.policy), "auto", "cpu").engine,
         "actor_hidden": [32, 32],
         "updates": 0,
         "discount": 0.995,  # the environment's, since this policy does not say
