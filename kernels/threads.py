@@ -37,7 +37,7 @@ def native_threads() -> int:
     """Threads of the native CPU engine: all cores. Its threads sleep between batches, so an event loop gets its core.
 
     `sorl-bench serve`, two cores shared with wrk, 4 x 512, bf16, (32, 4): 616 requests/s from 16 clients with one
-    thread, 902 with two; p50 of a single client 2.1 and 1.4 ms, p99 2.6 and 1.9 ms.
+    thread, 936 with two; a single client's p50 2.1 and 1.4 ms, p99 2.6 and 2.2 ms.
     """
     return available_cores()
 
