@@ -145,6 +145,11 @@ class TrainConfig:
         """Plain values, for logs and provenance."""
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
+    def provenance(self) -> dict[str, Any]:
+        """What a policy file says of its training: no folders of the machine that trained it."""
+        values = self.as_json()
+        return values | {"dataset": self.dataset.name if self.dataset else None, "run_dir": None}
+
     def stream(self) -> dict[str, Any]:
         """The settings that determine the sequence of updates; a resumed run must agree on them.
 

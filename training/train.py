@@ -86,7 +86,7 @@ class Trainer:
             updates=self.done,
             seed=self.config.seed,
             code_revision=code_revision(),
-            config=self.config.as_json(),
+            config=self.config.provenance(),
         )
         policy.spec = replace(policy.spec, provenance=provenance)
         save_policy(policy, path)

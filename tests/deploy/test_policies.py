@@ -101,3 +101,9 @@ def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
     with evaluated.open() as file:
         in_process = {int(row["episode"]): (row["success"] == "1", int(row["steps"])) for row in csv.DictReader(file)}
     assert in_process == {e["episode"]: (bool(e["success"]), e["steps"]) for e in drive["per_episode"]}
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_a_card_names_no_folder_of_the_machine_that_trained_it(path: Path) -> None:
+    config = load_policy(path).spec.provenance.config
+    assert not [value for value in config.values() if isinstance(value, str) and Path(value).is_absolute()]
