@@ -18,12 +18,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 
 from bench.cpu_peers import Sampler, fused_onednn, onnxruntime_session, openvino_model, torch_compiled, torch_eager
 from bench.machine import describe, gemm_peak
 from bench.released import Ask, released_code
-from bench.table import write_json
+from bench.table import run_subcommand
 from kernels.backend import SampleBatch
 from kernels.cpu import CpuBackend, supported_isas
 from kernels.reference import ReferenceBackend
@@ -253,11 +252,4 @@ def format_table(report: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """See `EngineBenchConfig`."""
-    try:
-        config = tyro.cli(EngineBenchConfig, prog="sorl-bench engine", args=arguments)
-    except ValueError as error:
-        raise SystemExit(f"sorl-bench engine: {error}") from None
-    report = run(config)
-    print(format_table(report))
-    write_json(config.json, report)
-    return 0
+    return run_subcommand("engine", EngineBenchConfig, arguments, run, lambda report: print(format_table(report)))

@@ -12,7 +12,7 @@ import torch
 import tyro
 
 from bench.machine import describe
-from bench.table import print_table, write_json
+from bench.table import print_table, run_subcommand
 from kernels.backend import Float32, SampleBatch
 from kernels.cpu import CpuBackend
 from kernels.reference import ReferenceBackend
@@ -83,11 +83,11 @@ def _visited(policy: Policy, config: PrecisionConfig) -> Iterator[Float32]:
             observation, ended = np.asarray(following, np.float32), terminated or truncated
 
 
-def main(arguments: list[str]) -> int:
-    """See `PrecisionConfig`."""
-    config = tyro.cli(PrecisionConfig, prog="sorl-bench precision", args=arguments)
-    report = run(config)
+def print_report(report: dict[str, Any]) -> None:
     print(f"{report['policy']}, {report['observations']} observations; {report['machine']}")
     print_table(report["rows"])
-    write_json(config.json, report)
-    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """See `PrecisionConfig`."""
+    return run_subcommand("precision", PrecisionConfig, arguments, run, print_report)

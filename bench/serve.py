@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 
 from bench.engine import EngineBenchConfig, make_policy
 from bench.machine import describe
-from bench.table import print_table, write_json
+from bench.table import print_table, run_subcommand
 from policy import save_policy
 
 BUDGETS = [(32, 4), (1, 1)]
@@ -122,14 +121,11 @@ def serving(model: Path, flags: list[str]) -> Iterator[str]:
             process.stderr.read()
 
 
-def main(arguments: list[str]) -> int:
-    """See `ServeBenchConfig`."""
-    config = tyro.cli(ServeBenchConfig, prog="sorl-bench serve", args=arguments)
-    try:
-        report = run(config)
-    except FileNotFoundError as error:
-        raise SystemExit(f"sorl-bench serve: {error}") from None
+def print_report(report: dict[str, Any]) -> None:
     print(f"{report['machine']}; {report['threads']} compute thread(s); wrk on the same cores; medians")
     print_table(report["rows"])
-    write_json(config.json, report)
-    return 0
+
+
+def main(arguments: list[str]) -> int:
+    """See `ServeBenchConfig`."""
+    return run_subcommand("serve", ServeBenchConfig, arguments, run, print_report)

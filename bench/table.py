@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,26 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
     """Write `content`, if a file was asked for."""
     if path is not None:
         path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def run_subcommand(
+    name: str,
+    config_type: type[Any],
+    arguments: list[str],
+    run: Callable[[Any], dict[str, Any]],
+    print_report: Callable[[dict[str, Any]], None],
+) -> int:
+    """A subcommand that a dataclass describes: parse, run, print, and write the report where `config.json` says."""
+    import tyro
+
+    try:
+        config = tyro.cli(config_type, prog=f"sorl-bench {name}", args=arguments)
+        report = run(config)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"sorl-bench {name}: {error}") from None
+    print_report(report)
+    write_json(config.json, report)
+    return 0
 
 
 def _cell(value: Any) -> str:

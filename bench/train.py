@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import tyro
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.machine import describe, gemm_peak
 from bench.released import Ask, released_code
-from bench.table import write_json
+from bench.table import run_subcommand
 from kernels.threads import available_cores, limit_torch_threads
 from policy import Budget, PolicySpec
 from training.config import TrainConfig
@@ -192,11 +191,4 @@ def format_table(report: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> int:
     """See `TrainBenchConfig`."""
-    try:
-        config = tyro.cli(TrainBenchConfig, prog="sorl-bench train", args=arguments)
-    except ValueError as error:
-        raise SystemExit(f"sorl-bench train: {error}") from None
-    report = run(config)
-    print(format_table(report))
-    write_json(config.json, report)
-    return 0
+    return run_subcommand("train", TrainBenchConfig, arguments, run, lambda report: print(format_table(report)))
