@@ -11,7 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 import torch
 
-from training.parity import ParityFile
+from training.parity_file import ParityFile
 
 # Figures made by running the released JAX code (docs/algorithm.md): "small" has the paper's settings, "min" others
 # (least of two critics, three layers, M_BTT 4; written by tests/fixtures/make_parity_file.py).

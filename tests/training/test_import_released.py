@@ -17,7 +17,8 @@ from policy import Budget, Policy, load_policy
 from training.array_pickle import ArrayPickleError, ForbiddenGlobal
 from training.files import sha256_of
 from training.import_released import ImportConfig, import_released
-from training.parity import ParityFile, relative_error
+from training.parity import relative_error
+from training.parity_file import ParityFile
 from training.released import ReleasedTreeError
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"

@@ -16,7 +16,8 @@ from tests.conftest import PARITY_FILES
 from training import losses, parity
 from training.learner import Draws, Learner, _move_average
 from training.losses import Batch, Info
-from training.parity import Check, ParityFile, ParityFileError
+from training.parity import Check
+from training.parity_file import ParityFile, ParityFileError
 
 
 @pytest.fixture(params=sorted(PARITY_FILES))
