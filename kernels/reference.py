@@ -14,11 +14,11 @@ from torch import Tensor
 from kernels.backend import SampleBatch, SampleResult
 from kernels.philox import standard_normals
 from kernels.schedule import step_table
-from policy import Policy, VelocityField
+from policy import Policy, Velocity
 
 
 def euler_sample(
-    actor: VelocityField, share: Tensor, noise: Tensor, num_steps: Tensor, denoise_timesteps: int
+    actor: Velocity, share: Tensor, noise: Tensor, num_steps: Tensor, denoise_timesteps: int
 ) -> Tensor:
     """Integrate the flow from noise (t = 0) to actions (t = 1), then clip to [-1, 1]; differentiable.
 

@@ -2,7 +2,7 @@
 
 from policy.checkpoint import load_policy, save_policy
 from policy.errors import CheckpointError
-from policy.networks import CriticEnsemble, Policy, VelocityField
+from policy.networks import CriticEnsemble, Policy, Values, Velocity, VelocityField
 from policy.spec import Budget, Measurement, PolicySpec, Provenance
 
 __all__ = [
@@ -13,6 +13,8 @@ __all__ = [
     "Policy",
     "PolicySpec",
     "Provenance",
+    "Values",
+    "Velocity",
     "VelocityField",
     "load_policy",
     "save_policy",

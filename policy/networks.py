@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,20 @@ from torch.nn import functional as F
 from policy.spec import PolicySpec
 
 LAYER_NORM_EPS = 1e-6
+
+
+class Velocity(Protocol):
+    """v(s, x, t, d), however it is computed: see `VelocityField`."""
+
+    def observation_share(self, observation: Tensor) -> Tensor: ...
+
+    def __call__(self, share: Tensor, x: Tensor, t: Tensor, log2_steps: Tensor) -> Tensor: ...
+
+
+class Values(Protocol):
+    """Q_i(s, a, k), however they are computed: see `CriticEnsemble`."""
+
+    def __call__(self, observation: Tensor, action: Tensor, num_steps: Tensor) -> Tensor: ...
 
 
 class VelocityField(nn.Module):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from policy import Policy, PolicySpec
 from training import losses
 from training.config import TrainConfig
 from training.losses import Batch, Info
+from training.compute import choose_compute
 
 
 class Draws(NamedTuple):
@@ -61,6 +61,10 @@ class Learner:
         if config.lagged_targets:
             self.actor_source = copy.deepcopy(self.policy.actor).requires_grad_(False)
             self.critic_source = copy.deepcopy(self.policy.critic).requires_grad_(False)
+        self.compute = compute = choose_compute(config.compute, self.device, config.precision, config.threads)
+        self._actor, self._critic = compute.actor(self.policy.actor), compute.critic(self.policy.critic)
+        self._target_actor, self._target_critic = compute.actor(self.target_actor), compute.critic(self.target_critic)
+        self._critic_of_actor_loss = compute.critic(self.critic_source)
         self.levels = losses.consistency_levels(config.batch_size, config.denoise_timesteps, self.device)
 
     def draw(self, generator: torch.Generator) -> Draws:
@@ -92,23 +96,23 @@ class Learner:
     def update(self, batch: Batch, draws: Draws) -> Info:
         """One update of everything. Returns detached scalars."""
         if self.config.lagged_targets:
-            _move_average(self.actor_source, self.policy.actor, 1.0)
-            _move_average(self.critic_source, self.policy.critic, 1.0)
+            self._move_average(self.actor_source, self.policy.actor, 1.0)
+            self._move_average(self.critic_source, self.policy.critic, 1.0)
         info = self._critic_step(batch, draws)
-        _move_average(self.target_critic, self.critic_source, self.config.tau)
+        self._move_average(self.target_critic, self.critic_source, self.config.tau)
         info |= self._actor_step(batch, draws)
-        _move_average(self.target_actor, self.actor_source, self.config.tau)
+        self._move_average(self.target_actor, self.actor_source, self.config.tau)
         return info
 
     def _critic_step(self, batch: Batch, draws: Draws) -> Info:
-        config, actor = self.config, self.policy.actor
-        with self._precision():
+        config, actor = self.config, self._actor
+        with self.compute.autocast():
             with torch.set_grad_enabled(config.leak_td_gradient):
                 share = actor.observation_share(batch.next_observations)
                 next_action = losses.sample(actor, share, draws.critic_noise, draws.critic_k, config.denoise_timesteps)
             loss, info = losses.critic_loss(
-                self.policy.critic,
-                self.target_critic,
+                self._critic,
+                self._target_critic,
                 batch,
                 next_action,
                 draws.critic_k,
@@ -117,18 +121,18 @@ class Learner:
                 self.return_bounds,
             )
         torch.autograd.backward(loss)  # a leaked gradient waits at the actor for its own optimiser's step
-        info["critic_grad_norm"] = self._step(self.critic_optimizer)
+        info["critic_grad_norm"] = self.compute.clip_and_step(self.critic_optimizer, config.max_grad_norm)
         return info
 
     def _actor_step(self, batch: Batch, draws: Draws) -> Info:
-        config, actor = self.config, self.policy.actor
+        config, actor = self.config, self._actor
         self.critic_source.requires_grad_(False)  # the Q loss differentiates the action, not the critic
-        with self._precision():
+        with self.compute.autocast():
             share = actor.observation_share(batch.observations)
             flow, consistency = losses.velocity_loss(actor, share, *self._flow_rows(batch, draws))
             q, info = losses.q_loss(
                 actor,
-                self.critic_source,
+                self._critic_of_actor_loss,
                 batch.observations,
                 share,
                 draws.q_noise,
@@ -140,16 +144,16 @@ class Learner:
         info |= {"flow_loss": flow.detach(), "consistency_loss": consistency.detach(), "actor_loss": loss.detach()}
         torch.autograd.backward(loss)
         self.policy.critic.requires_grad_(True)
-        info["actor_grad_norm"] = self._step(self.actor_optimizer)
+        info["actor_grad_norm"] = self.compute.clip_and_step(self.actor_optimizer, config.max_grad_norm)
         return info
 
     def _flow_rows(self, batch: Batch, draws: Draws) -> tuple[losses.FlowRows, losses.FlowRows]:
-        target_share = self.target_actor.observation_share(batch.observations)
+        target_share = self._target_actor.observation_share(batch.observations)
         grid, epsilon = self.config.denoise_timesteps, self.config.t_epsilon
         return (
             losses.flow_matching_rows(batch.actions, draws.flow_noise, draws.flow_t, grid, epsilon),
             losses.self_consistency_rows(
-                self.target_actor,
+                self._target_actor,
                 target_share,
                 batch.actions,
                 draws.consistency_noise,
@@ -159,21 +163,8 @@ class Learner:
             ),
         )
 
-    def _step(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        """Clip, step, forget the gradients. Returns the gradients' global norm."""
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        for parameter in parameters:
-            if parameter.grad is None:  # a shared Adam sees zeros from the network that has no part in this loss
-                parameter.grad = torch.zeros_like(parameter)
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return norm
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return nullcontext()
+    def _move_average(self, target: nn.Module, online: nn.Module, tau: float) -> None:
+        self.compute.move_average(list(target.parameters()), list(online.parameters()), tau)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything an update depends on, tensors and plain values only."""
@@ -193,15 +184,3 @@ class Learner:
 def _adam(config: TrainConfig, *modules: nn.Module) -> torch.optim.Adam:
     parameters = [parameter for module in modules for parameter in module.parameters()]
     return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
-
-
-@torch.no_grad()
-def _move_average(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """target <- (1 - tau) target + tau online, all tensors at once.
-
-    Rounded as the released code rounds it: with `lerp` the change of a target parameter was off by 1e-3 of itself
-    after one update, like this by less than 1e-5.
-    """
-    targets: list[Tensor] = list(target.parameters())
-    torch._foreach_mul_(targets, 1 - tau)
-    torch._foreach_add_(targets, list[Tensor](online.parameters()), alpha=tau)

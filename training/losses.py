@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kernels.reference import aggregate, euler_sample
-from policy import CriticEnsemble, VelocityField
+from policy import Values, Velocity
 
 Info = dict[str, Tensor]
 
@@ -51,7 +51,7 @@ def flow_matching_rows(action: Tensor, noise: Tensor, t: Tensor, denoise_timeste
 
 @torch.no_grad()
 def self_consistency_rows(
-    target_actor: VelocityField,
+    target_actor: Velocity,
     share: Tensor,
     action: Tensor,
     noise: Tensor,
@@ -78,7 +78,7 @@ def consistency_levels(batch_size: int, denoise_timesteps: int, device: torch.de
     return torch.tensor(column + [0.0] * (batch_size - len(column)), device=device)[:, None]
 
 
-def velocity_loss(actor: VelocityField, share: Tensor, *parts: FlowRows) -> list[Tensor]:
+def velocity_loss(actor: Velocity, share: Tensor, *parts: FlowRows) -> list[Tensor]:
     """Mean squared error of the velocity field on each of `parts`, all in one forward pass (fewer, larger products).
 
     `share` is (B, hidden), the same observations for every part.
@@ -90,8 +90,8 @@ def velocity_loss(actor: VelocityField, share: Tensor, *parts: FlowRows) -> list
 
 
 def q_loss(
-    actor: VelocityField,
-    critic: CriticEnsemble,
+    actor: Velocity,
+    critic: Values,
     observation: Tensor,
     share: Tensor,
     noise: Tensor,
@@ -112,8 +112,8 @@ def q_loss(
 
 
 def critic_loss(
-    critic: CriticEnsemble,
-    target_critic: CriticEnsemble,
+    critic: Values,
+    target_critic: Values,
     batch: Batch,
     next_action: Tensor,
     num_steps: int,
@@ -133,6 +133,6 @@ def critic_loss(
     return loss, {"critic_loss": loss.detach(), "td_target_mean": target.detach().mean()}
 
 
-def sample(actor: VelocityField, share: Tensor, noise: Tensor, num_steps: int, denoise_timesteps: int) -> Tensor:
+def sample(actor: Velocity, share: Tensor, noise: Tensor, num_steps: int, denoise_timesteps: int) -> Tensor:
     """The k-step sample of every row, clipped at the end only; differentiable."""
     return euler_sample(actor, share, noise, torch.full((len(noise),), num_steps), denoise_timesteps)

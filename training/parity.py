@@ -9,16 +9,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import tyro
 from torch import Tensor, nn
 
+from kernels.backend import BackendUnavailable
 from kernels.reference import aggregate
 from policy import VelocityField
 from training import losses, released
+from training.compute import Choice, Compute, choose_compute
 from training.learner import Draws, Learner
 from training.losses import Info
 from training.parity_file import ParityFile, ParityFileError
@@ -67,49 +69,55 @@ def gradient_error(module: nn.Module, expected: dict[str, Tensor]) -> float:
     )
 
 
-def check_all(file: ParityFile) -> Iterator[Check]:
-    """Every quantity of the file, in the order of docs/algorithm.md.
+def check_all(file: ParityFile, choice: Choice = "auto") -> Iterator[Check]:
+    """Every quantity of the file, in the order of docs/algorithm.md, as `choice` computes it.
 
     Raises:
         ParityFileError: the file lacks something.
+        BackendUnavailable: see `choose_compute`.
     """
-    yield from check_flow_matching(file)
-    yield from check_self_consistency(file)
+    compute = choose_compute(choice, torch.device("cpu"), "fp32")
+    yield from check_flow_matching(file, compute)
+    yield from check_self_consistency(file, compute)
     for k in file.setting("k_values"):
-        yield from check_q_loss(file, k)
+        yield from check_q_loss(file, compute, k)
     for k in file.setting("k_values"):
-        yield from check_critic_loss(file, k)
-    yield from check_samples(file)
-    yield from check_updates(file)
+        yield from check_critic_loss(file, compute, k)
+    yield from check_samples(file, compute)
+    yield from check_updates(file, Learner(file.spec, replace(file.config("reference"), compute=choice)))
 
 
-def check_flow_matching(file: ParityFile) -> Iterator[Check]:
+def check_flow_matching(file: ParityFile, compute: Compute) -> Iterator[Check]:
     actor, batch, spec = file.actor(), file.batch(), file.spec
     rows = losses.flow_matching_rows(
         batch.actions, file["fm/noise"], file.column("fm/t"), spec.denoise_timesteps, file.setting("t_epsilon")
     )
-    yield from _check_velocity_loss(file, "fm", actor, rows)
+    yield from _check_velocity_loss(file, compute, "fm", actor, rows)
 
 
-def check_self_consistency(file: ParityFile) -> Iterator[Check]:
-    actor, target, batch = file.actor(), file.actor(released.TARGET_ACTOR), file.batch()
+def check_self_consistency(file: ParityFile, compute: Compute) -> Iterator[Check]:
+    actor, target, batch = file.actor(), compute.actor(file.actor(released.TARGET_ACTOR)), file.batch()
     levels = losses.consistency_levels(len(batch.actions), file.spec.denoise_timesteps, torch.device("cpu"))
     yield Check("sc/log2_steps", relative_error(levels[:, 0], file["sc/log2_steps"]), 0.0)
     share = target.observation_share(batch.observations)
     noise, t, epsilon = file["sc/noise"], file.column("sc/t"), file.setting("t_epsilon")
     rows = losses.self_consistency_rows(target, share, batch.actions, noise, t, levels, epsilon)
-    yield from _check_velocity_loss(file, "sc", actor, rows)
+    yield from _check_velocity_loss(file, compute, "sc", actor, rows)
 
 
-def _check_velocity_loss(file: ParityFile, name: str, actor: VelocityField, rows: losses.FlowRows) -> Iterator[Check]:
-    (loss,) = losses.velocity_loss(actor, actor.observation_share(file.batch().observations), rows)
+def _check_velocity_loss(
+    file: ParityFile, compute: Compute, name: str, actor: VelocityField, rows: losses.FlowRows
+) -> Iterator[Check]:
+    velocity = compute.actor(actor)
+    (loss,) = losses.velocity_loss(velocity, velocity.observation_share(file.batch().observations), rows)
     torch.autograd.backward(loss)
     yield Check(f"{name}/loss", relative_error(loss, file[f"{name}/loss"][0]), LOSS)
     yield Check(f"{name}/grad", gradient_error(actor, file.state(released.ACTOR, f"{name}/grad")), GRADIENT)
 
 
-def check_q_loss(file: ParityFile, k: int) -> Iterator[Check]:
-    actor, critic, batch, spec = file.actor(), file.critic().requires_grad_(False), file.batch(), file.spec
+def check_q_loss(file: ParityFile, compute: Compute, k: int) -> Iterator[Check]:
+    network, batch, spec = file.actor(), file.batch(), file.spec
+    actor, critic = compute.actor(network), compute.critic(file.critic().requires_grad_(False))
     share, noise = actor.observation_share(batch.observations), file[f"q/k{k}/noise"]
     actions = losses.sample(actor, share, noise, k, spec.denoise_timesteps)
     yield Check(f"q/k{k}/actions", relative_error(actions, file[f"q/k{k}/actions"]), SAMPLE)
@@ -120,13 +128,14 @@ def check_q_loss(file: ParityFile, k: int) -> Iterator[Check]:
     )
     torch.autograd.backward(loss)
     yield Check(f"q/k{k}/loss", relative_error(loss, file[f"q/k{k}/loss"][0]), LOSS)
-    yield Check(f"q/k{k}/grad", gradient_error(actor, file.state(released.ACTOR, f"q/k{k}/grad")), GRADIENT)
+    yield Check(f"q/k{k}/grad", gradient_error(network, file.state(released.ACTOR, f"q/k{k}/grad")), GRADIENT)
 
 
-def check_critic_loss(file: ParityFile, k: int) -> Iterator[Check]:
+def check_critic_loss(file: ParityFile, compute: Compute, k: int) -> Iterator[Check]:
     """Loss and gradient, and the gradient that leaks into the actor when the next action is not cut off."""
-    actor, critic, batch = file.actor(), file.critic(), file.batch()
-    target = file.critic(released.TARGET_CRITIC).requires_grad_(False)
+    actor_network, critic_network, batch = file.actor(), file.critic(), file.batch()
+    actor, critic = compute.actor(actor_network), compute.critic(critic_network)
+    target = compute.critic(file.critic(released.TARGET_CRITIC).requires_grad_(False))
     share = actor.observation_share(batch.next_observations)
     next_action = losses.sample(actor, share, file[f"critic/k{k}/noise"], k, file.spec.denoise_timesteps)
     discount, q_agg = file.setting("discount"), file.spec.q_agg
@@ -135,14 +144,14 @@ def check_critic_loss(file: ParityFile, k: int) -> Iterator[Check]:
     name = f"critic/k{k}"
     leaked = file.state(released.ACTOR, f"{name}/leaked_grad")
     yield Check(f"{name}/loss", relative_error(loss, file[f"{name}/loss"][0]), LOSS)
-    yield Check(f"{name}/grad", gradient_error(critic, file.state(released.CRITIC, f"{name}/grad")), GRADIENT)
-    yield Check(f"{name}/leaked_grad", gradient_error(actor, leaked), GRADIENT)
+    yield Check(f"{name}/grad", gradient_error(critic_network, file.state(released.CRITIC, f"{name}/grad")), GRADIENT)
+    yield Check(f"{name}/leaked_grad", gradient_error(actor_network, leaked), GRADIENT)
 
 
 @torch.no_grad()
-def check_samples(file: ParityFile) -> Iterator[Check]:
+def check_samples(file: ParityFile, compute: Compute) -> Iterator[Check]:
     """Best of N by M steps for every (N, M) of the file. As there, the critic is asked at M itself."""
-    actor, critic, spec = file.actor(), file.critic(), file.spec
+    actor, critic, spec = compute.actor(file.actor()), compute.critic(file.critic()), file.spec
     observations = file["sample/observations"]
     cells = sorted({(int(m[1]), int(m[2])) for n in file.tensors if (m := re.match(r"sample/n(\d+)_m(\d+)/", n))})
     for num_candidates, num_steps in cells:
@@ -164,9 +173,8 @@ def check_samples(file: ParityFile) -> Iterator[Check]:
         yield Check(f"{name}/action", relative_error(action, file[f"{name}/action"]), SAMPLE)
 
 
-def check_updates(file: ParityFile, learner: Learner | None = None) -> Iterator[Check]:
+def check_updates(file: ParityFile, learner: Learner) -> Iterator[Check]:
     """Consecutive whole updates under the `reference` preset: what they report, and where every parameter goes."""
-    learner = learner or Learner(file.spec, file.config("reference"))
     networks: dict[str, nn.Module] = {
         released.ACTOR: learner.policy.actor,
         released.CRITIC: learner.policy.critic,
@@ -224,13 +232,15 @@ class ParityConfig:
 
     file: tyro.conf.Positional[Path]
     """A parity file, e.g. tests/fixtures/sorl_reference_small.safetensors; docs/algorithm.md has the format."""
+    compute: Choice = "auto"
+    """What is put to the test: torch's operators, or the native networks that training uses on CPUs."""
 
 
 def main() -> None:
-    path = tyro.cli(ParityConfig).file
+    config = tyro.cli(ParityConfig)
     try:
-        failed = print_checks(check_all(ParityFile(path)), print)
-    except ParityFileError as error:
+        failed = print_checks(check_all(ParityFile(config.file), config.compute), print)
+    except (ParityFileError, BackendUnavailable) as error:
         raise SystemExit(f"sorl-parity: {error}") from None
     sys.exit(1 if failed else 0)
 

@@ -51,9 +51,8 @@ def test_targets_move_by_tau_towards_the_new_networks(learner: Learner, dataset:
 def test_the_q_loss_leaves_the_critic_alone(learner: Learner, dataset: Dataset) -> None:
     """The critic after a whole update equals the critic after its own step."""
     batch, draws = dataset.train.sample(30, torch.Generator().manual_seed(0)), draw(learner)
-    apart = copy.deepcopy(learner)
-    # deepcopy leaves the copies' optimisers on the old parameters
-    apart.critic_optimizer = torch.optim.Adam(apart.policy.critic.parameters(), lr=1e-4, fused=True)
+    apart = Learner(learner.policy.spec, learner.config)
+    apart.load_state_dict(copy.deepcopy(learner.state_dict()))
     apart._critic_step(batch, draws)
     learner.update(batch, draws)
     for a, b in zip(apart.policy.critic.parameters(), learner.policy.critic.parameters(), strict=True):

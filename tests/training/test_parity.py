@@ -14,10 +14,14 @@ from torch import Tensor
 
 from tests.conftest import PARITY_FILES
 from training import losses, parity
-from training.learner import Draws, Learner, _move_average
+from training.compute import Choice, TorchCompute
+from training.learner import Draws, Learner
 from training.losses import Batch, Info
 from training.parity import Check
 from training.parity_file import ParityFile, ParityFileError
+
+
+COMPUTE = TorchCompute(torch.device("cpu"), "fp32")
 
 
 @pytest.fixture(params=sorted(PARITY_FILES))
@@ -29,8 +33,9 @@ def failures(checks: Iterator[Check]) -> list[str]:
     return [check.name for check in checks if not check.passed]
 
 
-def test_every_quantity_agrees(file: ParityFile) -> None:
-    checks = list(parity.check_all(file))
+@pytest.mark.parametrize("compute", ["native", "torch"])
+def test_every_quantity_agrees(file: ParityFile, compute: Choice) -> None:
+    checks = list(parity.check_all(file, compute))
     assert failures(iter(checks)) == []
     names = {check.name for check in checks}
     for k in file.setting("k_values"):
@@ -52,8 +57,8 @@ class AverageWithoutLag(Learner):
             for net in (self.target_actor, self.target_critic):
                 for parameter in net.parameters():
                     parameter.copy_(before.pop(0))
-        _move_average(self.target_actor, self.policy.actor, self.config.tau)
-        _move_average(self.target_critic, self.policy.critic, self.config.tau)
+        self._move_average(self.target_actor, self.policy.actor, self.config.tau)
+        self._move_average(self.target_critic, self.policy.critic, self.config.tau)
         return info
 
 
@@ -75,7 +80,7 @@ def learner(file: ParityFile, cls: type[Learner] = Learner, **changes: object) -
 
 
 def with_decay(file: ParityFile) -> Learner:
-    ours = learner(file)
+    ours = learner(file, compute="torch")
     groups = ours.actor_optimizer.param_groups[0]
     ours.actor_optimizer = torch.optim.AdamW(groups["params"], lr=groups["lr"], weight_decay=1e-2)
     ours.critic_optimizer = ours.actor_optimizer
@@ -124,8 +129,8 @@ def test_a_wrong_remainder_rule_is_seen(file: ParityFile, monkeypatch: pytest.Mo
         return torch.tensor(rows, device=device)[:, None]
 
     monkeypatch.setattr(losses, "consistency_levels", finest_first)
-    assert "sc/log2_steps" in failures(parity.check_self_consistency(file))
-    assert failures(parity.check_updates(file)) != []
+    assert "sc/log2_steps" in failures(parity.check_self_consistency(file, COMPUTE))
+    assert failures(parity.check_updates(file, learner(file))) != []
 
 
 def test_a_wrong_flow_target_is_seen(file: ParityFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +140,7 @@ def test_a_wrong_flow_target_is_seen(file: ParityFile, monkeypatch: pytest.Monke
         return original(action, noise, *rest)._replace(target=action - 1.0001 * noise)  # type: ignore[arg-type]
 
     monkeypatch.setattr(losses, "flow_matching_rows", off_by_little)
-    assert failures(parity.check_flow_matching(file)) != []
+    assert failures(parity.check_flow_matching(file, COMPUTE)) != []
 
 
 @pytest.mark.parametrize("name", ["fm/noise", "update2/params/modules_actor/mlp/Dense_0/bias", "sample/n8_m1/q"])

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <stdexcept>
 
 #include "isa.hpp"
@@ -19,17 +20,54 @@ std::vector<std::string> supported_isas() {
     return isas;
 }
 
+namespace {
+
+enum class Isa { avx512_bf16, avx512, avx2, portable };
+
+// Throws std::invalid_argument for an instruction set that this machine lacks.
+Isa find(const std::string& name) {
+    const std::vector<std::string> known = supported_isas();
+    if (std::find(known.begin(), known.end(), name) == known.end())
+        throw std::invalid_argument("this machine has no " + name);
+    return name == "avx512_bf16" ? Isa::avx512_bf16
+           : name == "avx512"    ? Isa::avx512
+           : name == "avx2"      ? Isa::avx2
+                                 : Isa::portable;
+}
+
+}  // namespace
+
 std::unique_ptr<Engine> make_engine(const Policy& policy, const std::string& isa, Precision precision, int threads) {
-    for (const std::string& known : supported_isas()) {
-        if (known != isa) continue;
+    switch (find(isa)) {
 #if defined(__x86_64__)
-        if (isa == "avx512_bf16") return make_avx512_bf16(policy, precision, threads);
-        if (isa == "avx512") return make_avx512(policy, precision, threads);
-        if (isa == "avx2") return make_avx2(policy, precision, threads);
+        case Isa::avx512_bf16: return make_avx512_bf16(policy, precision, threads);
+        case Isa::avx512: return make_avx512(policy, precision, threads);
+        case Isa::avx2: return make_avx2(policy, precision, threads);
 #endif
-        return make_portable(policy, precision, threads);
+        default: return make_portable(policy, precision, threads);
     }
-    throw std::invalid_argument("this machine has no " + isa);
+}
+
+std::unique_ptr<Stack> make_stack(const StackShape& shape, const std::string& isa, Precision precision, Pool& pool) {
+    switch (find(isa)) {
+#if defined(__x86_64__)
+        case Isa::avx512_bf16: return make_stack_avx512_bf16(shape, precision, pool);
+        case Isa::avx512: return make_stack_avx512(shape, precision, pool);
+        case Isa::avx2: return make_stack_avx2(shape, precision, pool);
+#endif
+        default: return make_stack_portable(shape, precision, pool);
+    }
+}
+
+Updates make_updates(const std::string& isa) {
+    switch (find(isa)) {
+#if defined(__x86_64__)
+        case Isa::avx512_bf16: return make_updates_avx512_bf16();
+        case Isa::avx512: return make_updates_avx512();
+        case Isa::avx2: return make_updates_avx2();
+#endif
+        default: return make_updates_portable();
+    }
 }
 
 }  // namespace sorl

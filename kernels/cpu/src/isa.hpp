@@ -14,6 +14,7 @@
 
 #include "engine.hpp"
 #include "philox.hpp"
+#include "learning.hpp"
 #include "team.hpp"
 
 namespace sorl {
@@ -25,9 +26,21 @@ constexpr int alone_passes = 24; // fewer rows through networks than this (some 
 constexpr int block_rows = 6;    // rows of a register block
 constexpr int panel_vectors = 4; // vectors of a register block's row
 
+constexpr int learning_rows = 64;  // rows of a tile when its layers learn
+
 std::unique_ptr<Engine> make_portable(const Policy&, Precision, int threads);
 std::unique_ptr<Engine> make_avx2(const Policy&, Precision, int threads);
 std::unique_ptr<Engine> make_avx512(const Policy&, Precision, int threads);
 std::unique_ptr<Engine> make_avx512_bf16(const Policy&, Precision, int threads);
+
+Updates make_updates_portable();
+Updates make_updates_avx2();
+Updates make_updates_avx512();
+Updates make_updates_avx512_bf16();
+
+std::unique_ptr<Stack> make_stack_portable(const StackShape&, Precision, Pool&);
+std::unique_ptr<Stack> make_stack_avx2(const StackShape&, Precision, Pool&);
+std::unique_ptr<Stack> make_stack_avx512(const StackShape&, Precision, Pool&);
+std::unique_ptr<Stack> make_stack_avx512_bf16(const StackShape&, Precision, Pool&);
 
 }  // namespace sorl

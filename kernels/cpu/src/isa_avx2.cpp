@@ -18,14 +18,24 @@ static inline void store(float* out, Vector v) { _mm256_storeu_ps(out, v); }
 static inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 static inline Vector reciprocal(Vector v) { return splat(1.0f) / v; }
 
+#include "transpose.hpp"
 #include "vector.hpp"
 #include "widened_bf16.hpp"
+#include "product.hpp"
 #include "tile.hpp"
+#include "stack.hpp"
+#include "update.hpp"
 
 }  // namespace avx2
 
 std::unique_ptr<Engine> make_avx2(const Policy& policy, Precision precision, int threads) {
     return avx2::make(policy, precision, threads);
+}
+
+Updates make_updates_avx2() { return avx2::make_updates(); }
+
+std::unique_ptr<Stack> make_stack_avx2(const StackShape& shape, Precision precision, Pool& pool) {
+    return avx2::make_stack(shape, precision, pool);
 }
 
 }  // namespace sorl

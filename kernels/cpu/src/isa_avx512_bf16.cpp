@@ -18,12 +18,21 @@ static inline void store_bf16(uint16_t* out, Vector v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(v));
 }
 
+#include "product.hpp"
 #include "tile.hpp"
+#include "stack.hpp"
+#include "update.hpp"
 
 }  // namespace avx512_bf16
 
 std::unique_ptr<Engine> make_avx512_bf16(const Policy& policy, Precision precision, int threads) {
     return avx512_bf16::make(policy, precision, threads);
+}
+
+Updates make_updates_avx512_bf16() { return avx512_bf16::make_updates(); }
+
+std::unique_ptr<Stack> make_stack_avx512_bf16(const StackShape& shape, Precision precision, Pool& pool) {
+    return avx512_bf16::make_stack(shape, precision, pool);
 }
 
 }  // namespace sorl

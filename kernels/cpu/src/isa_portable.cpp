@@ -18,14 +18,24 @@ static inline void store(float* out, Vector v) { std::memcpy(out, &v, sizeof v);
 static inline Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
 static inline Vector reciprocal(Vector v) { return splat(1.0f) / v; }
 
+#include "transpose.hpp"
 #include "vector.hpp"
 #include "widened_bf16.hpp"
+#include "product.hpp"
 #include "tile.hpp"
+#include "stack.hpp"
+#include "update.hpp"
 
 }  // namespace portable
 
 std::unique_ptr<Engine> make_portable(const Policy& policy, Precision precision, int threads) {
     return portable::make(policy, precision, threads);
+}
+
+Updates make_updates_portable() { return portable::make_updates(); }
+
+std::unique_ptr<Stack> make_stack_portable(const StackShape& shape, Precision precision, Pool& pool) {
+    return portable::make_stack(shape, precision, pool);
 }
 
 }  // namespace sorl

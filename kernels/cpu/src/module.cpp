@@ -1,6 +1,5 @@
 // The Python side of the engine: arrays checked here, the interpreter's lock released while it computes.
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
@@ -11,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "arrays.hpp"
 #include "engine.hpp"
 #include "philox.hpp"
 
@@ -18,18 +18,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace {
-
-template <class T>
-using In = nb::ndarray<const T, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Out = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
-
-template <class Array>
-void require(const Array& array, size_t size, const char* name) {
-    if (array.size() == size) return;
-    throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(size) + " values, got " +
-                                std::to_string(array.size()));
-}
 
 // An engine and how many numbers its arrays must have.
 class Sampler {
@@ -149,8 +137,11 @@ class Sampler {
 
 }  // namespace
 
+void bind_stack(nb::module_& m);
+
 NB_MODULE(_engine, m) {
-    m.doc() = "Native sample-and-score on CPUs; kernels/cpu/__init__.py is its one user.";
+    m.doc() = "Native networks on CPUs: sample-and-score (kernels/cpu/__init__.py), learning (kernels/cpu/stack.py).";
+    bind_stack(m);
     m.def("supported_isas", &sorl::supported_isas, "Instruction sets this machine can run, best first.");
     m.def(
         "philox4x32",

@@ -1,183 +1,7 @@
-// The engine for one instruction set: packing, products, and a tile of rows from noise to value.
+// The engine for one instruction set: a tile of rows from noise to value.
 //
-// Included once by each isa_*.cpp inside a namespace of its own, with that set's vectors. Every output element is one
-// accumulator that runs over its inputs in ascending order, whatever the number of rows, threads or neighbours: an
-// action's bits depend on its request alone.
-
-template <class T>
-struct Aligned {
-    explicit Aligned(size_t count = 0) : size(count) {
-        if (count == 0) return;
-        data = static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64));
-        if (data == nullptr) throw std::bad_alloc();
-        std::memset(static_cast<void*>(data), 0, count * sizeof(T));
-    }
-    ~Aligned() { std::free(data); }
-    Aligned(Aligned&& other) noexcept : data(other.data), size(other.size) { other.data = nullptr; }
-    Aligned& operator=(Aligned&&) = delete;
-    Aligned(const Aligned&) = delete;
-
-    T* data = nullptr;
-    size_t size;
-};
-
-static inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
-
-// bfloat16, rounded to nearest even; NaN stays NaN.
-static inline uint16_t to_bf16(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, 4);
-    if (value != value) return 0x7FC0;
-    return static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
-}
-
-struct Fp32 {
-    using In = float;
-    static constexpr int pack = 1;  // inputs that one multiply takes
-    static constexpr const char* name = "fp32";
-    using Factor = Vector;
-    static inline Factor broadcast(const In* a) { return splat(*a); }
-    static inline Factor panel(const In* b) { return load(b); }
-    static inline Vector multiply(Vector acc, Factor a, Factor b) { return fma(a, b, acc); }
-    static inline void put(In* out, Vector v) { store(out, v); }
-    static inline In from(float value) { return value; }
-};
-
-struct Bf16 {
-    using In = uint16_t;
-    static constexpr int pack = 2;
-    static constexpr const char* name = "bf16";
-    using Factor = Pairs;
-    static inline Factor broadcast(const In* a) {
-        int32_t pair;
-        std::memcpy(&pair, a, 4);
-        return splat_pair(pair);
-    }
-    static inline Factor panel(const In* b) { return load_pairs(b); }
-    static inline Vector multiply(Vector acc, Factor a, Factor b) { return dot_pairs(acc, a, b); }
-    static inline void put(In* out, Vector v) { store_bf16(out, v); }
-    static inline In from(float value) { return to_bf16(value); }
-};
-
-// A layer's weights as panels of up to `panel_vectors` * width outputs: [panel][input / pack][output][pack], zeros
-// beyond the layer's own sizes, so that a panel is read from front to back exactly once per group of rows.
-template <class P>
-struct Panels {
-    Panels(const float* weight, const float* bias_in, int outputs_in, int inputs_in, int stride, int padded_inputs)
-        : outputs(round_up(outputs_in, width)),
-          inputs(padded_inputs),
-          weights(static_cast<size_t>(round_up(outputs_in, width)) * padded_inputs),
-          bias(static_cast<size_t>(round_up(outputs_in, width))) {
-        typename P::In* out = weights.data;
-        for (int first = 0; first < outputs; first += panel_vectors * width) {
-            const int columns = std::min(panel_vectors * width, outputs - first);
-            for (int k = 0; k < inputs; k += P::pack)
-                for (int column = 0; column < columns; ++column)
-                    for (int part = 0; part < P::pack; ++part, ++out) {
-                        const int row = first + column, input = k + part;
-                        const bool inside = row < outputs_in && input < inputs_in;
-                        *out = P::from(inside ? weight[static_cast<size_t>(row) * stride + input] : 0.0f);
-                    }
-        }
-        if (bias_in != nullptr) std::memcpy(bias.data, bias_in, sizeof(float) * outputs_in);
-    }
-
-    int panels() const { return (outputs + panel_vectors * width - 1) / (panel_vectors * width); }
-
-    int outputs, inputs;  // padded
-    Aligned<typename P::In> weights;
-    Aligned<float> bias;
-};
-
-// What happens to a finished vector of a product.
-struct Store {  // bias, as it is
-    float* out;
-    int stride;
-    inline void operator()(int row, int column, Vector v) const { store(out + size_t(row) * stride + column, v); }
-};
-
-struct StoreGelu {  // bias + GELU in float32, for a LayerNorm to come
-    float* out;
-    int stride;
-    inline void operator()(int row, int column, Vector v) const { store(out + size_t(row) * stride + column, gelu(v)); }
-};
-
-template <class P>
-struct StoreActivated {  // what is through its GELU already, as the next layer's input
-    typename P::In* out;
-    int stride;
-    inline void operator()(int row, int column, Vector v) const { P::put(out + size_t(row) * stride + column, v); }
-};
-
-template <class P>
-struct StoreInput {  // bias + GELU as the next layer's input
-    typename P::In* out;
-    int stride;
-    inline void operator()(int row, int column, Vector v) const { P::put(out + size_t(row) * stride + column, gelu(v)); }
-};
-
-template <class P, int rows, int vectors, class Finish>
-static inline __attribute__((always_inline)) void multiply_block(const typename P::In* a, int lda,
-                                                                  const typename P::In* b, const float* bias, int inputs,
-                                                                  int row, int column, const Finish& finish) {
-    Vector acc[rows][vectors];
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) acc[r][v] = load(bias + column + v * width);
-    for (int k = 0; k < inputs; k += P::pack) {
-        typename P::Factor right[vectors];
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) right[v] = P::panel(b + v * width * P::pack);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; ++r) {
-            const typename P::Factor left = P::broadcast(a + size_t(r) * lda + k);
-#pragma GCC unroll 8
-            for (int v = 0; v < vectors; ++v) acc[r][v] = P::multiply(acc[r][v], left, right[v]);
-        }
-        b += vectors * width * P::pack;
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r)
-#pragma GCC unroll 8
-        for (int v = 0; v < vectors; ++v) finish(row + r, column + v * width, acc[r][v]);
-}
-
-template <class P, int vectors, class Finish>
-static void multiply_rows(const typename P::In* a, int lda, const typename P::In* b, const float* bias, int inputs,
-                          int row, int count, int column, const Finish& finish) {
-    a += size_t(row) * lda;
-    switch (count) {
-        case 1: return multiply_block<P, 1, vectors>(a, lda, b, bias, inputs, row, column, finish);
-        case 2: return multiply_block<P, 2, vectors>(a, lda, b, bias, inputs, row, column, finish);
-        case 3: return multiply_block<P, 3, vectors>(a, lda, b, bias, inputs, row, column, finish);
-        case 4: return multiply_block<P, 4, vectors>(a, lda, b, bias, inputs, row, column, finish);
-        case 5: return multiply_block<P, 5, vectors>(a, lda, b, bias, inputs, row, column, finish);
-        default: return multiply_block<P, 6, vectors>(a, lda, b, bias, inputs, row, column, finish);
-    }
-}
-
-// finish(row, column, a . w^T + bias) for rows 0 .. count - 1 and the panels of this thread.
-template <class P, class Finish>
-static void product(const Panels<P>& layer, const typename P::In* a, int lda, int count, int rank, int team,
-                    const Finish& finish) {
-    if (count == 0) return;
-    const int panels = layer.panels(), groups = (count + block_rows - 1) / block_rows;
-    for (int panel = panels * rank / team; panel < panels * (rank + 1) / team; ++panel) {
-        const int column = panel * panel_vectors * width;
-        const int vectors = std::min(panel_vectors, (layer.outputs - column) / width);
-        const typename P::In* b = layer.weights.data + size_t(column) * layer.inputs;
-        for (int group = 0; group < groups; ++group) {
-            const int row = count * group / groups, rows = count * (group + 1) / groups - row;
-            switch (vectors) {
-                case 1: multiply_rows<P, 1>(a, lda, b, layer.bias.data, layer.inputs, row, rows, column, finish); break;
-                case 2: multiply_rows<P, 2>(a, lda, b, layer.bias.data, layer.inputs, row, rows, column, finish); break;
-                case 3: multiply_rows<P, 3>(a, lda, b, layer.bias.data, layer.inputs, row, rows, column, finish); break;
-                default: multiply_rows<P, 4>(a, lda, b, layer.bias.data, layer.inputs, row, rows, column, finish);
-            }
-        }
-    }
-}
+// Included once by each isa_*.cpp inside a namespace of its own, after product.hpp. An element of a product is one
+// accumulator whatever the number of rows, threads or neighbours: an action's bits depend on its request alone.
 
 // A first layer: the observation's share is a product per request; the few columns beside it (action; t and d, or k)
 // are added row by row in float32.
@@ -200,14 +24,14 @@ struct FirstLayer {
     }
 
     int outputs;
-    Panels<Fp32> share;
+    Layer<Fp32> share;
     Aligned<float> columns;  // (action_dim + scalars, outputs)
 };
 
 template <class P>
 struct Member {  // one critic
     FirstLayer first;
-    std::vector<Panels<P>> hidden;
+    std::vector<Layer<P>> hidden;
     std::vector<Aligned<float>> scale, shift;  // LayerNorm of each hidden layer, if any
     Aligned<float> last;                       // the output's weights
     float last_bias;
@@ -271,8 +95,8 @@ class TileEngine final : public Engine {
         return FirstLayer(p.actor_weight[0], p.actor_bias[0], p.actor_widths[0], p.obs_dim, p.action_dim, 2);
     }
 
-    static std::vector<Panels<P>> hidden_layers(const Policy& p) {
-        std::vector<Panels<P>> layers;
+    static std::vector<Layer<P>> hidden_layers(const Policy& p) {
+        std::vector<Layer<P>> layers;
         for (size_t layer = 1; layer < p.actor_weight.size(); ++layer) {
             const bool last = layer + 1 == p.actor_weight.size();
             const int inputs = p.actor_widths[layer - 1], outputs = last ? p.action_dim : p.actor_widths[layer];
@@ -319,7 +143,7 @@ class TileEngine final : public Engine {
     const Policy p_;
     Pool pool_;
     FirstLayer actor_first_;
-    std::vector<Panels<P>> actor_;  // hidden layers after the first, then the output
+    std::vector<Layer<P>> actor_;  // hidden layers after the first, then the output
     std::vector<Member<P>> critics_;
     int width_, inputs_;
     std::vector<std::unique_ptr<Scratch>> scratch_;
@@ -500,9 +324,7 @@ void TileEngine<P>::normalise(const Member<P>& critic, size_t layer, const float
             for (int column = 0; column < end; column += width) put(i, column, load(in + size_t(i) * width_ + column));
         return;
     }
-    float inside[width];  // padding has no part in the variance
-    for (int lane = 0; lane < width; ++lane) inside[lane] = end - width + lane < size ? 1.0f : 0.0f;
-    const Vector mask = load(inside);
+    const Vector mask = inside(size);  // padding has no part in the variance
     const float *scale = critic.scale[layer].data, *shift = critic.shift[layer].data;
     for (int i = 0; i < rows; ++i) {
         const float* x = in + size_t(i) * width_;

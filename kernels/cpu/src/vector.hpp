@@ -29,6 +29,37 @@ static inline Vector gelu(Vector x) {
     return x * reciprocal(splat(1.0f) + e);
 }
 
+// GELU, and its derivative.
+static inline Vector gelu(Vector x, Vector& slope) {
+    constexpr float root = 0.7978845608028654f, scale = -2.0f * root * 1.4426950408889634f;
+    const Vector square = x * x;
+    const Vector u = x * fma(square, splat(scale * 0.044715f), splat(scale));
+    const Vector e = exp2(select_max(select_min(u, splat(126.0f)), splat(-126.0f)));
+    const Vector share = reciprocal(splat(1.0f) + e), y = x * share;
+    // d/dx x s(2u) = s + x s (1 - s) 2u', u' = sqrt(2 / pi) (1 + 3 * 0.044715 x^2)
+    const Vector rise = fma(square, splat(6.0f * root * 0.044715f), splat(2.0f * root));
+    slope = fma(y * (splat(1.0f) - share), rise, share);
+    return y;
+}
+
+static inline Integers load_integers(const void* in) {
+    Integers v;
+    std::memcpy(&v, in, sizeof v);
+    return v;
+}
+static inline void store_integers(void* out, Integers v) { std::memcpy(out, &v, sizeof v); }
+
+typedef uint16_t Halves __attribute__((vector_size(2 * width)));
+
+static inline Integers widen(const uint16_t* in) {
+    Halves halves;
+    std::memcpy(&halves, in, sizeof halves);
+    return __builtin_convertvector(halves, Integers);
+}
+static inline Vector load_bf16(const uint16_t* in) { return (Vector)(widen(in) << 16); }
+// Pairs of bfloat16, the low half from `low`.
+static inline Integers interleave(const uint16_t* low, const uint16_t* high) { return widen(low) | (widen(high) << 16); }
+
 // Sum of all lanes, in a fixed order.
 static inline float sum(Vector v) {
     float lanes[width];

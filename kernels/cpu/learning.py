@@ -1,0 +1,222 @@
+"""Actor and critics that learn on the CPU's native networks: the forward and backward passes of training.
+
+A pass through all hidden layers is one native call: bias, GELU, its derivative and LayerNorm happen as a product's
+registers are emptied, and a weight gradient is added where the parameter's `grad` lies, without a copy in between.
+Parameters stay where they are, ordinary `nn.Parameter`s; their packed copies are renewed when they have changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kernels.backend import BackendUnavailable, Precision
+from kernels.cpu import _native, default_precision, supported_isas
+from kernels.threads import native_threads
+from policy import CriticEnsemble, VelocityField
+from policy.networks import LAYER_NORM_EPS
+
+
+class LearningNetworks:
+    """Makes differentiable networks that share one pool of threads.
+
+    Args:
+        precision: of weights, activations and their gradients in hidden products; accumulation, first and last layers'
+            forward passes, LayerNorm, GELU, parameters and their gradients are float32 in both.
+        threads: compute threads, the calling one among them; 0 is `native_threads`.
+        isa: an instruction set that `supported_isas` lists; None takes the first.
+
+    Raises:
+        BackendUnavailable: the native extension was not built, or the machine lacks `isa`.
+    """
+
+    def __init__(self, precision: Precision = "auto", threads: int = 0, isa: str | None = None) -> None:
+        isas = supported_isas()
+        self.isa = isa or isas[0]
+        if self.isa not in isas:
+            raise BackendUnavailable(f"this machine lacks {self.isa}; it has {', '.join(isas)}")
+        self.precision = default_precision(self.isa) if precision == "auto" else precision
+        self.pool = _native().Pool(threads or native_threads())
+
+    def actor(self, actor: VelocityField) -> NativeVelocityField:
+        """`actor`, computed natively. It must be float32 and on the CPU."""
+        inputs = actor.layers[0].get_parameter("weight").shape[1] - actor.obs_dim
+        return NativeVelocityField(actor, self._stack(list(actor.layers), 1, inputs, skip=actor.obs_dim))
+
+    def critic(self, critic: CriticEnsemble) -> NativeCriticEnsemble:
+        """`critic`, computed natively. It must be float32 and on the CPU."""
+        inputs = critic.layers[0].get_parameter("weight").shape[-1]
+        stack = self._stack(list(critic.layers), critic.ensemble_size, inputs, norms=list(critic.norms))
+        return NativeCriticEnsemble(critic, stack)
+
+    def _stack(
+        self, layers: list[nn.Module], members: int, inputs: int, skip: int = 0, norms: Sequence[nn.Module] = ()
+    ) -> _Stack:
+        widths = [layer.get_parameter("bias").shape[-1] for layer in layers]
+        native = _native().Stack(
+            pool=self.pool,
+            isa=self.isa,
+            precision=self.precision,
+            members=members,
+            inputs=inputs,
+            widths=widths[:-1],
+            outputs=widths[-1],
+            layer_norm_eps=LAYER_NORM_EPS if norms else None,
+        )
+        return _Stack(native, layers, norms, members, skip)
+
+
+class NativeVelocityField:
+    """A `VelocityField` whose forward pass is native: same arguments, same parameters."""
+
+    def __init__(self, actor: VelocityField, stack: _Stack) -> None:
+        self._actor, self._stack = actor, stack
+
+    def observation_share(self, observation: Tensor) -> Tensor:
+        """See `VelocityField.observation_share`."""
+        return self._actor.observation_share(observation)
+
+    def __call__(self, share: Tensor, x: Tensor, t: Tensor, log2_steps: Tensor) -> Tensor:
+        """See `VelocityField.forward`."""
+        return self._stack(torch.cat([x, t, log2_steps], dim=1), share, wanted=(0, x.shape[1]))[0]
+
+
+class NativeCriticEnsemble:
+    """A `CriticEnsemble` whose forward pass is native: same arguments, same parameters."""
+
+    def __init__(self, critic: CriticEnsemble, stack: _Stack) -> None:
+        self._critic, self._stack = critic, stack
+
+    def __call__(self, observation: Tensor, action: Tensor, num_steps: Tensor) -> Tensor:
+        """See `CriticEnsemble.forward`. Differentiable with respect to `action`, not to `observation`."""
+        columns = [observation, action, num_steps] if self._critic.conditioned else [observation, action]
+        wanted = (observation.shape[1], action.shape[1])
+        return self._stack(torch.cat(columns, dim=1), None, wanted)[..., 0]
+
+
+class _Stack:
+    """The hidden and output layers of one network or ensemble: native, over torch's parameters.
+
+    Args:
+        native: the extension's `Stack`.
+        layers: modules with `weight` (out, in) and `bias`, stacked along a leading axis for more than one member.
+        norms: modules with `weight` and `bias` of each hidden layer's LayerNorm, or none.
+        skip: columns of the first layer's weight that others compute (and its bias with them), handed in as a share.
+    """
+
+    def __init__(
+        self, native: Any, layers: Sequence[nn.Module], norms: Sequence[nn.Module], members: int, skip: int
+    ) -> None:
+        self._native, self._members, self._skip = native, members, skip
+        self._weights = [layer.get_parameter("weight") for layer in layers]
+        self._biases = [layer.get_parameter("bias") for layer in layers]
+        self._scales = [norm.get_parameter("weight") for norm in norms]
+        self._shifts = [norm.get_parameter("bias") for norm in norms]
+        self._outputs = self._biases[-1].shape[-1]
+        self.parameters = [*self._weights, *self._biases[skip > 0 :], *self._scales, *self._shifts]
+        self._packed: tuple[int, ...] = ()
+
+    def __call__(self, inputs: Tensor, share: Tensor | None, wanted: tuple[int, int]) -> Tensor:
+        """(members, rows, outputs) of (rows, inputs). `wanted` are first and number of the inputs' columns that get a
+        gradient."""
+        learns = self._weights[0].requires_grad
+        needs_gradient = learns or inputs.requires_grad or (share is not None and share.requires_grad)
+        if torch.is_grad_enabled() and needs_gradient:
+            output: Tensor = _Pass.apply(self, wanted, inputs, share, self._weights[0])  # type: ignore[no-untyped-call]
+            return output
+        output = inputs.new_empty(self._members, len(inputs), self._outputs)
+        self.renew(backward=False)
+        self._native.forward(_numpy(inputs), _optional(share), _numpy(output))
+        return output
+
+    def renew(self, backward: bool) -> None:
+        """Pack the parameters again if they have changed since."""
+        versions = (*[parameter._version for parameter in self.parameters], *([-1] if backward else []))
+        if versions == self._packed or (not backward and self._packed[:-1] == versions):
+            return
+        self._native.pack(
+            **self._numbers([parameter.detach() for parameter in self._weights], self._biases, self._scales, self._shifts),
+            backward=backward,
+        )
+        self._packed = versions
+
+    def record(self, inputs: Tensor, share: Tensor | None) -> tuple[Tensor, Any]:
+        """The output, and a tape for `backward`."""
+        output = inputs.new_empty(self._members, len(inputs), self._outputs)
+        self.renew(backward=True)
+        return output, self._native.record(_numpy(inputs), _optional(share), _numpy(output))
+
+    def backward(
+        self, tape: Any, d_output: Tensor, first: int, d_inputs: Tensor | None, d_share: Tensor | None, learn: bool
+    ) -> None:
+        """Fill `d_inputs` (rows, some columns from `first` on) and `d_share`, add to the parameters' gradients."""
+        lists: list[list[Tensor]] = [[], [], [], []]
+        if learn:
+            lists = [
+                [_gradient(parameter) for parameter in group]
+                for group in (self._weights, self._biases, self._scales, self._shifts)
+            ]
+        self._native.backward(
+            tape,
+            _numpy(d_output.contiguous()),
+            first=first,
+            d_input=_optional(d_inputs),
+            d_share=_optional(d_share),
+            **self._numbers(*lists),
+        )
+
+    def _numbers(
+        self, weights: Sequence[Tensor], biases: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor]
+    ) -> dict[str, Any]:
+        own = [None if self._skip and index == 0 else _numpy(bias) for index, bias in enumerate(biases)]
+        return {
+            "weight": [_numpy(weight) for weight in weights],
+            "bias": own,
+            "scale": [_numpy(scale) for scale in scales],
+            "shift": [_numpy(shift) for shift in shifts],
+            "skip": self._skip,
+        }
+
+
+class _Pass(torch.autograd.Function):
+    """One recorded pass. Gradients of parameters are added where they lie, so autograd never sees them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, stack: _Stack, wanted: tuple[int, int], inputs: Tensor, share: Tensor | None, anchor: Tensor
+    ) -> Tensor:
+        """`anchor` is a parameter: through it the output needs a gradient where inputs and share need none."""
+        ctx.stack, ctx.wanted, ctx.learn = stack, wanted, anchor.requires_grad
+        ctx.shapes = inputs.shape, None if share is None else share.shape
+        output, ctx.tape = stack.record(inputs, share)
+        return output
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of inputs and share."""
+        (rows, columns), (first, count) = ctx.shapes[0], ctx.wanted
+        d_inputs = d_output.new_empty(rows, count) if ctx.needs_input_grad[2] else None
+        d_share = d_output.new_empty(ctx.shapes[1]) if ctx.needs_input_grad[3] else None
+        ctx.stack.backward(ctx.tape, d_output, first, d_inputs, d_share, ctx.learn)
+        ctx.tape = None  # its memory serves the next pass
+        if d_inputs is not None:
+            d_inputs = nn.functional.pad(d_inputs, (first, columns - first - count))
+        return None, None, d_inputs, d_share, None
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _numpy(tensor: Tensor) -> Any:
+    return tensor.detach().numpy()
+
+
+def _optional(tensor: Tensor | None) -> Any:
+    return None if tensor is None else _numpy(tensor)

@@ -1,0 +1,267 @@
+// Matrix products for one instruction set: operands in its own precision, right-hand sides packed into panels.
+// Every element of a result is one accumulator that runs over the inputs in ascending order.
+//
+// Included once by each isa_*.cpp inside a namespace of its own, after its vectors.
+
+template <class T>
+struct Aligned {
+    explicit Aligned(size_t count = 0) : size(count) {
+        if (count == 0) return;
+        data = static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64));
+        if (data == nullptr) throw std::bad_alloc();
+        std::memset(static_cast<void*>(data), 0, count * sizeof(T));
+    }
+    ~Aligned() { std::free(data); }
+    Aligned(Aligned&& other) noexcept { *this = std::move(other); }
+    Aligned& operator=(Aligned&& other) noexcept {
+        std::swap(data, other.data);
+        std::swap(size, other.size);
+        return *this;
+    }
+    Aligned(const Aligned&) = delete;
+
+    T* data = nullptr;
+    size_t size = 0;
+};
+
+static inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// 1 in the lanes of the last vector of `size` numbers that are not padding.
+static inline Vector inside(int size) {
+    float lanes[width];
+    for (int lane = 0; lane < width; ++lane) lanes[lane] = round_up(size, width) - width + lane < size ? 1.0f : 0.0f;
+    return load(lanes);
+}
+
+struct Fp32 {
+    using In = float;
+    static constexpr int pack = 1;  // inputs that one multiply takes
+    static constexpr const char* name = "fp32";
+    using Factor = Vector;
+    static inline Factor broadcast(const In* a) { return splat(*a); }
+    static inline Factor panel(const In* b) { return load(b); }
+    static inline Vector multiply(Vector acc, Factor a, Factor b) { return fma(a, b, acc); }
+    static inline void put(In* out, Vector v) { store(out, v); }
+    static inline Vector get(const In* in) { return load(in); }
+    // `width` cells (what one multiply takes of an operand: here a number) from as many numbers of one row.
+    static inline Integers cells(const float* row) { return load_integers(row); }
+    // The cells that start in `width` columns of a row and take in the rows below: here the row itself.
+    static inline Integers join(const In* row, int) { return load_integers(row); }
+    static inline Integers join_floats(const float* row, int) { return load_integers(row); }
+};
+
+struct Bf16 {
+    using In = uint16_t;
+    static constexpr int pack = 2;
+    static constexpr const char* name = "bf16";
+    using Factor = Pairs;
+    static inline Factor broadcast(const In* a) {
+        int32_t pair;
+        std::memcpy(&pair, a, 4);
+        return splat_pair(pair);
+    }
+    static inline Factor panel(const In* b) { return load_pairs(b); }
+    static inline Vector multiply(Vector acc, Factor a, Factor b) { return dot_pairs(acc, a, b); }
+    static inline void put(In* out, Vector v) { store_bf16(out, v); }
+    static inline Vector get(const In* in) { return load_bf16(in); }
+    // `width` cells, pairs here, from 2 * width numbers of one row.
+    static inline Integers cells(const float* row) {
+        In pairs[2 * width];
+        store_bf16(pairs, load(row));
+        store_bf16(pairs + width, load(row + width));
+        return load_integers(pairs);
+    }
+    // `width` columns of a row and of the one below it.
+    static inline Integers join(const In* row, int stride) { return interleave(row, row + stride); }
+    static inline Integers join_floats(const float* row, int stride) {
+        In rows[2][width];
+        store_bf16(rows[0], load(row));
+        store_bf16(rows[1], load(row + stride));
+        return interleave(rows[0], rows[1]);
+    }
+};
+
+// The right-hand side of a product: [panel][input / pack][output][pack], panels of up to `panel_vectors` * width
+// outputs, zeros beyond the matrix's own sizes, so that a panel is read from front to back exactly once per group of
+// rows.
+template <class P>
+struct Panels {
+    Panels(int outputs_in, int inputs_in)
+        : outputs(round_up(outputs_in, width)), inputs(inputs_in), weights(size_t(outputs) * inputs_in) {}
+
+    int panels() const { return (outputs + panel_vectors * width - 1) / (panel_vectors * width); }
+    int columns(int panel) const { return std::min(panel_vectors * width, outputs - panel * panel_vectors * width); }
+    typename P::In* panel(int number) const { return weights.data + size_t(number) * panel_vectors * width * inputs; }
+
+    // Where the cells of vector `column` (a multiple of width) at inputs `cell` * pack and on are.
+    int32_t* cells(int column, int cell) const {
+        const int number = column / (panel_vectors * width);
+        typename P::In* row = panel(number) + size_t(cell) * columns(number) * P::pack;
+        return reinterpret_cast<int32_t*>(row) + column % (panel_vectors * width);
+    }
+
+    // From a matrix of (output, input), as layers keep their weights, in a part of the rows for each of `team` threads.
+    void fill_transposed(const float* matrix, int stride, int outputs_in, int inputs_in, int rank = 0, int team = 1) {
+        const int vectors = outputs / width, depth = width * P::pack;
+        for (int column = vectors * rank / team * width; column < vectors * (rank + 1) / team * width; column += width)
+            for (int input = 0; input < inputs; input += depth) {
+                Integers block[width];
+                for (int row = 0; row < width; ++row) {
+                    const int valid = column + row < outputs_in ? std::min(inputs_in - input, depth) : 0;
+                    const float* from = matrix + size_t(column + row) * stride + input;
+                    float padded[width * P::pack] = {};
+                    if (valid < depth && valid > 0) std::memcpy(padded, from, sizeof(float) * valid);
+                    block[row] = P::cells(valid < depth ? padded : from);
+                }
+                transpose(block);
+                for (int cell = 0; cell < width && input + cell * P::pack < inputs; ++cell)
+                    store_integers(cells(column, input / P::pack + cell), block[cell]);
+            }
+    }
+
+    // From a matrix of (input, output).
+    void fill(const float* matrix, int stride, int outputs_in, int inputs_in, int rank = 0, int team = 1) {
+        const int vectors = outputs / width;
+        for (int column = vectors * rank / team * width; column < vectors * (rank + 1) / team * width; column += width)
+            for (int input = 0; input < inputs; input += P::pack) {
+                const int valid = std::min(outputs_in - column, width), rows = std::min(inputs_in - input, P::pack);
+                const float* from = matrix + size_t(input) * stride + column;
+                float padded[P::pack][width] = {};
+                const bool inside = valid == width && rows == P::pack;
+                for (int row = 0; row < rows && !inside; ++row)
+                    std::memcpy(padded[row], from + size_t(row) * stride, sizeof(float) * valid);
+                store_integers(cells(column, input / P::pack),
+                               inside ? P::join_floats(from, stride) : P::join_floats(padded[0], width));
+            }
+    }
+
+    int outputs, inputs;  // padded
+    Aligned<typename P::In> weights;
+};
+
+// A dense layer for products: weights (out, in) as panels, and its bias.
+template <class P>
+struct Layer {
+    Layer(const float* weight, const float* bias_in, int outputs_in, int inputs_in, int stride, int padded_inputs)
+        : panels(outputs_in, padded_inputs), bias(size_t(panels.outputs)) {
+        panels.fill_transposed(weight, stride, outputs_in, inputs_in);
+        if (bias_in != nullptr) std::memcpy(bias.data, bias_in, sizeof(float) * outputs_in);
+    }
+
+    Panels<P> panels;
+    Aligned<float> bias;
+};
+
+// What happens to a finished vector of a product.
+struct Store {  // bias, as it is
+    float* out;
+    int stride;
+    inline void operator()(int row, int column, Vector v) const { store(out + size_t(row) * stride + column, v); }
+};
+
+struct StoreGelu {  // bias + GELU in float32, for a LayerNorm to come
+    float* out;
+    int stride;
+    inline void operator()(int row, int column, Vector v) const { store(out + size_t(row) * stride + column, gelu(v)); }
+};
+
+template <class P>
+struct StoreActivated {  // what is through its GELU already, as the next layer's input
+    typename P::In* out;
+    int stride;
+    inline void operator()(int row, int column, Vector v) const { P::put(out + size_t(row) * stride + column, v); }
+};
+
+template <class P>
+struct StoreInput {  // bias + GELU as the next layer's input
+    typename P::In* out;
+    int stride;
+    inline void operator()(int row, int column, Vector v) const { P::put(out + size_t(row) * stride + column, gelu(v)); }
+};
+
+// Where a product's accumulators start: a row of numbers for each row of the result, or one for all (stride 0).
+struct Start {
+    const float* rows;
+    int stride;
+};
+
+// start + a . b of a block of rows and vectors, in registers, then to `out` (rows, vectors * width).
+template <class P, int rows, int vectors>
+static void multiply_block(const typename P::In* a, int lda, const typename P::In* b, const float* start,
+                           int start_stride, int inputs, float* out) {
+    Vector acc[rows][vectors];
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) acc[r][v] = load(start + size_t(r) * start_stride + v * width);
+    for (int k = 0; k < inputs; k += P::pack) {
+        typename P::Factor right[vectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) right[v] = P::panel(b + v * width * P::pack);
+#pragma GCC unroll 8
+        for (int r = 0; r < rows; ++r) {
+            const typename P::Factor left = P::broadcast(a + size_t(r) * lda + k);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; ++v) acc[r][v] = P::multiply(acc[r][v], left, right[v]);
+        }
+        b += vectors * width * P::pack;
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; ++v) store(out + (r * vectors + v) * width, acc[r][v]);
+}
+
+template <class P, int vectors>
+static void multiply_rows(int rows, const typename P::In* a, int lda, const typename P::In* b, const float* start,
+                          int start_stride, int inputs, float* out) {
+    switch (rows) {
+        case 1: return multiply_block<P, 1, vectors>(a, lda, b, start, start_stride, inputs, out);
+        case 2: return multiply_block<P, 2, vectors>(a, lda, b, start, start_stride, inputs, out);
+        case 3: return multiply_block<P, 3, vectors>(a, lda, b, start, start_stride, inputs, out);
+        case 4: return multiply_block<P, 4, vectors>(a, lda, b, start, start_stride, inputs, out);
+        case 5: return multiply_block<P, 5, vectors>(a, lda, b, start, start_stride, inputs, out);
+        default: return multiply_block<P, 6, vectors>(a, lda, b, start, start_stride, inputs, out);
+    }
+}
+
+// finish(row, column, start + a . b) for rows 0 .. count - 1 and one panel of b. Blocks pass through L1 on their way to
+// `finish`: with it inlined where the registers are, the code was 3 times as large, and no faster.
+template <class P, class Finish>
+static void multiply_panel(const Panels<P>& b, int panel, const typename P::In* a, int lda, int count, Start start,
+                           const Finish& finish) {
+    const int groups = (count + block_rows - 1) / block_rows, column = panel * panel_vectors * width;
+    const int vectors = b.columns(panel) / width;
+    const typename P::In* weights = b.panel(panel);
+    alignas(64) float block[block_rows * panel_vectors * width];
+    for (int group = 0; group < groups; ++group) {
+        const int row = count * group / groups, rows = count * (group + 1) / groups - row;
+        const typename P::In* left = a + size_t(row) * lda;
+        const float* from = start.rows + size_t(row) * start.stride + column;
+        switch (vectors) {
+            case 1: multiply_rows<P, 1>(rows, left, lda, weights, from, start.stride, b.inputs, block); break;
+            case 2: multiply_rows<P, 2>(rows, left, lda, weights, from, start.stride, b.inputs, block); break;
+            case 3: multiply_rows<P, 3>(rows, left, lda, weights, from, start.stride, b.inputs, block); break;
+            default: multiply_rows<P, 4>(rows, left, lda, weights, from, start.stride, b.inputs, block);
+        }
+        for (int r = 0; r < rows; ++r)
+            for (int v = 0; v < vectors; ++v)
+                finish(row + r, column + v * width, load(block + (r * vectors + v) * width));
+    }
+}
+
+// The same for the panels of this thread.
+template <class P, class Finish>
+static void multiply(const Panels<P>& b, const typename P::In* a, int lda, int count, Start start, int rank, int team,
+                     const Finish& finish) {
+    if (count == 0) return;
+    for (int panel = b.panels() * rank / team; panel < b.panels() * (rank + 1) / team; ++panel)
+        multiply_panel(b, panel, a, lda, count, start, finish);
+}
+
+// finish(row, column, a . w^T + bias).
+template <class P, class Finish>
+static void product(const Layer<P>& layer, const typename P::In* a, int lda, int count, int rank, int team,
+                    const Finish& finish) {
+    multiply(layer.panels, a, lda, count, Start{layer.bias.data, 0}, rank, team, finish);
+}

@@ -1,0 +1,116 @@
+"""What computes an update: torch's operators on any device, or on a CPU this package's native networks.
+
+Both work on the same `nn.Parameter`s, `grad`s and `torch.optim` states, so a run may go on with the other.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kernels.backend import BackendUnavailable
+from kernels.cpu.learning import LearningNetworks
+from kernels.cpu.updates import NativeUpdates
+from policy import CriticEnsemble, Values, Velocity, VelocityField
+
+log = logging.getLogger(__name__)
+
+Choice = Literal["auto", "native", "torch"]
+
+
+class Compute(Protocol):
+    """The parts of an update that cost time."""
+
+    name: str
+
+    def actor(self, actor: VelocityField) -> Velocity:
+        """The function of `actor`'s parameters, differentiable."""
+        ...
+
+    def critic(self, critic: CriticEnsemble) -> Values:
+        """The function of `critic`'s parameters, differentiable."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Under which forward passes run."""
+        ...
+
+    def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+        """Scale gradients to a global norm of at most `max_norm`, step, set them to zero. Returns the norm before."""
+        ...
+
+    def move_average(self, targets: Sequence[Tensor], online: Sequence[Tensor], tau: float) -> None:
+        """targets <- (1 - tau) targets + tau online."""
+        ...
+
+
+class TorchCompute:
+    """Eager torch; bf16 is its autocast."""
+
+    def __init__(self, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+        self.name = f"torch/{precision}/{device.type}"
+        self._device, self._bf16 = device, precision == "bf16"
+
+    def actor(self, actor: VelocityField) -> Velocity:
+        return actor
+
+    def critic(self, critic: CriticEnsemble) -> Values:
+        return critic
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device.type, torch.bfloat16) if self._bf16 else nullcontext()
+
+    def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for parameter in parameters:
+            if parameter.grad is None:  # a shared Adam sees zeros from the network that has no part in this loss
+                parameter.grad = torch.zeros_like(parameter)
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    @torch.no_grad()
+    def move_average(self, targets: Sequence[Tensor], online: Sequence[Tensor], tau: float) -> None:
+        # Rounded as the released code rounds it: with `lerp` the change of a target parameter was off by 1e-3 of
+        # itself after one update, like this by less than 1e-5.
+        torch._foreach_mul_(list(targets), 1 - tau)
+        torch._foreach_add_(list(targets), list(online), alpha=tau)
+
+
+class NativeCompute(NativeUpdates, LearningNetworks):
+    """See `kernels.cpu.learning`: hidden products in the precision given, all else in float32."""
+
+    def __init__(self, precision: Literal["fp32", "bf16"], threads: int) -> None:
+        LearningNetworks.__init__(self, precision, threads)
+        NativeUpdates.__init__(self, self.pool, self.isa)
+        self.name = f"native/{precision}/{self.isa}"
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+
+def choose_compute(
+    choice: Choice, device: torch.device, precision: Literal["fp32", "bf16"], threads: int = 0
+) -> Compute:
+    """`choice`; for "auto" native where that can run: on a CPU, with the extension built.
+
+    Raises:
+        BackendUnavailable: native was asked for and can't run.
+    """
+    if choice == "torch" or (choice == "auto" and device.type != "cpu"):
+        return TorchCompute(device, precision)
+    if device.type != "cpu":
+        raise BackendUnavailable(f"compute: native runs on the CPU, not on {device}")
+    try:
+        return NativeCompute(precision, threads)
+    except BackendUnavailable as error:
+        if choice == "native":
+            raise
+        log.warning("training with torch's operators: %s", error)
+        return TorchCompute(device, precision)
