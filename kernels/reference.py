@@ -17,9 +17,7 @@ from kernels.schedule import step_table
 from policy import Policy, Velocity
 
 
-def euler_sample(
-    actor: Velocity, share: Tensor, noise: Tensor, num_steps: Tensor, denoise_timesteps: int
-) -> Tensor:
+def euler_sample(actor: Velocity, share: Tensor, noise: Tensor, num_steps: Tensor, denoise_timesteps: int) -> Tensor:
     """Integrate the flow from noise (t = 0) to actions (t = 1), then clip to [-1, 1]; differentiable.
 
     Args:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from policy import Policy, PolicySpec
 from training import losses
+from training.compute import choose_compute
 from training.config import TrainConfig
 from training.losses import Batch, Info
-from training.compute import choose_compute
 
 
 class Draws(NamedTuple):

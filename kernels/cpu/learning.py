@@ -138,7 +138,7 @@ class _Stack:
         if versions == self._packed or (not backward and self._packed[:-1] == versions):
             return
         self._native.pack(
-            **self._numbers([parameter.detach() for parameter in self._weights], self._biases, self._scales, self._shifts),
+            **self._numbers(self._weights, self._biases, self._scales, self._shifts),
             backward=backward,
         )
         self._packed = versions
@@ -155,10 +155,8 @@ class _Stack:
         """Fill `d_inputs` (rows, some columns from `first` on) and `d_share`, add to the parameters' gradients."""
         lists: list[list[Tensor]] = [[], [], [], []]
         if learn:
-            lists = [
-                [_gradient(parameter) for parameter in group]
-                for group in (self._weights, self._biases, self._scales, self._shifts)
-            ]
+            groups = self._weights, self._biases, self._scales, self._shifts
+            lists = [[gradient(parameter) for parameter in group] for group in groups]
         self._native.backward(
             tape,
             _numpy(d_output.contiguous()),
@@ -195,7 +193,7 @@ class _Pass(torch.autograd.Function):
         return output
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, d_output: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of inputs and share."""
         (rows, columns), (first, count) = ctx.shapes[0], ctx.wanted
@@ -208,7 +206,8 @@ class _Pass(torch.autograd.Function):
         return None, None, d_inputs, d_share, None
 
 
-def _gradient(parameter: Tensor) -> Tensor:
+def gradient(parameter: Tensor) -> Tensor:
+    """`parameter.grad`; zeros where there was none."""
     if parameter.grad is None:
         parameter.grad = torch.zeros_like(parameter)
     return parameter.grad

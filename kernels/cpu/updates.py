@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kernels.cpu import _native
+from kernels.cpu.learning import gradient
 
 
 class NativeUpdates:
@@ -39,7 +40,7 @@ class NativeUpdates:
         group = _plain_adam(optimizer)
         parameters: list[Tensor] = group["params"]
         states = [_state(optimizer, parameter) for parameter in parameters]
-        gradients = [_gradient(parameter).numpy() for parameter in parameters]
+        gradients = [gradient(parameter).numpy() for parameter in parameters]
         norm = math.sqrt(self._updates.sum_of_squares(gradients))
         steps: list[Tensor] = [state["step"] for state in states]
         torch._foreach_add_(steps, 1.0)
@@ -85,9 +86,3 @@ def _state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any
         state["step"] = torch.zeros((), dtype=torch.float32)
         state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
     return state
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad

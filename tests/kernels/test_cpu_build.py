@@ -17,14 +17,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, 
 EXERCISE = """
 import importlib.util, sys
 import numpy as np
+import torch
 from kernels import cpu
 from kernels.backend import SampleBatch
+from kernels.cpu import learning, updates
+from kernels.cpu.learning import LearningNetworks
+from kernels.cpu.updates import NativeUpdates
 from tests.policies import random_policy
 
 spec = importlib.util.spec_from_file_location("kernels.cpu._engine", sys.argv[1])
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
-cpu._native = lambda: native
+cpu._native = learning._native = updates._native = lambda: native
 rng = np.random.default_rng(0)
 for case, isa in enumerate(native.supported_isas() * 4):
     widths = [tuple(int(w) for w in rng.integers(1, 80, rng.integers(1, 5))) for _ in range(2)]
@@ -38,6 +42,14 @@ for case, isa in enumerate(native.supported_isas() * 4):
     for precision in ("fp32", "bf16"):
         for threads in (1, 2, 3):
             cpu.CpuBackend(policy, precision, threads, isa).sample_and_score(batch)
+            networks, rows = LearningNetworks(precision, threads, isa), int(rng.integers(1, 150))
+            actor, critic = networks.actor(policy.actor), networks.critic(policy.critic)
+            state, column = torch.randn(rows, obs_dim), torch.ones(rows, 1)
+            action = torch.randn(rows, action_dim)
+            action = action + actor(actor.observation_share(state), action, column, column)
+            torch.autograd.backward(critic(state, action, column).sum())
+            optimizer = torch.optim.Adam(policy.parameters())
+            NativeUpdates(networks.pool, isa).clip_and_step(optimizer, 1.0)
 print("finished")
 """
 

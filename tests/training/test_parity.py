@@ -20,7 +20,6 @@ from training.losses import Batch, Info
 from training.parity import Check
 from training.parity_file import ParityFile, ParityFileError
 
-
 COMPUTE = TorchCompute(torch.device("cpu"), "fp32")
 
 
