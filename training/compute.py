@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from kernels.backend import BackendUnavailable
 from kernels.cpu.learning import LearningNetworks
 from kernels.cpu.updates import NativeUpdates
+from kernels.threads import available_cores
 from policy import CriticEnsemble, Values, Velocity, VelocityField
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ class Compute(Protocol):
     """The parts of an update that cost time."""
 
     name: str
+    torch_threads: int
+    """What torch's operators should take beside it."""
 
     def actor(self, actor: VelocityField) -> Velocity:
         """The function of `actor`'s parameters, differentiable."""
@@ -52,8 +55,9 @@ class Compute(Protocol):
 class TorchCompute:
     """Eager torch; bf16 is its autocast."""
 
-    def __init__(self, device: torch.device, precision: Literal["fp32", "bf16"]) -> None:
+    def __init__(self, device: torch.device, precision: Literal["fp32", "bf16"], threads: int = 0) -> None:
         self.name = f"torch/{precision}/{device.type}"
+        self.torch_threads = threads or available_cores()
         self._device, self._bf16 = device, precision == "bf16"
 
     def actor(self, actor: VelocityField) -> Velocity:
@@ -86,6 +90,9 @@ class TorchCompute:
 class NativeCompute(NativeUpdates, LearningNetworks):
     """See `kernels.cpu.learning`: hidden products in the precision given, all else in float32."""
 
+    # What is left to torch are small operators, and its OpenMP threads would spin on the native ones' cores.
+    torch_threads = 1
+
     def __init__(self, precision: Literal["fp32", "bf16"], threads: int) -> None:
         LearningNetworks.__init__(self, precision, threads)
         NativeUpdates.__init__(self, self.pool, self.isa)
@@ -104,7 +111,7 @@ def choose_compute(
         BackendUnavailable: native was asked for and can't run.
     """
     if choice == "torch" or (choice == "auto" and device.type != "cpu"):
-        return TorchCompute(device, precision)
+        return TorchCompute(device, precision, threads)
     if device.type != "cpu":
         raise BackendUnavailable(f"compute: native runs on the CPU, not on {device}")
     try:
@@ -113,4 +120,4 @@ def choose_compute(
         if choice == "native":
             raise
         log.warning("training with torch's operators: %s", error)
-        return TorchCompute(device, precision)
+        return TorchCompute(device, precision, threads)

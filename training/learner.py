@@ -64,7 +64,8 @@ class Learner:
         self.compute = compute = choose_compute(config.compute, self.device, config.precision, config.threads)
         self._actor, self._critic = compute.actor(self.policy.actor), compute.critic(self.policy.critic)
         self._target_actor, self._target_critic = compute.actor(self.target_actor), compute.critic(self.target_critic)
-        self._critic_of_actor_loss = compute.critic(self.critic_source)
+        shared = self.critic_source is self.policy.critic  # then its packed weights serve both losses
+        self._critic_of_actor_loss = self._critic if shared else compute.critic(self.critic_source)
         self.levels = losses.consistency_levels(config.batch_size, config.denoise_timesteps, self.device)
 
     def draw(self, generator: torch.Generator) -> Draws:

@@ -16,7 +16,8 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from kernels.threads import available_cores, limit_torch_threads
+from kernels.backend import BackendUnavailable
+from kernels.threads import limit_torch_threads
 from policy import Budget, PolicySpec, Provenance, save_policy
 from training.config import TrainConfig
 from training.dataset import Dataset, DatasetError, StatedUnits, load_dataset
@@ -148,18 +149,18 @@ def train(config: TrainConfig) -> Path:
     """Run to `config.updates`, continuing what the run folder holds. Returns the policy's path.
 
     Raises:
-        DatasetError, ResumeError: see there.
+        BackendUnavailable, DatasetError, ResumeError: see there.
         Interrupted: by SIGINT or SIGTERM, after saving.
         FloatingPointError: a loss became NaN or infinite; the last checkpoint is from before.
     """
     config = config.resolved()
     assert config.run_dir is not None
     assert config.dataset is not None
-    limit_torch_threads(config.threads or available_cores())
     # oneDNN instead of MKL for fp32 products: 345 against 190 GFLOP/s on an AMD server core pair, relative error 4e-7.
     torch.set_float32_matmul_precision("medium")
     stated = StatedUnits(config.control_hz, config.action_low, config.action_high)
     trainer = Trainer(config, load_dataset(config.task, config.dataset, config.device, stated))
+    limit_torch_threads(trainer.learner.compute.torch_threads)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     if trainer.resume():
         print(f"continuing {config.run_dir} from update {trainer.done:,}")
@@ -222,5 +223,5 @@ def main() -> None:
         print(f"trained: {path} (serve it with `sorl-serve --model {path}`)")
     except Interrupted:
         raise SystemExit("interrupted and saved: run the same command again to continue") from None
-    except (DatasetError, ResumeError, FloatingPointError, ValueError) as error:
+    except (BackendUnavailable, DatasetError, ResumeError, FloatingPointError, ValueError) as error:
         raise SystemExit(f"sorl-train: {error}") from None

@@ -117,7 +117,8 @@ class _Stack:
         self._shifts = [norm.get_parameter("bias") for norm in norms]
         self._outputs = self._biases[-1].shape[-1]
         self.parameters = [*self._weights, *self._biases[skip > 0 :], *self._scales, *self._shifts]
-        self._packed: tuple[int, ...] = ()
+        self._packed: list[int] = []
+        self._back = self._packed_back = False
 
     def __call__(self, inputs: Tensor, share: Tensor | None, wanted: tuple[int, int]) -> Tensor:
         """(members, rows, outputs) of (rows, inputs). `wanted` are first and number of the inputs' columns that get a
@@ -128,25 +129,23 @@ class _Stack:
             output: Tensor = _Pass.apply(self, wanted, inputs, share, self._weights[0])  # type: ignore[no-untyped-call]
             return output
         output = inputs.new_empty(self._members, len(inputs), self._outputs)
-        self.renew(backward=False)
+        self.renew()
         self._native.forward(_numpy(inputs), _optional(share), _numpy(output))
         return output
 
-    def renew(self, backward: bool) -> None:
-        """Pack the parameters again if they have changed since."""
-        versions = (*[parameter._version for parameter in self.parameters], *([-1] if backward else []))
-        if versions == self._packed or (not backward and self._packed[:-1] == versions):
-            return
-        self._native.pack(
-            **self._numbers(self._weights, self._biases, self._scales, self._shifts),
-            backward=backward,
-        )
-        self._packed = versions
+    def renew(self) -> None:
+        """Pack the parameters again if they have changed since, in a second layout too where gradients go back."""
+        versions = [parameter._version for parameter in self.parameters]
+        if versions != self._packed or (self._back and not self._packed_back):
+            numbers = self._numbers(self._weights, self._biases, self._scales, self._shifts)
+            self._native.pack(**numbers, backward=self._back)
+            self._packed, self._packed_back = versions, self._back
 
     def record(self, inputs: Tensor, share: Tensor | None) -> tuple[Tensor, Any]:
         """The output, and a tape for `backward`."""
         output = inputs.new_empty(self._members, len(inputs), self._outputs)
-        self.renew(backward=True)
+        self._back = True
+        self.renew()
         return output, self._native.record(_numpy(inputs), _optional(share), _numpy(output))
 
     def backward(

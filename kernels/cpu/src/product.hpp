@@ -65,12 +65,7 @@ struct Bf16 {
     static inline void put(In* out, Vector v) { store_bf16(out, v); }
     static inline Vector get(const In* in) { return load_bf16(in); }
     // `width` cells, pairs here, from 2 * width numbers of one row.
-    static inline Integers cells(const float* row) {
-        In pairs[2 * width];
-        store_bf16(pairs, load(row));
-        store_bf16(pairs + width, load(row + width));
-        return load_integers(pairs);
-    }
+    static inline Integers cells(const float* row) { return round_pairs(load(row), load(row + width)); }
     // `width` columns of a row and of the one below it.
     static inline Integers join(const In* row, int stride) { return interleave(row, row + stride); }
     static inline Integers join_floats(const float* row, int stride) {
@@ -109,9 +104,13 @@ struct Panels {
                 for (int row = 0; row < width; ++row) {
                     const int valid = column + row < outputs_in ? std::min(inputs_in - input, depth) : 0;
                     const float* from = matrix + size_t(column + row) * stride + input;
+                    if (valid == depth) {
+                        block[row] = P::cells(from);
+                        continue;
+                    }
                     float padded[width * P::pack] = {};
-                    if (valid < depth && valid > 0) std::memcpy(padded, from, sizeof(float) * valid);
-                    block[row] = P::cells(valid < depth ? padded : from);
+                    if (valid > 0) std::memcpy(padded, from, sizeof(float) * valid);
+                    block[row] = P::cells(padded);
                 }
                 transpose(block);
                 for (int cell = 0; cell < width && input + cell * P::pack < inputs; ++cell)
@@ -126,12 +125,15 @@ struct Panels {
             for (int input = 0; input < inputs; input += P::pack) {
                 const int valid = std::min(outputs_in - column, width), rows = std::min(inputs_in - input, P::pack);
                 const float* from = matrix + size_t(input) * stride + column;
+                int32_t* to = cells(column, input / P::pack);
+                if (valid == width && rows == P::pack) {
+                    store_integers(to, P::join_floats(from, stride));
+                    continue;
+                }
                 float padded[P::pack][width] = {};
-                const bool inside = valid == width && rows == P::pack;
-                for (int row = 0; row < rows && !inside; ++row)
+                for (int row = 0; row < rows; ++row)
                     std::memcpy(padded[row], from + size_t(row) * stride, sizeof(float) * valid);
-                store_integers(cells(column, input / P::pack),
-                               inside ? P::join_floats(from, stride) : P::join_floats(padded[0], width));
+                store_integers(to, P::join_floats(padded[0], width));
             }
     }
 

@@ -22,3 +22,10 @@ static inline void store_bf16(uint16_t* out, Vector v) {
         out[lane] = nan ? 0x7FC0 : static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
     }
 }
+// The bfloat16 of two vectors, one after the other.
+static inline Integers round_pairs(Vector low, Vector high) {
+    uint16_t pairs[2 * width];
+    store_bf16(pairs, low);
+    store_bf16(pairs + width, high);
+    return load_integers(pairs);
+}
