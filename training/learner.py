@@ -61,6 +61,10 @@ class Learner:
         if config.lagged_targets:
             self.actor_source = copy.deepcopy(self.policy.actor).requires_grad_(False)
             self.critic_source = copy.deepcopy(self.policy.critic).requires_grad_(False)
+        networks = (self.policy.actor, self.policy.critic, self.target_actor, self.target_critic)
+        self._parameters: dict[nn.Module, list[nn.Parameter]] = {
+            network: list(network.parameters()) for network in (*networks, self.actor_source, self.critic_source)
+        }
         self.compute = compute = choose_compute(config.compute, self.device, config.precision, config.threads)
         self._actor, self._critic = compute.actor(self.policy.actor), compute.critic(self.policy.critic)
         self._target_actor, self._target_critic = compute.actor(self.target_actor), compute.critic(self.target_critic)
@@ -127,7 +131,8 @@ class Learner:
 
     def _actor_step(self, batch: Batch, draws: Draws) -> Info:
         config, actor = self.config, self._actor
-        self.critic_source.requires_grad_(False)  # the Q loss differentiates the action, not the critic
+        for parameter in self._parameters[self.critic_source]:
+            parameter.requires_grad_(False)  # the Q loss differentiates the action, not the critic
         with self.compute.autocast():
             share = actor.observation_share(batch.observations)
             flow, consistency = losses.velocity_loss(actor, share, *self._flow_rows(batch, draws))
@@ -144,7 +149,8 @@ class Learner:
             loss = config.flow_coef * flow + config.consistency_coef * consistency + (config.q_loss_coef or 0.0) * q
         info |= {"flow_loss": flow.detach(), "consistency_loss": consistency.detach(), "actor_loss": loss.detach()}
         torch.autograd.backward(loss)
-        self.policy.critic.requires_grad_(True)
+        for parameter in self._parameters[self.policy.critic]:
+            parameter.requires_grad_(True)
         info["actor_grad_norm"] = self.compute.clip_and_step(self.actor_optimizer, config.max_grad_norm)
         return info
 
@@ -165,7 +171,7 @@ class Learner:
         )
 
     def _move_average(self, target: nn.Module, online: nn.Module, tau: float) -> None:
-        self.compute.move_average(list(target.parameters()), list(online.parameters()), tau)
+        self.compute.move_average(self._parameters[target], self._parameters[online], tau)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything an update depends on, tensors and plain values only."""

@@ -111,13 +111,17 @@ class _Stack:
         self, native: Any, layers: Sequence[nn.Module], norms: Sequence[nn.Module], members: int, skip: int
     ) -> None:
         self._native, self._members, self._skip = native, members, skip
-        self._weights = [layer.get_parameter("weight") for layer in layers]
-        self._biases = [layer.get_parameter("bias") for layer in layers]
-        self._scales = [norm.get_parameter("weight") for norm in norms]
-        self._shifts = [norm.get_parameter("bias") for norm in norms]
+        self._weights: list[Tensor] = [layer.get_parameter("weight") for layer in layers]
+        self._biases: list[Tensor] = [layer.get_parameter("bias") for layer in layers]
+        self._scales: list[Tensor] = [norm.get_parameter("weight") for norm in norms]
+        self._shifts: list[Tensor] = [norm.get_parameter("bias") for norm in norms]
         self._outputs = self._biases[-1].shape[-1]
+        self._numbers = self._arrays([list(group) for group in self._groups()])
+        self._gradients: list[Tensor] = []
+        self._d_numbers: dict[str, Any] = self._arrays([[], [], [], []])
+        self._no_numbers = self._d_numbers
         self.parameters = [*self._weights, *self._biases[skip > 0 :], *self._scales, *self._shifts]
-        self._packed: list[int] = []
+        self.packed: list[int] = []
         self._back = self._packed_back = False
 
     def __call__(self, inputs: Tensor, share: Tensor | None, wanted: tuple[int, int]) -> Tensor:
@@ -136,10 +140,9 @@ class _Stack:
     def renew(self) -> None:
         """Pack the parameters again if they have changed since, in a second layout too where gradients go back."""
         versions = [parameter._version for parameter in self.parameters]
-        if versions != self._packed or (self._back and not self._packed_back):
-            numbers = self._numbers(self._weights, self._biases, self._scales, self._shifts)
-            self._native.pack(**numbers, backward=self._back)
-            self._packed, self._packed_back = versions, self._back
+        if versions != self.packed or (self._back and not self._packed_back):
+            self._native.pack(**self._numbers, backward=self._back)
+            self.packed, self._packed_back = versions, self._back
 
     def record(self, inputs: Tensor, share: Tensor | None) -> tuple[Tensor, Any]:
         """The output, and a tape for `backward`."""
@@ -152,30 +155,34 @@ class _Stack:
         self, tape: Any, d_output: Tensor, first: int, d_inputs: Tensor | None, d_share: Tensor | None, learn: bool
     ) -> None:
         """Fill `d_inputs` (rows, some columns from `first` on) and `d_share`, add to the parameters' gradients."""
-        lists: list[list[Tensor]] = [[], [], [], []]
-        if learn:
-            groups = self._weights, self._biases, self._scales, self._shifts
-            lists = [[gradient(parameter) for parameter in group] for group in groups]
         self._native.backward(
             tape,
             _numpy(d_output.contiguous()),
             first=first,
             d_input=_optional(d_inputs),
             d_share=_optional(d_share),
-            **self._numbers(*lists),
+            **(self._gradient_arrays() if learn else self._no_numbers),
         )
 
-    def _numbers(
-        self, weights: Sequence[Tensor], biases: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor]
-    ) -> dict[str, Any]:
-        own = [None if self._skip and index == 0 else _numpy(bias) for index, bias in enumerate(biases)]
-        return {
-            "weight": [_numpy(weight) for weight in weights],
-            "bias": own,
-            "scale": [_numpy(scale) for scale in scales],
-            "shift": [_numpy(shift) for shift in shifts],
-            "skip": self._skip,
-        }
+    def _groups(self) -> tuple[list[Tensor], ...]:
+        return self._weights, self._biases, self._scales, self._shifts
+
+    def _gradient_arrays(self) -> dict[str, Any]:
+        """The gradients' arrays, made again when somebody has put other tensors there."""
+        gradients = [gradient(parameter) for group in self._groups() for parameter in group]
+        if len(gradients) != len(self._gradients) or any(
+            a is not b for a, b in zip(gradients, self._gradients, strict=True)
+        ):
+            self._gradients = gradients
+            self._d_numbers = self._arrays([[gradient(parameter) for parameter in group] for group in self._groups()])
+        return self._d_numbers
+
+    def _arrays(self, groups: Sequence[Sequence[Tensor]]) -> dict[str, Any]:
+        """Views of weights, biases, scales and shifts as the extension takes them: they share the tensors' memory."""
+        weights, biases, scales, shifts = ([_numpy(tensor) for tensor in group] for group in groups)
+        if self._skip and biases:
+            biases = [None, *biases[1:]]
+        return {"weight": weights, "bias": biases, "scale": scales, "shift": shifts, "skip": self._skip}
 
 
 class _Pass(torch.autograd.Function):
@@ -189,6 +196,7 @@ class _Pass(torch.autograd.Function):
         ctx.stack, ctx.wanted, ctx.learn = stack, wanted, anchor.requires_grad
         ctx.shapes = inputs.shape, None if share is None else share.shape
         output, ctx.tape = stack.record(inputs, share)
+        ctx.packed = stack.packed
         return output
 
     @staticmethod
@@ -198,6 +206,8 @@ class _Pass(torch.autograd.Function):
         (rows, columns), (first, count) = ctx.shapes[0], ctx.wanted
         d_inputs = d_output.new_empty(rows, count) if ctx.needs_input_grad[2] else None
         d_share = d_output.new_empty(ctx.shapes[1]) if ctx.needs_input_grad[3] else None
+        if ctx.stack.packed != ctx.packed:
+            raise RuntimeError("parameters changed between a forward pass and its backward pass")
         ctx.stack.backward(ctx.tape, d_output, first, d_inputs, d_share, ctx.learn)
         ctx.tape = None  # its memory serves the next pass
         if d_inputs is not None:

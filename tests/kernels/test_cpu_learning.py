@@ -18,9 +18,9 @@ from kernels.cpu.learning import LearningNetworks
 from policy import CriticEnsemble, Values, Velocity, VelocityField
 
 ISAS = cpu.supported_isas()
-LIMITS = {"fp32": 2e-5, "bf16": 4e-2}
-"""Largest |error| / |float64 value| of any value or gradient tensor, in norm. Autocast's own error was up to 2e-2 in
-the shapes below."""
+LIMITS = {"fp32": 1e-5, "bf16": 2e-2}
+"""Largest |error| / |float64 value| of any value or gradient tensor, in norm; or three times what torch makes of the
+same network in that precision, where sums cancel."""
 
 widths = st.lists(st.integers(17, 80), min_size=1, max_size=4).map(tuple)
 
@@ -100,8 +100,10 @@ def test_values_and_gradients(
     torch.manual_seed(0)
     actor = VelocityField(obs_dim, action_dim, actor_hidden)
     case = Case(actor, CriticEnsemble(obs_dim, action_dim, critic_hidden, members, conditioned, layer_norm), rows)
-    found = case.results(natively(LearningNetworks(precision, threads, isa)))
-    assert worst(found, case.results(dtype=torch.float64)) <= LIMITS[precision]
+    found, truth = case.results(natively(LearningNetworks(precision, threads, isa))), case.results(dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        torchs = case.results()
+    assert worst(found, truth) <= max(LIMITS[precision], 3 * worst(torchs, truth))
 
 
 @pytest.fixture
