@@ -41,6 +41,9 @@ class TrainConfig:
     """The greatest action, likewise; say both or neither."""
     run_dir: Path | None = None
     """Logs and checkpoints; without it, runs/TASK-SEED."""
+    start_from: Path | None = None
+    """A policy file whose networks this run starts from, targets as copies of them; optimisers start anew. The policies
+    of this run count its updates too, and name it."""
     updates: int = 1_000_000
     """Gradient updates; raise it to continue a finished run."""
     seed: int = 0
@@ -151,7 +154,7 @@ class TrainConfig:
     def provenance(self) -> dict[str, Any]:
         """What a policy file says of its training: no folders of the machine that trained it."""
         values = self.as_json()
-        return values | {"dataset": self.dataset.name if self.dataset else None, "run_dir": None}
+        return values | {"dataset": self.dataset.name if self.dataset else None, "run_dir": None, "start_from": None}
 
     def stream(self) -> dict[str, Any]:
         """The settings that determine the sequence of updates; a resumed run must agree on them.
@@ -163,6 +166,7 @@ class TrainConfig:
             "updates",
             "anneal_updates",
             "run_dir",
+            "start_from",  # its version counts
             "dataset",
             "control_hz",
             "device",

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from kernels.backend import BackendUnavailable
 from kernels.threads import limit_torch_threads
-from policy import Budget, PolicySpec, Provenance, save_policy
+from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
 from training.config import TrainConfig
-from training.dataset import Dataset, DatasetError, StatedUnits, load_dataset
+from training.dataset import Dataset, StatedUnits, load_dataset
 from training.files import atomic_path, write_json
 from training.learner import Learner
 from training.logs import RunLog
@@ -36,6 +36,10 @@ class ResumeError(ValueError):
     """The run folder belongs to a run with other settings."""
 
 
+class StartError(ValueError):
+    """The policy to start from is another one than this run trains."""
+
+
 class Trainer:
     """A learner, its data and its random stream, moving together."""
 
@@ -48,6 +52,7 @@ class Trainer:
         policy = self.learner.policy
         policy.observation_mean.copy_(torch.from_numpy(dataset.observation_mean))
         policy.observation_std.copy_(torch.from_numpy(dataset.observation_std))
+        self.start = None if config.start_from is None else start_from(self.learner, config.start_from)
         self.generator = torch.Generator(device=config.device).manual_seed(config.seed)
         self.done = 0
 
@@ -71,6 +76,7 @@ class Trainer:
         state = {
             "stream": self.config.stream(),
             "dataset_sha256": self.dataset.sha256,
+            "start": "" if self.start is None else self.start.version,
             "done": self.done,
             "generator": self.generator.get_state(),
             "learner": self.learner.state_dict(),
@@ -81,13 +87,17 @@ class Trainer:
 
     def save_policy(self, path: Path) -> None:
         policy = self.learner.policy
+        config, before = self.config.provenance(), 0
+        if self.start is not None:
+            before = self.start.spec.provenance.updates
+            config["start_from"] = {"version": self.start.version, "updates": before}
         provenance = Provenance(
             environment=self.config.task,
             dataset_sha256=self.dataset.sha256,
-            updates=self.done,
+            updates=before + self.done,
             seed=self.config.seed,
             code_revision=code_revision(),
-            config=self.config.provenance(),
+            config=config,
         )
         policy.spec = replace(policy.spec, provenance=provenance)
         save_policy(policy, path)
@@ -108,6 +118,8 @@ class Trainer:
         differing = [f"{key} (there {theirs[key]!r}, here {ours[key]!r})" for key in ours if theirs[key] != ours[key]]
         if state["dataset_sha256"] != self.dataset.sha256:
             differing.append("the dataset")
+        if state.get("start", "") != ("" if self.start is None else self.start.version):
+            differing.append("the policy to start from")
         if differing:
             raise ResumeError(
                 f"{path} was written with other settings: {', '.join(differing)}; choose another --run-dir"
@@ -116,6 +128,32 @@ class Trainer:
         self.generator.set_state(state["generator"].cpu())
         self.done = state["done"]
         return True
+
+
+def start_from(learner: Learner, path: Path) -> Policy:
+    """Give `learner` the networks of a policy file, its targets copies of them. Returns the file's policy.
+
+    Raises:
+        CheckpointError: not a policy file.
+        StartError: it differs in what a network's meaning depends on; the message names it.
+    """
+    start = load_policy(path)
+    ours, theirs = learner.policy.spec, start.spec
+    names = ("obs_dim", "action_dim", "action_low", "action_high", "actor_hidden", "critic_hidden", "ensemble_size")
+    for name in (*names, "critic_conditioning", "critic_layer_norm", "denoise_timesteps", "normaliser"):
+        if getattr(ours, name) != getattr(theirs, name):
+            found, expected = getattr(theirs, name), getattr(ours, name)
+            raise StartError(f"start_from: {path}: expected {name} {expected}, as this run has it; found {found}")
+    statistics = ("observation_mean", "observation_std")
+    if theirs.normaliser != "identity" and not all(
+        torch.equal(getattr(start, name), getattr(learner.policy, name).cpu()) for name in statistics
+    ):
+        raise StartError(f"start_from: {path}: expected the statistics of this run's data; it saw others")
+    for network in (learner.policy.actor, learner.target_actor):
+        network.load_state_dict(start.actor.state_dict())
+    for critics in (learner.policy.critic, learner.target_critic):
+        critics.load_state_dict(start.critic.state_dict())
+    return start
 
 
 def return_bounds(config: TrainConfig, dataset: Dataset) -> tuple[float, float]:
@@ -149,7 +187,7 @@ def train(config: TrainConfig) -> Path:
     """Run to `config.updates`, continuing what the run folder holds. Returns the policy's path.
 
     Raises:
-        BackendUnavailable, DatasetError, ResumeError: see there.
+        BackendUnavailable, CheckpointError, DatasetError, ResumeError, StartError: see there.
         Interrupted: by SIGINT or SIGTERM, after saving.
         FloatingPointError: a loss became NaN or infinite; the last checkpoint is from before.
     """
@@ -223,5 +261,5 @@ def main() -> None:
         print(f"trained: {path} (serve it with `sorl-serve --model {path}`)")
     except Interrupted:
         raise SystemExit("interrupted and saved: run the same command again to continue") from None
-    except (BackendUnavailable, DatasetError, ResumeError, FloatingPointError, ValueError) as error:
+    except (BackendUnavailable, CheckpointError, FloatingPointError, ValueError) as error:
         raise SystemExit(f"sorl-train: {error}") from None

@@ -16,7 +16,7 @@ from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.dataset import Dataset
 from training.learner import Learner
-from training.train import Interrupted, ResumeError, Trainer, return_bounds, train
+from training.train import Interrupted, ResumeError, StartError, Trainer, return_bounds, train
 
 
 @pytest.fixture
@@ -74,6 +74,26 @@ def test_the_policy_knows_where_it_comes_from(config: TrainConfig, dataset: Data
     assert kept.spec.provenance.updates == 8
     mean = load_policy(path).observation_mean
     torch.testing.assert_close(mean, torch.from_numpy(dataset.observation_mean).float())
+
+
+def test_a_run_starts_from_a_policy(config: TrainConfig, tmp_path: Path) -> None:
+    """Its first update sees the file's networks, and its policies say so."""
+    first = train(config)
+    second = replace(config, run_dir=tmp_path / "second", start_from=first, updates=1, learning_rate=1e-12)
+    path = train(second)
+    for name, tensor in parameters(first).items():
+        torch.testing.assert_close(parameters(path)[name], tensor, rtol=0, atol=1e-9)
+    provenance = load_policy(path).spec.provenance
+    assert provenance.updates == 13
+    assert provenance.config["start_from"] == {"version": load_policy(first).version, "updates": 12}
+    with pytest.raises(ResumeError, match="the policy to start from"):
+        train(replace(second, start_from=path, updates=2))
+
+
+def test_a_start_with_other_networks_is_refused(config: TrainConfig, tmp_path: Path) -> None:
+    first = train(config)
+    with pytest.raises(StartError, match=r"expected actor_hidden \(8,\).*found \(16, 16\)"):
+        train(replace(config, run_dir=tmp_path / "second", start_from=first, hidden=(8,)))
 
 
 def test_an_interrupt_saves_and_continues(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
