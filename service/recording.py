@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.codec import decode_array, encode_array
-from service.engine import Work
 from service.errors import InvalidRequest
+from service.work import Work
 
 FORMAT_VERSION = 1
 

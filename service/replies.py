@@ -8,9 +8,8 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.admission import Grant
-from service.engine import Outcome
 from service.schemas import MAX_SAFE_INTEGER
+from service.work import Outcome, Work
 
 
 class Timing(BaseModel):
@@ -31,7 +30,10 @@ class ActReply(BaseModel):
     q_std: float | list[float] = Field(description="Spread of the ensemble for the action.")
     num_candidates: int = Field(description="N as granted.")
     num_steps: int = Field(description="M as granted.")
-    degraded: Literal[False] | str = Field(description="false, or why less was granted than asked.")
+    degraded: Literal[False] | str = Field(
+        description="false, or why less was granted than asked: deadline (too short for it), load (too short behind "
+        "what is queued), frontier (there is time, and less was measured to do better)."
+    )
     seed: int | str | list[int | str] = Field(description="As used; a string above 2^53.")
     model: str
     model_version: str = Field(description="sha256 of the checkpoint file.")
@@ -59,13 +61,13 @@ class Problem(BaseModel):
 
 
 def act_reply(
-    outcome: Outcome, grant: Grant, *, single: bool, seed: int | Sequence[int], identity: dict[str, str]
+    outcome: Outcome, work: Work, *, single: bool, seed: int | Sequence[int], identity: dict[str, str]
 ) -> dict[str, Any]:
     """The members of `ActReply` but for `timing_ms`, with NumPy arrays in them (see `codec.encode`).
 
     Args:
         outcome: from the engine, with B rows.
-        grant: N, M and whether they are less than was asked.
+        work: as computed.
         single: the observation came as (obs_dim,): leave the row axis out.
         seed: as used.
         identity: `model`, `model_version` and `request_id`.
@@ -81,9 +83,9 @@ def act_reply(
         "action": rows(outcome.action),
         "q": values(outcome.q),
         "q_std": values(outcome.q_std),
-        "num_candidates": grant.num_candidates,
-        "num_steps": grant.num_steps,
-        "degraded": grant.degraded,
+        "num_candidates": work.num_candidates,
+        "num_steps": work.num_steps,
+        "degraded": work.degraded,
         "seed": printable_seed(seed),
         "engine": outcome.engine,
         "observation_z_max": values(outcome.observation_z_max),

@@ -15,14 +15,14 @@ from starlette.responses import JSONResponse, Response
 from service import codec
 from service.body import media_type_of, read_body, reply_type_of
 from service.catalog import Model
-from service.engine import Outcome, Work
 from service.errors import ClientGone, InternalError, ServiceError, Unauthorized
+from service.job import Job
 from service.problem import REQUEST_ID_HEADER, check_request_id_header, request_id_of
 from service.recording import Record
 from service.replies import ActReply, Problem, act_reply
-from service.scheduler import Job
 from service.schemas import ActRequest, parse_act, parse_request_id, row_seeds
 from service.state import Service
+from service.work import Outcome, Work
 
 router = APIRouter()
 
@@ -80,7 +80,8 @@ async def _answer(service: Service, request: Request, received: float) -> Respon
     act_request = parse_act(fields, media_type)
     model = service.catalog.find(act_request.model, act_request.model_version)
     observation = model.rows_of(act_request.observation)
-    grant = model.admission.grant(act_request)
+    deadline = None if act_request.deadline_ms is None else received + act_request.deadline_ms / 1000
+    grant = model.admission.grant(act_request, service.time_left(deadline, act_request.priority))
     seed = secrets.randbits(53) if act_request.seed is None else act_request.seed
     work = Work(
         observation,
@@ -89,18 +90,18 @@ async def _answer(service: Service, request: Request, received: float) -> Respon
         row_seeds(seed, len(observation)),
         act_request.temperature,
         act_request.return_candidates,
+        grant.degraded,
     )
-    deadline = None if act_request.deadline_ms is None else received + act_request.deadline_ms / 1000
-    job = service.scheduler.submit(work, work.rows, act_request.priority, deadline)
+    job = service.submit(work, act_request, model, deadline)
     outcome = await _outcome_of(service, job, request)
 
     request_id = request_id_of(request)
     identity = {"model": model.spec.name, "model_version": model.version, "request_id": request_id}
-    reply = act_reply(outcome, grant, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
+    reply = act_reply(outcome, job.work, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
     reply["timing_ms"] = _timing(service, job, received)
     reply_type = reply_type_of(request, media_type)
     response = Response(codec.encode(reply, reply_type), headers={REQUEST_ID_HEADER: request_id}, media_type=reply_type)
-    _record(service, model, request_id, work, outcome)
+    _record(service, model, request_id, job.work, outcome)
     return response
 
 
@@ -140,7 +141,11 @@ async def _disconnected(request: Request) -> None:
 
 
 def _timing(service: Service, job: Job[Work, Outcome], received: float) -> dict[str, float]:
-    queue, total = job.started - job.submitted, time.monotonic() - received
+    now = time.monotonic()
+    queue, total = job.started - job.submitted, now - received
+    service.reserve.observe(now - job.finished)
+    if job.work.degraded:
+        service.metrics.degraded.labels(job.work.degraded).inc()
     service.metrics.queue.observe(queue)
     service.metrics.latency.observe(total)
     compute = job.finished - job.started
@@ -178,10 +183,10 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz(request: Request) -> dict[str, str]:
-    """500 once the worker thread has died, which only a restart mends."""
+    """500 once the engine is stuck or its thread is gone for good, which only a restart mends."""
     service: Service = request.app.state.service
-    if not service.scheduler.alive and service.state != "draining":
-        raise InternalError("the worker thread has died")
+    if service.broken is not None:
+        raise InternalError(service.broken)
     return {"status": "ok"}
 
 

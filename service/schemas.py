@@ -159,7 +159,9 @@ class ActRequest(BaseModel):
         None, gt=0, le=MAX_DEADLINE_MS, allow_inf_nan=False, description="The reply is due this long after receipt."
     )
     on_late: Literal["degrade", "reject"] = Field(
-        "degrade", description="With a deadline: are N and M ceilings (degrade) or exact (reject)?"
+        "degrade",
+        description="With a deadline: are N and M ceilings (degrade), or exact and refused at once where there is no "
+        "time (reject)?",
     )
     seed: Seed = Field(
         None,

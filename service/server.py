@@ -1,4 +1,6 @@
-"""uvicorn, with a drain: SIGTERM turns /readyz false, accepted requests are answered, and the process exits with 0."""
+"""uvicorn, with a drain: SIGTERM turns /readyz false, accepted requests are answered, and the process exits with 0.
+
+A lost engine ends it as well: its requests are failed, their replies written, and `Service.broken` says why."""
 
 from __future__ import annotations
 
@@ -43,6 +45,12 @@ class Server(uvicorn.Server):
             )
         )
         self._service: Service = app.state.service
+        self._service.on_broken = self._leave
+
+    @property
+    def broken(self) -> bool:
+        """Was the engine lost?"""
+        return self._service.broken is not None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,6 +65,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         await stopping
         self._announcement.cancel()
+
+    def _leave(self) -> None:
+        self.should_exit = True  # uvicorn looks at it ten times a second, then shuts down as for a signal
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         log.info("%s: draining", signal.Signals(sig).name)

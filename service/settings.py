@@ -51,12 +51,27 @@ class Settings(BaseSettings):
         ge=0,
         description="compute threads; 0 is all cores for the native engine, and all but the event loop's for torch",
     )
-    max_candidates: int = Field(1024, ge=1, description="largest num_candidates of a request")
+    max_candidates: int = Field(4096, ge=1, description="largest num_candidates of a request")
+    max_steps: int = Field(1024, ge=1, description="largest num_steps of a request; the policy's own limit holds too")
     max_batch: int = Field(64, ge=1, description="most observations in one request")
     max_batch_rows: int = Field(
         1024, ge=1, description="most network rows (observations x candidates) computed at a time"
     )
-    max_queue_rows: int = Field(65536, ge=1, description="most network rows waiting; above it requests get a 503")
+    slice_ms: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="predicted milliseconds of what is computed at a time; larger requests are cut",
+    )
+    max_queue_seconds: float = Field(
+        5.0, gt=0, allow_inf_nan=False, description="most predicted compute waiting; above it requests get a 503"
+    )
+    aging_seconds: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="a waiting request gains a step of priority this often"
+    )
+    stuck_seconds: float = Field(
+        30.0, gt=0, allow_inf_nan=False, description="an engine call of this length ends the process, with status 3"
+    )
     max_returned_candidates: int = Field(4096, ge=1, description="most candidates written into one reply")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
     record_dir: Path | None = Field(None, description="folder of the flight recorder; off when left out")

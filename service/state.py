@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -12,14 +13,19 @@ from kernels.backend import Backend, BackendChoice, DeviceFailure, Precision, cr
 from kernels.gpu.configuration import TritonOptions
 from kernels.threads import serving_threads
 from policy import Policy, load_policy
-from service.admission import Admission, Limits
+from service.admission import Admission, Limits, TimeLeft
 from service.catalog import Catalog, Model
-from service.engine import Engine, Outcome, Work
+from service.engine import Engine
 from service.errors import NotReady
+from service.job import Job
 from service.metrics import Metrics
 from service.recorder import Recorder
+from service.reserve import Reserve
 from service.scheduler import Scheduler
+from service.schemas import ActRequest
 from service.settings import Settings
+from service.watchdog import Watchdog
+from service.work import Outcome, Work
 
 log = logging.getLogger(__name__)
 
@@ -52,21 +58,43 @@ class Service:
         )
         limits = Limits(
             max_candidates=settings.max_candidates,
+            max_steps=settings.max_steps,
             max_batch=settings.max_batch,
-            max_rows=settings.max_queue_rows,
             max_returned=settings.max_returned_candidates,
+            max_seconds=settings.max_queue_seconds,
         )
-        model = Model(policy.spec, policy.version, self.engine.name, Admission(policy.spec, limits))
+        admission = Admission(policy.spec, limits, self.engine.cost)
+        model = Model(policy.spec, policy.version, self.engine.name, admission)
         self.catalog = Catalog([model])
         self.scheduler: Scheduler[Work, Outcome] = Scheduler(
-            self.engine.run, max_batch_rows=settings.max_batch_rows, max_queue_rows=settings.max_queue_rows
+            self.engine.run,
+            self.engine.price,
+            slice_seconds=settings.slice_ms / 1000,
+            max_slice_rows=settings.max_batch_rows,
+            max_queue_seconds=settings.max_queue_seconds,
+            aging_seconds=settings.aging_seconds,
+            on_broken=lambda: self._break("the worker thread died"),
         )
+        self.reserve = Reserve()
+        self._watchdog = Watchdog(
+            lambda: self.scheduler.busy_since,
+            settings.stuck_seconds,
+            lambda: self._break(f"the engine has not come back for {settings.stuck_seconds:g} s (stuck_seconds)"),
+            time.monotonic,
+        )
+        self.broken: str | None = None
+        self.on_broken: Callable[[], None] = lambda: None
         self.recorder = self._make_recorder(model)
         self.state: Literal["warming up", "ready", "draining", "failed"] = "warming up"
         self._why_failed = "warm-up failed"
         self._settled = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
-        self.metrics.queue_rows.set_function(lambda: self.scheduler.queued_rows)
+        self.metrics.queue_requests.set_function(lambda: self.scheduler.queued)
+        self.metrics.queue_predicted.set_function(lambda: self.scheduler.queued_seconds)
+        self.metrics.retries.set_function(lambda: self.scheduler.retries)
+        self.metrics.restarts.set_function(lambda: self.scheduler.restarts)
+        self.metrics.reserve.set_function(lambda: self.reserve.seconds)
+        self.metrics.show_cost(policy.spec.name, self.engine.cost)
         self.metrics.ready.set_function(lambda: self.state == "ready")
         self.metrics.model.info({"name": policy.spec.name, "version": policy.version})
         self.metrics.engine.info({"engine": self.engine.name, "choice": settings.backend, "device": settings.device})
@@ -77,6 +105,22 @@ class Service:
         if self.recorder is not None:
             self.recorder.start()
         self.scheduler.start(self._prepare)
+        self._watchdog.start()
+
+    def time_left(self, deadline: float | None, priority: int) -> TimeLeft | None:
+        """What `deadline`, on time.monotonic, leaves for compute; None without one."""
+        if deadline is None:
+            return None
+        idle = deadline - self.reserve.seconds - time.monotonic()
+        return TimeLeft(now=idle - self.scheduler.backlog(priority), idle=idle)
+
+    def submit(self, work: Work, request: ActRequest, model: Model, deadline: float | None) -> Job[Work, Outcome]:
+        """Queue `work`, as granted to `request`. Raises as `Scheduler.submit`."""
+        if deadline is None:
+            return self.scheduler.submit(work, request.priority)
+        reduce = model.admission.reduce if request.on_late == "degrade" else None
+        due = deadline - self.reserve.seconds
+        return self.scheduler.submit(work, request.priority, deadline, due=due, reduce=reduce)
 
     def check_serving(self) -> None:
         """Raises NotReady unless requests can be computed: also while draining, they can."""
@@ -108,6 +152,7 @@ class Service:
         self.begin_drain()
         if not await self.scheduler.drain(self.settings.drain_seconds):
             log.warning("drain_seconds (%g) passed with requests unanswered", self.settings.drain_seconds)
+        self._watchdog.stop()
         if self.recorder is not None:
             await asyncio.to_thread(self.recorder.close)
 
@@ -126,6 +171,15 @@ class Service:
         """In the worker thread. Nothing that the device says from here on can be relied on: clients go elsewhere."""
         log.critical("%s failed, not ready from here on: %s", self.engine.name, error)
         self._loop.call_soon_threadsafe(self._fail, "the device failed")
+
+    def _break(self, why: str) -> None:
+        """The engine is lost to this process: answer everyone, and let whoever hosts the app end it."""
+        log.critical("%s: failing what is held and queued; this process can't compute any more", why)
+        self.broken = why
+        self._fail(why)
+        self._settled.set()
+        self.scheduler.abandon("the engine is lost; the server is going down")
+        self.on_broken()
 
     def _fail(self, why: str) -> None:
         self._why_failed = why

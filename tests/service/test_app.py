@@ -155,7 +155,7 @@ async def test_same_answer_alone_and_batched_with_63_others(serve: Any, gated: A
         blocker = asyncio.ensure_future(one(0))
         await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         together = [asyncio.ensure_future(one(index)) for index in range(64)]
-        while client.app.state.service.scheduler.queued_rows < sum(n for n, _ in budgets):
+        while client.app.state.service.scheduler.queued < 64:
             await asyncio.sleep(0)
         backend.gate.set()
         batched = await asyncio.gather(blocker, *together)
@@ -275,7 +275,7 @@ async def test_overload_is_503_with_retry_after(serve: Any, gated: Any, observat
         running = asyncio.ensure_future(ask(client, observation=row))
         await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         queued = asyncio.ensure_future(ask(client, observation=row, num_candidates=60))
-        while not client.app.state.service.scheduler.queued_rows:
+        while not client.app.state.service.scheduler.queued:
             await asyncio.sleep(0)
         assert await metric(client, "sorl_queue_rows") == 60
         response = await client.post("/act", json={"observation": row})
@@ -366,7 +366,7 @@ async def test_nonfinite_output_fails_that_request_only(serve: Any, gated: Any, 
         await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         bad = asyncio.ensure_future(refused(client, "nonfinite_output", observation=rows[1], seed=2))
         good = asyncio.ensure_future(ask(client, observation=rows[2], seed=3))
-        while client.app.state.service.scheduler.queued_rows < 16:
+        while client.app.state.service.scheduler.queued < 2:
             await asyncio.sleep(0)
         backend.gate.set()
         await asyncio.gather(first, bad, good)
@@ -451,11 +451,11 @@ async def test_client_that_hangs_up_is_dropped_before_compute(serve: Any, gated:
             pass
 
         gone = asyncio.ensure_future(app(scope, messages.get, send))
-        while not app.state.service.scheduler.queued_rows:
+        while not app.state.service.scheduler.queued:
             await asyncio.sleep(0)
         messages.put_nowait({"type": "http.disconnect"})
         await gone
-        assert app.state.service.scheduler.queued_rows == 0
+        assert app.state.service.scheduler.queued == 0
         backend.gate.set()
         await running
         assert await metric(client, "sorl_requests_total", outcome="client_gone") == 1
