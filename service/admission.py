@@ -136,6 +136,8 @@ class Admission:
         return fits
 
     def _exact(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
+        default = self._default_within(most)
+
         def choose(seconds: float) -> Budget | None:
             fits = self._fits(observations, seconds)
 
@@ -147,8 +149,7 @@ class Admission:
                 return Budget(n, m) if fits(n, m) else None
             if self._frontier.best_with(lambda cell_n, cell_m: n in (None, cell_n) and m in (None, cell_m)):
                 return self._frontier.best_with(allowed)
-            top = Budget(n or self._default.num_candidates, m or self._default.num_steps)
-            return unmeasured(top.num_candidates, top.num_steps).best(allowed)
+            return unmeasured(n or default.num_candidates, m or default.num_steps).best(allowed)
 
         budget = choose(time.now)
         if budget is not None:
@@ -164,16 +165,18 @@ class Admission:
         fits = self._fits(observations, time.now)
         if n is not None and m is not None and fits(n, m):
             return Grant(n, m)
-        ceiling = Budget(n or most.num_candidates, m or most.num_steps)
-        if not self._frontier:
-            ceiling = Budget(n or self._default.num_candidates, m or self._default.num_steps)
-        budget = self._best_below(ceiling, fits)
+        open_to = most if self._frontier else self._default_within(most)
+        budget = self._best_below(Budget(n or open_to.num_candidates, m or open_to.num_steps), fits)
         short = (n is not None and budget.num_candidates < n) or (m is not None and budget.num_steps < m)
         if not short:
             return Grant(budget.num_candidates, budget.num_steps)
         asked = n or 1, m or 1
         why = "frontier" if fits(*asked) else "load" if self._fits(observations, time.idle)(*asked) else "deadline"
         return Grant(budget.num_candidates, budget.num_steps, why)
+
+    def _default_within(self, most: Budget) -> Budget:
+        default = self._default
+        return Budget(min(default.num_candidates, most.num_candidates), min(default.num_steps, most.num_steps))
 
     def _best_below(self, ceiling: Budget, fits: Allowed) -> Budget:
         top_n, top_m = ceiling.num_candidates, ceiling.num_steps

@@ -67,14 +67,17 @@ class RunningBest:
         self._q_sum = np.zeros(observations)
         self._q_sumsq = np.zeros(observations)
         self._nonfinite = np.zeros(observations, np.bool_)
-        self._computed = np.zeros(observations, np.int32)
+        self._stop = 0
         self._candidates: NDArray[np.float32] | None = None
         if work.return_candidates:
             self._candidates = np.empty((observations, n, action_dim), np.float32)
             self._candidate_q = np.empty((observations, n), np.float32)
 
-    def add(self, which: NDArray[np.intp], counts: NDArray[np.int32], result: SampleResult, rows: slice) -> None:
-        """Take in `rows` of `result`: the next `counts` candidates of the observations `which`."""
+    def add(self, portion: Portion[Work], which: NDArray[np.intp], result: SampleResult, rows: slice) -> None:
+        """Take in `portion`, of which the observations `which` are `rows` of `result`. A second time changes nothing."""
+        if portion.stop <= self._stop:
+            return
+        self._stop = portion.stop
         q = result.q[rows]
         better = q > self._q[which]  # not >=: of equals the lowest index wins, and it came first
         winners, source = which[better], np.arange(rows.start, rows.stop)[better]
@@ -82,7 +85,7 @@ class RunningBest:
         self._q[winners] = result.q[source]
         self._q_std[winners] = result.q_std[source]
         self._index[winners] = result.index[source]
-        fresh = self._computed[which] == 0
+        fresh = which >= portion.start  # candidate 0 of these is in the portion
         self._q_first[which[fresh]] = result.q_first[rows][fresh]
         self._q_sum[which] += result.q_sum[rows]
         self._q_sumsq[which] += result.q_sumsq[rows]
@@ -91,14 +94,13 @@ class RunningBest:
             assert result.candidates is not None
             assert result.candidate_q is not None
             for observation, row in zip(which.tolist(), range(rows.start, rows.stop), strict=True):
-                first, count = self._computed[observation], len(result.candidates[row])
+                first, count = -((observation - portion.start) // len(self._q)), len(result.candidates[row])
                 self._candidates[observation, first : first + count] = result.candidates[row]
                 self._candidate_q[observation, first : first + count] = result.candidate_q[row]
-        self._computed[which] += counts
 
     def result(self) -> SampleResult:
-        """As if all candidates that were added had been computed at once."""
-        n = int(self._computed.max())
+        """As if all candidates had been computed at once; after the last portion."""
+        n = self._stop // len(self._q)
         candidates = candidate_q = None
         if self._candidates is not None:
             candidates = list(self._candidates[:, :n])

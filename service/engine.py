@@ -149,7 +149,7 @@ class Engine:
                 outcomes.append(self._outcome(portion.work, result, rows))
                 continue
             best: RunningBest = portion.carry or RunningBest(portion.work, self.spec.action_dim)
-            best.add(which, batch.num_candidates[rows], result, rows)
+            best.add(portion, which, result, rows)
             if portion.stop == portion.work.rows:
                 outcomes.append(self._outcome(portion.work, best.result(), slice(0, len(portion.work.observation))))
             else:

@@ -15,11 +15,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
+from service.engine_calls import EngineCalls, Run
 from service.errors import DeadlineExceeded, EngineFailed, NotReady, Overloaded, ServiceError
-from service.job import Job, Portion, Price, Reduce
+from service.job import Job, Price, Reduce
 from service.job_queue import JobQueue
 
 log = logging.getLogger(__name__)
@@ -27,17 +28,12 @@ log = logging.getLogger(__name__)
 W = TypeVar("W")
 R = TypeVar("R")
 
-Run = Callable[[list[Portion[W]]], Sequence[Any]]
-"""A slice's portions -> as many outcomes, in order: for a work's last portion its result (R), for an earlier one what
-its next portion is to carry, or a ServiceError that fails its own job only. Raising fails all, or those that raise
-again when they are run alone."""
-
 
 class Scheduler(Generic[W, R]):
     """A bounded queue and the worker thread behind it.
 
     Args:
-        run: computes a slice; called in the worker thread only.
+        run: computes a slice, see `engine_calls`; called in the worker thread only.
         price: what a work is predicted to cost; called in both threads.
         slice_seconds: predicted time of a slice.
         max_slice_rows: network rows of a slice.
@@ -59,7 +55,7 @@ class Scheduler(Generic[W, R]):
         clock: Callable[[], float] = time.monotonic,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
-        self._run = run
+        self._calls = EngineCalls(run, clock)
         self._price = price
         self._max_queue_seconds = max_queue_seconds
         self._clock = clock
@@ -69,11 +65,10 @@ class Scheduler(Generic[W, R]):
             price, slice_seconds=slice_seconds, max_rows=max_slice_rows, aging_seconds=aging_seconds
         )
         self._held: list[Job[W, R]] = []  # by the worker
-        self._busy_since: float | None = None
         self._busy_until = 0.0
         self._closed = self._halted = False
         self._thread: threading.Thread | None = None
-        self.restarts = self.retries = 0
+        self.restarts = 0
 
     @property
     def queued(self) -> int:
@@ -94,7 +89,12 @@ class Scheduler(Generic[W, R]):
     @property
     def busy_since(self) -> float | None:
         """When the engine was called, if it has not come back; on the scheduler's clock."""
-        return self._busy_since
+        return self._calls.since
+
+    @property
+    def retries(self) -> int:
+        """Batches that raised and were run request by request."""
+        return self._calls.retries
 
     def start(self, prepare: Callable[[], None]) -> None:
         """Start the worker thread, which calls `prepare` (warm-up) first. From the event loop that will submit."""
@@ -179,9 +179,7 @@ class Scheduler(Generic[W, R]):
         error = EngineFailed(why)
         with self._wake:
             self._closed = True
-            held, self._held = self._held, []
-            for job in held:
-                job.state = "done"
+        held = self._held_jobs()
         self._fail_queued(error)
         for job in held:
             self._finish(job, error)
@@ -194,8 +192,17 @@ class Scheduler(Generic[W, R]):
         for job in waiting:
             self._finish(job, error)
 
+    def _held_jobs(self) -> list[Job[W, R]]:
+        """Take from the worker what it held when it died or got stuck."""
+        with self._wake:
+            held = [job for job in self._held if job.state != "queued"]
+            self._held = []
+            for job in held:
+                job.state = "done"
+            return held
+
     def _running_seconds(self) -> float:
-        return 0.0 if self._busy_since is None else max(0.0, self._busy_until - self._clock())
+        return 0.0 if self._calls.since is None else max(0.0, self._busy_until - self._clock())
 
     def _overloaded(self, seconds: float) -> Overloaded:
         waiting = self._queue.seconds
@@ -228,11 +235,7 @@ class Scheduler(Generic[W, R]):
 
     def _revive(self) -> None:
         """After the worker has died: fail what it held, and start another. On the loop."""
-        with self._wake:
-            held, self._held = self._held, []
-            self._busy_since = None
-            for job in held:
-                job.state = "done"
+        held = self._held_jobs()
         if not held:
             # Nothing that it computed killed it: the next one would die as well.
             self.abandon("the worker thread died; the server's log has the traceback")
@@ -255,8 +258,8 @@ class Scheduler(Generic[W, R]):
             while self._run_slice():
                 pass
         except BaseException:
-            # Not an engine that raised, which `_results` handles, but the thread's own end (SystemExit in a library's
-            # callback, a fault of ours). Without this the queue would fill behind nobody.
+            # Not an engine that raised, which `engine_calls` handles, but the thread's own end (SystemExit in a
+            # library's callback, a fault of ours). Without this the queue would fill behind nobody.
             log.critical("the worker thread died", exc_info=True)
             self._call_loop(self._revive)
         else:
@@ -280,7 +283,7 @@ class Scheduler(Generic[W, R]):
             return True
         for job in taken.jobs:
             job.started = job.started or now
-        results = self._results(taken.portions)
+        results = self._calls.results(taken.portions)
         finished = []
         with self._wake:
             now = self._clock()
@@ -305,35 +308,6 @@ class Scheduler(Generic[W, R]):
             self._deliver(finished)
         return True
 
-    def _results(self, portions: list[Portion[W]]) -> Sequence[Any]:
-        try:
-            return self._call_engine(portions)
-        except Exception:
-            # The one place that must survive whatever a backend, a driver or an allocator raises.
-            log.exception("a batch of %d requests failed", len(portions))
-        if len(portions) == 1:
-            return [_failed()]
-        self.retries += 1
-        return [self._result_alone(portion) for portion in portions]
-
-    def _result_alone(self, portion: Portion[W]) -> Any:
-        """Once more without its neighbours, of which one may have been at fault."""
-        try:
-            return self._call_engine([portion])[0]
-        except Exception:
-            log.exception("a request of that batch failed alone, too")
-            return _failed()
-
-    def _call_engine(self, portions: list[Portion[W]]) -> Sequence[Any]:
-        self._busy_since = self._clock()
-        try:
-            outcomes = self._run(portions)
-        finally:
-            self._busy_since = None
-        if len(outcomes) != len(portions):
-            raise RuntimeError(f"the engine gave {len(outcomes)} outcomes for {len(portions)} requests")
-        return outcomes
-
     def _deliver(self, finished: list[tuple[Job[W, R], R | ServiceError]]) -> None:
         """One wake-up of the event loop a slice, however many jobs it held."""
 
@@ -354,7 +328,3 @@ def _late(job: Job[W, R]) -> DeadlineExceeded:
     if job.done:
         return DeadlineExceeded("the deadline passed while the request was computed; it was given up")
     return DeadlineExceeded("the deadline passed in the queue; nothing was computed")
-
-
-def _failed() -> EngineFailed:
-    return EngineFailed("the engine failed; the server's log has the traceback")

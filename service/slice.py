@@ -1,6 +1,7 @@
 """What is computed together: a slice of the engine's time, in which no job can hold up the others for long.
 
-By prediction a slice takes no more than `slice_seconds`, and ends by the earliest deadline among the jobs it completes.
+By prediction a slice takes no more than `slice_seconds`, and ends by the earliest deadline among the jobs it completes
+in time.
 Jobs of more than half a slice are large. A slice holds a portion of one of them, at most half a slice, so that small
 jobs behind it go along; time that these leave is the large one's too.
 """
@@ -62,8 +63,8 @@ class Slice(Generic[W, R]):
         self._rows += rows
         self.jobs.append(job)
         self.portions.append(Portion(job.work, job.done, job.done + rows, job.carry))
-        if job.due is not None and rows == left:
-            self._limit = min(self._limit, max(self.seconds, job.due - self._now))
+        if job.due is not None and rows == left and job.due - self._now >= self.seconds:  # else it is late anyway
+            self._limit = min(self._limit, job.due - self._now)
         return "taken"
 
     def fill_up(self) -> None:
