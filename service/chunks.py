@@ -74,7 +74,7 @@ class RunningBest:
             self._candidate_q = np.empty((observations, n), np.float32)
 
     def add(self, portion: Portion[Work], which: NDArray[np.intp], result: SampleResult, rows: slice) -> None:
-        """Take in `portion`, of which the observations `which` are `rows` of `result`. A second time changes nothing."""
+        """Take in `portion`, whose observations `which` are `rows` of `result`. A second time changes nothing."""
         if portion.stop <= self._stop:
             return
         self._stop = portion.stop

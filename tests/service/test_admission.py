@@ -40,7 +40,7 @@ def measured(success: dict[tuple[int, int], float], half: float = 0.05) -> tuple
 
 
 # More steps help up to 4, more candidates always: (32, 4) is best, and at each cost another cell.
-SUCCESS = {(n, m): 0.02 * n ** 0.5 + {1: 0.1, 2: 0.3, 4: 0.6, 8: 0.2}[m] for n, m in GRID}
+SUCCESS = {(n, m): 0.02 * n**0.5 + {1: 0.1, 2: 0.3, 4: 0.6, 8: 0.2}[m] for n, m in GRID}
 
 
 def admission(frontier: tuple[Measurement, ...] = (), limits: Limits = LIMITS) -> Admission:
@@ -185,7 +185,9 @@ def test_degrade_is_what_brute_force_finds(
     kept = [
         c
         for c in cells
-        if not any(d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and d.low > c.high for d in cells)
+        if not any(
+            d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and d.low > c.high for d in cells
+        )
         and c.num_candidates <= (n or 64)
         and c.num_steps <= (m or 8)
         and seconds(c.num_candidates, c.num_steps, b) <= left

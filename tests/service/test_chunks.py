@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def in_one(backend: Backend, work: Work) -> SampleResult:
 def in_portions(backend: Backend, work: Work, cuts: list[int], beside: Work | None = None) -> SampleResult:
     best = RunningBest(work, 3)
     edges = [0, *sorted(set(cuts)), work.rows]
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         portions = [Portion(work, start, stop, best)]
         if beside is not None:
             portions.insert(0, Portion(beside, 0, beside.rows))

@@ -20,12 +20,36 @@ import pytest
 WAIT = 60
 
 
+SERVE = ("-m", "service.cli")
+
+# The same program, with an engine that never comes back from a request of seed 666.
+SERVE_STUCK = (
+    "-c",
+    """
+import sys, threading
+import kernels.backend
+
+create = kernels.backend.create_backend
+
+def create_stuck(*choices, **options):
+    backend = create(*choices, **options)
+    sample = backend.sample_and_score
+    backend.sample_and_score = lambda batch: threading.Event().wait() if 666 in batch.seed else sample(batch)
+    return backend
+
+kernels.backend.create_backend = create_stuck
+from service.cli import main
+sys.exit(main(sys.argv[1:]))
+""",
+)
+
+
 class Process:
     """A running `sorl-serve` on a free port; its log is read line by line, so that waits end when a line comes."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, program: tuple[str, ...] = SERVE, **environment: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service.cli", *arguments, "--port", "0", "--threads", "1"],
+            [sys.executable, *program, *arguments, "--port", "0", "--threads", "1"],
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},
@@ -62,8 +86,8 @@ class Process:
 
 
 @contextmanager
-def served(*arguments: str) -> Iterator[Process]:
-    running = Process(*arguments)
+def served(*arguments: str, program: tuple[str, ...] = SERVE) -> Iterator[Process]:
+    running = Process(*arguments, program=program)
     try:
         yield running
     finally:
@@ -109,6 +133,33 @@ def _in_flight(server: Process) -> bool:
     finally:
         connection.close()
     return "sorl_requests_in_flight 1.0" in text
+
+
+def test_stuck_engine_answers_everyone_and_exits_with_3(
+    checkpoint: Path, observations: Callable[[int], list[list[float]]], tmp_path: Path
+) -> None:
+    arguments = ("--model", str(checkpoint), "--stuck-seconds", "1", "--record-dir", str(tmp_path / "r"))
+    with served(*arguments, program=SERVE_STUCK) as server:
+        server.wait_for("ready: small")
+        (row,) = observations(1)
+        assert server.request("POST", "/act", {"observation": row})[0] == 200
+        answers: list[tuple[int, dict[str, object]]] = []
+        bodies = [{"observation": row, "seed": seed} for seed in (666, 1, 2)]
+        clients = [
+            threading.Thread(target=lambda body=body: answers.append(server.request("POST", "/act", body)))  # type: ignore[misc]
+            for body in bodies
+        ]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join(WAIT)
+        assert server.end() == 3
+    assert len([status for status, _ in answers if status == 500]) >= 1
+    assert len(answers) == 3
+    assert {reply.get("code") for status, reply in answers if status != 200} == {"engine_failed"}
+    assert any("stuck_seconds" in line for line in server.log)
+    (recording,) = (tmp_path / "r").iterdir()
+    assert len(recording.read_text().splitlines()) == 1 + 1 + len([status for status, _ in answers if status == 200])
 
 
 def test_same_bits_from_two_processes(checkpoint: Path, observations: Callable[[int], list[list[float]]]) -> None:
