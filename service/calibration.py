@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from service.cost_model import Batch
 
-OBSERVATIONS = (1, 8, 64)
+OBSERVATIONS = (1, 16, 64)
 CANDIDATES = (1, 8, 64, 512)
 REPEATS = 3
 SECONDS = 0.3  # then the grid ends, but for what tells the coefficients apart

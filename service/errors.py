@@ -12,12 +12,12 @@ ServiceError
 ├── UnsupportedMediaType  415 unsupported_media_type
 ├── ClientGone            499 client_gone             nobody is left to read this one; it is for the metrics
 ├── InternalError         500 internal_error          a fault of the server outside its engine
-├── EngineFailed          500 engine_failed           the batch that held the request raised
+├── EngineFailed          500 engine_failed           the engine raised, died or got stuck with this request
 ├── NonfiniteOutput       500 nonfinite_output        the policy gave NaN or infinity: nothing to send to a motor
 ├── Unavailable           503                         try again after `retry_after_ms`
 │   ├── NotReady          503 not_ready               warming up, or draining
-│   └── Overloaded        503 overloaded              the queue is full
-└── DeadlineExceeded      504 deadline_exceeded       passed in the queue; nothing was computed
+│   └── Overloaded        503 overloaded              too much is queued before it, or for its deadline
+└── DeadlineExceeded      504 deadline_exceeded       passed before the answer, or can't be met on an idle server
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class InternalError(ServiceError):
 
 
 class EngineFailed(ServiceError):
-    """The batch that held this request raised; the traceback is in the log."""
+    """The engine raised, died or got stuck with this request; the log has the traceback."""
 
     status = 500
     code = "engine_failed"
@@ -183,13 +183,13 @@ class NotReady(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The queue has no room for the request's rows."""
+    """Too much compute is queued before the request: more than the queue holds, or than its deadline allows."""
 
     code = "overloaded"
 
 
 class DeadlineExceeded(ServiceError):
-    """The deadline passed while the request waited; no compute was spent on it."""
+    """The deadline passed before the request's last slice, or is too short for an exact budget on an idle server."""
 
     status = 504
     code = "deadline_exceeded"

@@ -51,12 +51,12 @@ class JobQueue(Generic[W, R]):
         """Predicted for all that waits."""
         return sum(self._seconds.values())
 
-    def seconds_before(self, priority: int) -> float:
-        """Predicted for what goes before a new job with a deadline; jobs with later deadlines are counted too."""
+    def seconds_before(self, priority: int, timed: bool) -> float:
+        """Predicted for what goes before a new job, `timed` if it has a deadline; later deadlines are counted too."""
         return sum(
             seconds
-            for (level, timed), seconds in self._seconds.items()
-            if level < priority or (level == priority and timed)
+            for (level, has_deadline), seconds in self._seconds.items()
+            if level < priority or (level == priority and (has_deadline or not timed))
         )
 
     def jobs(self) -> list[Job[W, R]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-SHARE = 0.95  # of replies are done within the reserve
+SHARE = 0.9  # of replies are done within the reserve
 STEP = 0.05
 LEAST, MOST = 0.0002, 0.05  # seconds
 

@@ -37,7 +37,7 @@ class Scheduler(Generic[W, R]):
         price: what a work is predicted to cost; called in both threads.
         slice_seconds: predicted time of a slice.
         max_slice_rows: network rows of a slice.
-        max_queue_seconds: predicted seconds that may wait.
+        max_queue_seconds: predicted seconds that may wait before a new job; what it goes before does not count.
         aging_seconds: a waiting job gains a step of priority this often.
         clock: seconds, monotonic; deadlines are on it.
         on_broken: told, on the event loop, that the worker died without a job to blame and is not coming back.
@@ -105,7 +105,7 @@ class Scheduler(Generic[W, R]):
     def backlog(self, priority: int) -> float:
         """Predicted seconds until a job with a deadline that came now would be begun."""
         with self._wake:
-            return self._queue.seconds_before(priority) + self._running_seconds()
+            return self._queue.seconds_before(priority, timed=True) + self._running_seconds()
 
     def submit(
         self,
@@ -121,7 +121,7 @@ class Scheduler(Generic[W, R]):
         Raises:
             NotReady: draining, or the worker is no more.
             DeadlineExceeded: the deadline has passed already.
-            Overloaded: the queue has no room.
+            Overloaded: too much is queued before it.
         """
         now = self._clock()
         if deadline is not None and deadline <= now:
@@ -140,8 +140,9 @@ class Scheduler(Generic[W, R]):
         with self._wake:
             if self._closed:
                 raise NotReady("the server is draining", retry_after_ms=1000)
-            if len(self._queue) and self._queue.seconds + job.seconds > self._max_queue_seconds:
-                raise self._overloaded(job.seconds)
+            before = self._queue.seconds_before(priority, deadline is not None)
+            if before and before + job.seconds > self._max_queue_seconds:
+                raise self._overloaded(before, job.seconds)
             self._queue.add(job)
             self._wake.notify()
         if deadline is not None:
@@ -204,12 +205,11 @@ class Scheduler(Generic[W, R]):
     def _running_seconds(self) -> float:
         return 0.0 if self._calls.since is None else max(0.0, self._busy_until - self._clock())
 
-    def _overloaded(self, seconds: float) -> Overloaded:
-        waiting = self._queue.seconds
+    def _overloaded(self, before: float, seconds: float) -> Overloaded:
         return Overloaded(
-            f"{waiting:.3g} s of compute are queued, and {seconds:.3g} s more would pass {self._max_queue_seconds:g} "
-            "(max_queue_seconds)",
-            retry_after_ms=round((waiting + self._running_seconds()) * 1000),
+            f"{before:.3g} s of compute are queued before it, and {seconds:.3g} s more would pass "
+            f"{self._max_queue_seconds:g} (max_queue_seconds)",
+            retry_after_ms=round((before + self._running_seconds()) * 1000),
         )
 
     def _expire(self, job: Job[W, R]) -> None:

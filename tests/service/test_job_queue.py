@@ -201,9 +201,10 @@ def test_backlog_before_a_newcomer_counts_what_goes_first() -> None:
     put(queue, 20, priority=5, deadline=50)
     put(queue, 30, priority=4)
     put(queue, 40, priority=6, deadline=50)
-    assert queue.seconds_before(5) == 20 + 30 + 2 * FIXED
-    assert queue.seconds_before(6) == 10 + 20 + 30 + 40 + 4 * FIXED
-    assert queue.seconds_before(0) == 0
+    assert queue.seconds_before(5, timed=True) == 20 + 30 + 2 * FIXED
+    assert queue.seconds_before(5, timed=False) == 10 + 20 + 30 + 3 * FIXED
+    assert queue.seconds_before(6, timed=True) == 10 + 20 + 30 + 40 + 4 * FIXED
+    assert queue.seconds_before(0, timed=False) == 0
     assert queue.seconds == 100 + 4 * FIXED
 
 

@@ -7,7 +7,7 @@ from service.reserve import LEAST, MOST, Reserve
 
 
 @pytest.mark.parametrize("scale", [0.5e-3, 5e-3])
-def test_it_settles_where_one_reply_in_twenty_takes_longer(scale: float) -> None:
+def test_it_settles_where_one_reply_in_ten_takes_longer(scale: float) -> None:
     rng, reserve = np.random.default_rng(0), Reserve()
     replies = rng.gamma(4.0, scale / 4, size=4000)
     kept = []
@@ -15,8 +15,8 @@ def test_it_settles_where_one_reply_in_twenty_takes_longer(scale: float) -> None
         reserve.observe(float(reply))
         kept.append(reserve.seconds)
     settled = np.array(kept[2000:])
-    assert 0.9 < np.mean(replies[2000:] <= settled) < 0.98
-    assert np.median(settled) == pytest.approx(np.quantile(replies, 0.95), rel=0.3)
+    assert 0.85 < np.mean(replies[2000:] <= settled) < 0.95
+    assert np.median(settled) == pytest.approx(np.quantile(replies, 0.9), rel=0.3)
 
 
 def test_one_slow_reply_changes_little() -> None:

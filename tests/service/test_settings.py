@@ -45,6 +45,10 @@ def test_unknown_keyword_is_refused() -> None:
         ("--backend", "jax"),
         ("--device", "tpu"),
         ("--drain-seconds", "nan"),
+        ("--slice-ms", "0"),
+        ("--max-queue-seconds", "inf"),
+        ("--aging-seconds", "-1"),
+        ("--stuck-seconds", "0"),
         ("--api-key", ""),
     ],
 )
