@@ -111,7 +111,7 @@ class Admission:
             more = price.rows_within(seconds / price.margin - price.call)
             budget = Budget(min(n, max((done + more) // observations, done // observations + 1)), m)
         else:
-            budget = self._best_below(Budget(n, m), self._fits(observations, seconds))
+            budget = self._best_below(Budget(n, m), self._cost.within(observations, seconds))
         if (budget.num_candidates, budget.num_steps) == (n, m):
             return work
         return replace(
@@ -128,18 +128,11 @@ class Admission:
             most = max(1, min(most, self.limits.max_returned // observations))
         return Budget(most, self.limits.max_steps)
 
-    def _fits(self, observations: int, seconds: float) -> Allowed:
-        def fits(n: int, m: int) -> bool:
-            price = self._cost.price(observations, n, m)
-            return (price.call + price.seconds()) * price.margin <= seconds
-
-        return fits
-
     def _exact(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
         default = self._default_within(most)
 
         def choose(seconds: float) -> Budget | None:
-            fits = self._fits(observations, seconds)
+            fits = self._cost.within(observations, seconds)
 
             def allowed(cell_n: int, cell_m: int) -> bool:
                 given = n in (None, cell_n) and m in (None, cell_m)
@@ -162,7 +155,7 @@ class Admission:
         )
 
     def _below(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
-        fits = self._fits(observations, time.now)
+        fits = self._cost.within(observations, time.now)
         if n is not None and m is not None and fits(n, m):
             return Grant(n, m)
         open_to = most if self._frontier else self._default_within(most)
@@ -171,7 +164,10 @@ class Admission:
         if not short:
             return Grant(budget.num_candidates, budget.num_steps)
         asked = n or 1, m or 1
-        why = "frontier" if fits(*asked) else "load" if self._fits(observations, time.idle)(*asked) else "deadline"
+        if fits(*asked):
+            why = "frontier"
+        else:
+            why = "load" if self._cost.within(observations, time.idle)(*asked) else "deadline"
         return Grant(budget.num_candidates, budget.num_steps, why)
 
     def _default_within(self, most: Budget) -> Budget:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -94,6 +94,13 @@ class CostModel:
             call=call,
             margin=1 + self.relative_error,
         )
+
+    def within(self, observations: int, seconds: float) -> Callable[[int, int], bool]:
+        """Does a request of B observations, alone, with N and M and the margin, take `seconds` at most?"""
+        call, observation, actor, critic = self._now
+        allowance = seconds / (1 + self.relative_error) - call - observation * observations
+        a_step, a_score = actor * observations, critic * observations
+        return lambda n, m: n * (m * a_step + a_score) <= allowance
 
 
 def nonnegative_least_squares(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

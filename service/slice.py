@@ -15,7 +15,7 @@ from service.job import Job, Portion
 W = TypeVar("W")
 R = TypeVar("R")
 
-MIN_ROWS = 16  # the native engine's tiles have up to 48 rows: far fewer take as long
+MIN_ROWS = 16  # a call of the native engine costs as much as six rows of four steps: 73 us, and 12 us a row (3 x 256)
 
 
 class Slice(Generic[W, R]):

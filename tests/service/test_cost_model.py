@@ -96,6 +96,16 @@ def test_price_adds_up_to_the_batch() -> None:
     assert price.rows_within(1e9) == 96
 
 
+def test_within_is_the_price_with_its_margin() -> None:
+    model = fitted()
+    model.observe(batch(4, 8, 4), 2 * truth(4, 8, 4))
+    for b, n, m in SHAPES:
+        price = model.price(b, n, m)
+        seconds = (price.call + price.seconds()) * price.margin
+        assert model.within(b, seconds * 1.000001)(n, m)
+        assert not model.within(b, seconds * 0.999999)(n, m)
+
+
 def test_nothing_is_learnt_before_the_fit() -> None:
     model = CostModel()
     model.observe(batch(1, 1, 1), 1.0)
