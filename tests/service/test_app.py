@@ -359,16 +359,29 @@ async def test_load_degrades_or_rejects(serve: Any, gated: Any, observations: Ro
     assert granted[2:] == [(8, "load"), (16, False)]  # 90 s are left behind 10 + 200; the urgent one goes first
 
 
-async def test_what_is_recorded_is_what_was_granted(serve: Any, observations: Rows, tmp_path: Path) -> None:
-    async with serve(record_dir=tmp_path, max_queue_seconds=1e6) as client:
-        plant(client, 1.0)
-        asked = {"num_candidates": 32, "num_steps": 2, "deadline_ms": 9_000}
-        reply = await ask(client, observation=observations(1)[0], **asked)
-        assert reply["degraded"] == "deadline"
+async def test_reply_and_recording_say_what_was_computed(
+    serve: Any, gated: Any, observations: Rows, tmp_path: Path
+) -> None:
+    """Granted 16 candidates for 300 s; then one of 150 s goes before it."""
+    make_backend, made = gated
+    row = observations(1)[0]
+    async with serve(make_backend, record_dir=tmp_path, max_queue_seconds=1e6) as client:
+        plant(client, 10.0)
+        running = await occupied(client, made[0], observation=row, num_candidates=1, num_steps=1)
+        asked = {"observation": row, "num_candidates": 16, "num_steps": 1, "deadline_ms": 300_000, "seed": 4}
+        reduced = asyncio.ensure_future(ask(client, request_id="reduced", **asked))
+        await queued(client, 1)
+        urgent = asyncio.ensure_future(ask(client, observation=row, priority=0, num_candidates=15, num_steps=1))
+        await queued(client, 2)
+        made[0].gate.set()
+        reply, *_ = await asyncio.gather(reduced, running, urgent)
+        assert (reply["num_candidates"], reply["num_steps"], reply["degraded"]) == (8, 1, "load")
+        again = await ask(client, observation=row, num_candidates=8, num_steps=1, seed=4)
+        np.testing.assert_allclose(reply["action"], again["action"], atol=1e-5)
     (file,) = tmp_path.iterdir()
-    (record,) = read_recording(file).records
-    assert (record.work.num_candidates, record.work.num_steps) == (reply["num_candidates"], reply["num_steps"])
-    assert record.action[0].tolist() == pytest.approx(reply["action"])
+    (record,) = [record for record in read_recording(file).records if record.request_id == "reduced"]
+    assert (record.work.num_candidates, record.work.num_steps) == (8, 1)
+    np.testing.assert_array_equal(record.action[0], np.array(reply["action"], np.float32))
 
 
 async def test_a_large_request_does_not_hold_up_small_ones(serve: Any, gated: Any, observations: Rows) -> None:
@@ -500,6 +513,26 @@ async def test_a_device_that_fails_ends_readiness(
         assert "the device failed" in response.json()["detail"]
         await refused(client, "not_ready", observation=row)
         assert await metric(client, "sorl_ready") == 0
+
+
+async def test_after_a_device_failed_nothing_it_says_is_an_answer(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+
+    def fail_once(batch: SampleBatch, result: SampleResult) -> SampleResult:
+        made[0].spoil = None
+        raise DeviceLost("CUDA error: unspecified launch failure")
+
+    async with serve(make_backend) as client:
+        made[0].shut()
+        made[0].spoil = fail_once
+        first = asyncio.ensure_future(refused(client, "engine_failed", observation=row))
+        assert await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
+        rest = [asyncio.ensure_future(refused(client, "engine_failed", observation=row)) for _ in range(3)]
+        await queued(client, 3)
+        made[0].gate.set()
+        await asyncio.gather(first, *rest)
+    assert len(made[0].batches) == 1
 
 
 async def test_a_backend_that_finds_itself_wrong_is_never_ready(
