@@ -15,7 +15,7 @@ import numpy as np
 from kernels.backend import Backend, DeviceFailure, SampleResult, SelfChecking
 from kernels.threads import limit_torch_threads
 from policy import Policy
-from service import calibration
+from service.calibration import Calibration
 from service.chunks import RunningBest, batch_of
 from service.cost_model import TERMS, Batch, CostModel
 from service.errors import NonfiniteOutput
@@ -93,7 +93,10 @@ class Engine:
             for outcome in self._compute([Portion(work, 0, work.rows) for work in batch]):
                 if isinstance(outcome, NonfiniteOutput):
                     raise outcome
-        self.cost.fit(calibration.measure(self._run_mean, self.spec.denoise_timesteps, self._max_batch_rows))
+        calibration = Calibration(self._run_mean, self.spec.denoise_timesteps, self._max_batch_rows)
+        for shape in calibration.shapes:
+            calibration.measure(shape)
+        self.cost.fit(calibration.measured)
         log.info(
             "%s warmed up in %.2f s with %d threads; cost model: %s, relative error %.2f",
             self.name,

@@ -15,13 +15,14 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
-from typing import Generic, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from service.engine_calls import EngineCalls, Run
 from service.errors import DeadlineExceeded, EngineFailed, NotReady, Overloaded, ServiceError
 from service.job import Job, Price, Reduce
 from service.job_queue import JobQueue
+from service.slice import Slice
 
 log = logging.getLogger(__name__)
 
@@ -279,11 +280,16 @@ class Scheduler(Generic[W, R]):
             self._busy_until = now + taken.seconds
         if late:
             self._deliver([(job, _late(job)) for job in late])
-        if not taken.jobs:
-            return True
-        for job in taken.jobs:
-            job.started = job.started or now
-        results = self._calls.results(taken.portions)
+        if taken.jobs:
+            for job in taken.jobs:
+                job.started = job.started or now
+            finished = self._settle(taken, self._calls.results(taken.portions))
+            if finished:
+                self._deliver(finished)
+        return True
+
+    def _settle(self, taken: Slice[W, R], results: Sequence[Any]) -> list[tuple[Job[W, R], R | ServiceError]]:
+        """Queue again what is not finished. What is, with its outcome."""
         finished = []
         with self._wake:
             now = self._clock()
@@ -292,21 +298,16 @@ class Scheduler(Generic[W, R]):
                     continue
                 job.done = portion.stop
                 if job.done < job.price.rows and not isinstance(result, ServiceError):
-                    if job.gone:
-                        result = NotReady("its client has gone", retry_after_ms=1000)
-                    elif self._halted:
-                        result = NotReady("the server stopped before this request was finished", retry_after_ms=1000)
-                    else:
+                    if not job.gone and not self._halted:
                         job.carry = result
                         self._queue.add(job)
                         continue
+                    result = NotReady("the server stopped before this request was finished", retry_after_ms=1000)
                 job.state = "done"
                 job.finished = now
                 finished.append((job, result))
             self._held = [job for job, _ in finished]
-        if finished:
-            self._deliver(finished)
-        return True
+        return finished
 
     def _deliver(self, finished: list[tuple[Job[W, R], R | ServiceError]]) -> None:
         """One wake-up of the event loop a slice, however many jobs it held."""

@@ -67,7 +67,9 @@ def test_the_client_needs_no_torch() -> None:
 
 
 def test_the_scheduler_knows_neither_torch_nor_the_web_framework() -> None:
-    assert not imported_packages(FOLDERS["service"] / "scheduler.py") & {"torch", "fastapi", "starlette", "pydantic"}
+    for name in ("scheduler", "engine_calls", "job", "job_queue", "slice", "watchdog"):
+        path = FOLDERS["service"] / f"{name}.py"
+        assert not imported_packages(path) & {"torch", "numpy", "fastapi", "starlette", "pydantic"}, path
 
 
 def test_tests_mirror_the_folders() -> None:

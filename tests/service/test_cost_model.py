@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from service.calibration import measure
+from service.calibration import FEWEST, Calibration
 from service.cost_model import TERMS, Batch, CostModel, nonnegative_least_squares
 
 PLANTED = (90e-6, 3e-6, 1.1e-6, 2.5e-6)
@@ -125,17 +125,22 @@ def test_calibration_recovers_a_machine_and_ends_in_time(speed: float) -> None:
         shapes.append((b, n, m))
         now += truth(b, n, m, planted)
 
-    measured = measure(run, max_steps=8, max_rows=1024, clock=lambda: now)
+    calibration = Calibration(run, max_steps=8, max_rows=1024, clock=lambda: now)
+    for shape in calibration.shapes:
+        calibration.measure(shape)
+        now += 10.0  # other work goes between; it does not count
     model = CostModel()
-    model.fit(measured)
+    model.fit(calibration.measured)
     np.testing.assert_allclose(found(model), planted, rtol=1e-6)
     assert all(b * n <= 1024 for b, n, _ in shapes)
-    assert now < 0.5 or len(measured) == 8  # the fewest that tell the coefficients apart
+    spent = now - 10.0 * len(calibration.shapes)
+    assert spent < 0.5 or len(calibration.measured) == FEWEST
 
 
 def test_calibration_knows_small_machines_and_policies() -> None:
-    measured = measure(lambda b, n, m: None, max_steps=1, max_rows=1)
-    assert [batch for batch, _ in measured] == [Batch(1, 1, 1)]
+    calibration = Calibration(lambda b, n, m: None, max_steps=1, max_rows=1)
+    assert calibration.shapes == [(1, 1, 1)]
+    calibration.measure((1, 1, 1))
     model = CostModel()
-    model.fit(measured)
+    model.fit(calibration.measured)
     assert model.seconds(Batch(1, 1, 1)) > 0
