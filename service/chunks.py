@@ -38,15 +38,12 @@ def _candidates_of(portion: Portion[Work]) -> tuple[NDArray[np.intp], NDArray[np
     work, start, stop, _ = portion
     observations = np.arange(len(work.observation))
     if start == 0 and stop == work.rows:
-        return (
-            observations,
-            np.zeros_like(observations, np.int32),
-            np.full_like(observations, work.num_candidates, np.int32),
-        )
+        count = len(observations)
+        return observations, np.zeros(count, np.int32), np.full(count, work.num_candidates, np.int32)
     first = -((observations - start) // len(observations))
-    count = -((observations - stop) // len(observations)) - first
-    which = np.flatnonzero(count)
-    return which, first[which].astype(np.int32), count[which].astype(np.int32)
+    counts = -((observations - stop) // len(observations)) - first
+    which = np.flatnonzero(counts)
+    return which, first[which].astype(np.int32), counts[which].astype(np.int32)
 
 
 class RunningBest:
