@@ -1,4 +1,4 @@
-"""The engine: one policy on one device. NumPy in, NumPy out; all calls come from the scheduler's one worker thread.
+"""An engine: one policy on one device. NumPy in, NumPy out; all calls come from the scheduler's one worker thread.
 
 works -> rows of one SampleBatch -> Backend.sample_and_score -> an outcome for each work
 """
@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,8 +116,13 @@ class Engine:
             NaN for its own mean observation.
         """
         limit_torch_threads(self._threads)
-        if isinstance(self._backend, SelfChecking):
-            self._backend.check()
+        started = time.perf_counter()
+        for piece in self.rehearsal():
+            piece()
+        log.info("%s warmed up in %.2f s with %d threads", self.name, time.perf_counter() - started, self._threads)
+
+    def rehearsal(self) -> list[Callable[[], None]]:
+        """`warm_up` in pieces, each as long as a batch at most, so that other engines' batches can go between them."""
         default = self.spec.default_budget
         budgets = {(1, 1), (default.num_candidates, default.num_steps), (32, self.spec.denoise_timesteps)}
         budgets |= {(cell.num_candidates, cell.num_steps) for cell in self.spec.frontier}
@@ -126,12 +132,14 @@ class Engine:
             for n, m in sorted(budgets)
             if rows * n <= self._max_batch_rows
         ]
-        started = time.perf_counter()
-        for batch in [*([work] for work in works), works]:  # each alone, then mixed
-            for outcome in self._compute(batch):
-                if isinstance(outcome, NonfiniteOutput):
-                    raise outcome
-        log.info("%s warmed up in %.2f s with %d threads", self.name, time.perf_counter() - started, self._threads)
+        pieces: list[Callable[[], None]] = [self._backend.check] if isinstance(self._backend, SelfChecking) else []
+        batches = [*([work] for work in works), *_batches(works, self._max_batch_rows)]  # each alone, then mixed
+        return [*pieces, *(partial(self._rehearse, batch) for batch in batches)]
+
+    def _rehearse(self, works: list[Work]) -> None:
+        for outcome in self._compute(works):
+            if isinstance(outcome, NonfiniteOutput):
+                raise outcome
 
     def run(self, works: list[Work]) -> Sequence[Outcome | NonfiniteOutput]:
         """Compute a batch and count it.
@@ -186,6 +194,16 @@ class Engine:
             candidates=candidates,
             candidate_q=candidate_q,
         )
+
+
+def _batches(works: list[Work], max_rows: int) -> list[list[Work]]:
+    """`works` in batches of at most `max_rows` rows; each of them fits into one."""
+    batches: list[list[Work]] = [[]]
+    for work in works:
+        if sum(other.rows for other in batches[-1]) + work.rows > max_rows:
+            batches.append([])
+        batches[-1].append(work)
+    return batches
 
 
 def _batch_of(works: list[Work]) -> SampleBatch:
