@@ -15,6 +15,8 @@ import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
+from sorl_client import AsyncClient, VersionGone
+from sorl_client import ReloadFailed as ClientReloadFailed
 
 from kernels.backend import (
     BackendMismatch,
@@ -381,31 +383,31 @@ async def test_a_broken_file_keeps_the_old_version(
 class Faulty:
     """A backend that fails in one of the ways that backends fail."""
 
-    def __init__(self, policy: Policy, error: Exception, at: str) -> None:
+    def __init__(self, policy: Policy, error: Callable[[], Exception], at: str) -> None:
         if at == "making":
-            raise error
+            raise error()
         self._inner = ReferenceBackend(policy)
         self.engine = self._inner.engine
         self._error, self._at = error, at
 
     def check(self) -> None:
         if self._at == "check":
-            raise self._error
+            raise self._error()
 
     def sample_and_score(self, batch: SampleBatch) -> SampleResult:
         if self._at == "rehearsal":
-            raise self._error
+            raise self._error()
         return self._inner.sample_and_score(batch)
 
 
 @pytest.mark.parametrize(
-    ("error", "at", "message"),
+    ("kind", "said", "at", "message"),
     [
-        (DeviceOutOfMemory("no room for 14 MB"), "making", "cube: no room for 14 MB"),
-        (BackendUnavailable("no such card"), "making", "cube: no such card"),
-        (BackendMismatch("request 3 differs by 0.7"), "check", "cube: request 3 differs by 0.7"),
-        (DeviceOutOfMemory("no room for a batch"), "rehearsal", "cube: no room for a batch"),
-        (RuntimeError("secret of the driver"), "rehearsal", "cube: the engine failed; the server's log has"),
+        (DeviceOutOfMemory, "no room for 14 MB", "making", "cube: no room for 14 MB"),
+        (BackendUnavailable, "no such card", "making", "cube: no such card"),
+        (BackendMismatch, "request 3 differs by 0.7", "check", "cube: request 3 differs by 0.7"),
+        (DeviceOutOfMemory, "no room for a batch", "rehearsal", "cube: no room for a batch"),
+        (RuntimeError, "secret of the driver", "rehearsal", "cube: the engine failed; the server's log has"),
     ],
 )
 async def test_a_version_that_cannot_be_computed_keeps_the_old_one(
@@ -413,7 +415,8 @@ async def test_a_version_that_cannot_be_computed_keeps_the_old_one(
     write: Any,
     observations: Rows,
     caplog: pytest.LogCaptureFixture,
-    error: Exception,
+    kind: type[Exception],
+    said: str,
     at: str,
     message: str,
 ) -> None:
@@ -421,7 +424,7 @@ async def test_a_version_that_cannot_be_computed_keeps_the_old_one(
 
     def make(policy: Policy, *choices: Any) -> Any:
         made.append(policy)
-        return Faulty(policy, error, at) if len(made) == 2 else create_backend(policy, *choices)
+        return Faulty(policy, lambda: kind(said), at) if len(made) == 2 else create_backend(policy, *choices)
 
     async with serve(make, model=write("cube", 1), admin_key="sesame") as client:
 
@@ -432,7 +435,7 @@ async def test_a_version_that_cannot_be_computed_keeps_the_old_one(
             return str(response.json()["detail"])
 
         await keeps_the_old_one(client, observations(1)[0], message, refused)
-        assert str(error) in caplog.text
+        assert said in caplog.text
         assert (await reload(client, "cube"))["outcome"] == "swapped"
 
 
@@ -457,9 +460,11 @@ async def test_names_that_are_not_served(client: httpx.AsyncClient) -> None:
     assert "'maze'" in response.json()["detail"]
 
 
-async def test_a_server_that_is_not_ready_or_drains_reloads_nothing(serve: Any, write: Any) -> None:
+async def test_a_server_that_is_not_ready_or_drains_reloads_nothing(
+    serve: Any, write: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(policy: Policy, *choices: Any) -> Any:
-        return Faulty(policy, RuntimeError("no"), "rehearsal")
+        return Faulty(policy, lambda: RuntimeError("no"), "rehearsal")
 
     path = write("cube", 1)
     for make_backend in (broken, create_backend):
@@ -469,7 +474,9 @@ async def test_a_server_that_is_not_ready_or_drains_reloads_nothing(serve: Any, 
             service.scheduler.close()
             response = await client.post("/models/cube/reload", headers=KEY)
             assert (response.status_code, response.json()["code"]) == (503, "not_ready")
-            await service.reload_all()  # says so in the log
+            caplog.clear()
+            await service.reload_all()
+            assert "nothing was reloaded" in caplog.text
         write("cube", 1)
 
 
@@ -549,6 +556,22 @@ async def test_a_full_queue_keeps_no_reload_out(
         made[0].gate.set()
         assert (await reloading)["outcome"] == "swapped"
         await asyncio.gather(running, queued)
+
+
+async def test_the_client_reloads_pins_and_is_told(serve: Any, write: Any, observations: Rows) -> None:
+    path = write("cube", 1)
+    async with serve(model=path, admin_key="sesame", version_grace_seconds=0) as served:
+        network = httpx.ASGITransport(served.app)
+        async with AsyncClient("http://sorl", api_key="sesame", transport=network) as client:
+            first = (await client.act(observations(1)[0])).model_version
+            write("cube", 2)
+            reply = await client.reload("cube")
+            assert (reply["outcome"], reply["previous_version"]) == ("swapped", first)
+            with pytest.raises(VersionGone, match=reply["model_version"]):
+                await client.act(observations(1)[0], model_version=first)
+            truncate(path)
+            with pytest.raises(ClientReloadFailed, match="truncated"):
+                await client.reload("cube")
 
 
 async def test_documented_in_openapi(client: httpx.AsyncClient) -> None:

@@ -1,0 +1,72 @@
+"""`sorl-serve` as a process, for tests."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+WAIT = 60
+
+
+class Process:
+    """A running `sorl-serve` on a free port; its log is read line by line, so that waits end when a line comes."""
+
+    def __init__(self, *arguments: str, **environment: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "service.cli", *arguments, "--port", "0", "--threads", "1"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+        )
+        self.log: list[str] = []
+        self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)"))
+
+    def wait_for(self, pattern: str) -> str:
+        assert self.process.stderr is not None
+        timer = threading.Timer(WAIT, self.process.kill)
+        timer.start()
+        try:
+            for line in self.process.stderr:
+                self.log.append(line)
+                if match := re.search(pattern, line):
+                    return match[match.lastindex or 0]
+        finally:
+            timer.cancel()
+        raise AssertionError(f"no {pattern!r} in\n{''.join(self.log)}")
+
+    def request(
+        self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT)
+        try:
+            connection.request(method, path, json.dumps(body), {"Content-Type": "application/json", **(headers or {})})
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+        finally:
+            connection.close()
+
+    def end(self) -> int:
+        assert self.process.stderr is not None
+        self.log += self.process.stderr.readlines()
+        return self.process.wait(WAIT)
+
+
+@contextmanager
+def served(*arguments: str) -> Iterator[Process]:
+    running = Process(*arguments)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.kill()
+        running.process.wait()
+        assert running.process.stderr is not None
+        running.process.stderr.close()
