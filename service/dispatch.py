@@ -2,18 +2,19 @@
 
 requests of a batch -> grouped by engine -> Engine.run for each group; a group that raises fails its own requests only
 
-The worker keeps its last batch until the next one comes. So that this keeps no policy in memory, an `Assignment` lets
-go of its engine when it is run, and an `Errand` of its call and its result.
+The worker keeps its last batch until the next one comes. So that this keeps no policy in memory, an `Assignment` holds its
+engine weakly (the request holds its model until it is answered), and an `Errand` lets go of its call and its result.
 """
 
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from service.engine import Engine, Outcome, Work
-from service.errors import EngineFailed, ServiceError
+from service.errors import ClientGone, EngineFailed, ServiceError
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +22,18 @@ T = TypeVar("T")
 
 
 class Assignment:
-    """A request's work, and the engine that is to compute it."""
+    """A request's work, and the engine that is to compute it, which somebody else must hold until it has."""
 
     __slots__ = ("_engine", "work")
 
     def __init__(self, engine: Engine, work: Work) -> None:
-        self._engine: Engine | None = engine
+        self._engine = weakref.ref(engine)
         self.work = work
 
-    def take_engine(self) -> Engine:
-        """The engine, once."""
-        engine, self._engine = self._engine, None
-        assert engine is not None
-        return engine
+    @property
+    def engine(self) -> Engine | None:
+        """None once nobody waits for the work any more."""
+        return self._engine()
 
 
 class Errand(Generic[T]):
@@ -45,9 +45,10 @@ class Errand(Generic[T]):
         self._error: Exception | None = None
 
     def run(self) -> None:
-        """Make the call; whatever comes of it is kept for `result`."""
+        """Make the call, the first time; whatever comes of it is kept for `result`."""
         call, self._call = self._call, None
-        assert call is not None
+        if call is None:
+            return
         try:
             self._done.append(call())
         except Exception as error:  # handed to whoever asked; the worker and its batch go on
@@ -69,10 +70,12 @@ def run(tasks: Sequence[Task]) -> list[Outcome | ServiceError | None]:
     outcomes: list[Outcome | ServiceError | None] = [None] * len(tasks)
     groups: dict[Engine, list[tuple[int, Work]]] = {}
     for index, task in enumerate(tasks):
-        if isinstance(task, Assignment):
-            groups.setdefault(task.take_engine(), []).append((index, task.work))
-        else:
+        if isinstance(task, Errand):
             task.run()
+        elif (engine := task.engine) is not None:
+            groups.setdefault(engine, []).append((index, task.work))
+        else:
+            outcomes[index] = ClientGone("nobody waits for this request any more")
     for engine, members in groups.items():
         computed = _outcomes(engine, [work for _, work in members])
         for (index, _), outcome in zip(members, computed, strict=True):

@@ -16,7 +16,7 @@ from kernels.reference import ReferenceBackend
 from policy import Policy
 from service.dispatch import Assignment, Errand, Task, run
 from service.engine import Engine, Outcome, Work
-from service.errors import EngineFailed
+from service.errors import ClientGone, EngineFailed
 from service.metrics import Metrics
 from tests.policies import random_policy
 
@@ -90,6 +90,24 @@ def without_gc() -> Iterator[None]:
         yield
     finally:
         gc.enable()
+
+
+def test_an_errand_is_made_once() -> None:
+    calls: list[int] = []
+    errand = Errand(lambda: calls.append(1))
+    run([errand])
+    run([errand])
+    assert calls == [1]
+
+
+def test_work_that_nobody_waits_for_is_not_computed() -> None:
+    made, backend = engine(1)
+    tasks: list[Task] = [Assignment(made, work(1))]
+    del made
+    gc.collect()
+    (outcome,) = run(tasks)
+    assert isinstance(outcome, ClientGone)
+    assert not backend.sizes
 
 
 def test_tasks_that_have_run_hold_no_engine() -> None:
