@@ -2,8 +2,8 @@
 
 requests of a batch -> grouped by engine -> Engine.run for each group; a group that raises fails its own requests only
 
-The worker keeps its last batch until the next one comes. So that this keeps no policy in memory, an `Assignment` holds its
-engine weakly (the request holds its model until it is answered), and an `Errand` lets go of its call and its result.
+The worker keeps its last batch until the next one comes. So that this keeps no policy in memory, an `Assignment` only
+knows its engine (the request holds its model until it is answered), and an `Errand` lets go of its call and its result.
 """
 
 from __future__ import annotations
