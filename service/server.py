@@ -69,6 +69,7 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         for task in self._tasks:
             task.cancel()
+        gc.unfreeze()  # or the interpreter's last collection passes models by, and nanobind reports them as leaks
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         for number in DRAIN_SIGNALS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,7 @@ from kernels.backend import (
 from kernels.reference import ReferenceBackend
 from policy import Policy, load_policy
 from policy.checkpoint import METADATA_KEY
+from service.dispatch import Errand, Task
 from service.errors import Overloaded, ReloadFailed
 from service.reload import Reload
 from tests.policies import random_policy
@@ -221,29 +223,44 @@ async def test_no_request_fails_while_versions_change(
 
 
 async def test_what_was_accepted_for_a_version_is_answered_by_it(
-    serve: Any, gated: Any, write: Any, observations: Rows
+    serve: Any, gated: Any, write: Any, observations: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A queue of full batches behind a batch that hangs; errands overtake them, so that the swap comes in between."""
+    """A queue of full batches, each held until the reload's next errand waits: the swap comes in between."""
     make_backend, made = gated
     truth, row = Truth(), observations(1)[0]
     path = write("cube", 1)
     before = truth.add(path)
     async with serve(make_backend, model=path, admin_key="sesame", max_batch_rows=8, version_grace_seconds=0) as client:
+        scheduler = client.app.state.service.scheduler
+        submit, errand_waits, swapped = scheduler.submit, threading.Event(), threading.Event()
+
+        def submit_and_tell(task: Task, *arguments: Any) -> Any:
+            job = submit(task, *arguments)
+            if isinstance(task, Errand):
+                errand_waits.set()
+            return job
+
+        def hold(batch: SampleBatch, result: SampleResult) -> SampleResult:
+            assert errand_waits.wait(WAIT)
+            if not swapped.is_set():
+                errand_waits.clear()
+            return result
+
+        monkeypatch.setattr(scheduler, "submit", submit_and_tell)
         made[0].shut()
-        accepted = [asyncio.ensure_future(act(client, observation=row, seed=0))]
+        made[0].spoil = hold
+        accepted = [asyncio.ensure_future(act(client, observation=row, seed=seed)) for seed in range(30)]
         await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
-        accepted += [asyncio.ensure_future(act(client, observation=row, seed=seed)) for seed in range(1, 60)]
-        while client.app.state.service.scheduler.queued_rows < 59 * 8:  # type: ignore[attr-defined]
+        while scheduler.queued_rows < 29 * 8:
             await asyncio.sleep(0)
         after = truth.add(write("cube", 2))
-        reloading = asyncio.ensure_future(reload(client, "cube"))
-        while client.app.state.service.scheduler.queued_rows == 59 * 8:  # type: ignore[attr-defined]
-            await asyncio.sleep(0)  # until its first errand waits with them
         made[0].gate.set()
-        assert (await reloading)["model_version"] == after
+        assert (await reload(client, "cube"))["model_version"] == after
         assert not all(future.done() for future in accepted)
         response = await client.post("/act", json={"observation": row, "model_version": before})
         assert (response.status_code, response.json()["code"]) == (409, "version_gone")
+        swapped.set()
+        errand_waits.set()
         assert (await act(client, observation=row, priority=0))["model_version"] == after
         for reply in await asyncio.gather(*accepted):
             assert reply["model_version"] == before
@@ -293,6 +310,28 @@ async def test_the_version_before_leaves_memory_with_its_grace(
         assert backends[2]() is not None
         while backends[1]() is not None:  # nothing is asked of it: its grace alone ends it
             await asyncio.sleep(0)
+
+
+async def test_a_pinned_request_that_was_the_last_batch_keeps_nothing_in_memory(
+    serve: Any, write: Any, observations: Rows, no_gc: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backends: list[weakref.ref[Any]] = []
+
+    def make(policy: Policy, *choices: Any) -> Any:
+        backend = create_backend(policy, *choices)
+        backends.append(weakref.ref(backend))
+        return backend
+
+    async with serve(make, model=write("cube", 1), admin_key="sesame") as client:
+        write("cube", 2)
+        first = (await reload(client, "cube"))["previous_version"]
+        await act(client, observation=observations(1)[0], model_version=first)
+        catalog = client.app.state.service.catalog
+        now = catalog._clock() + 61
+        monkeypatch.setattr(catalog, "_clock", lambda: now)
+        assert backends[0]() is not None
+        catalog.expire()
+        assert [backend() is None for backend in backends] == [True, False]
 
 
 async def test_without_a_grace_an_idle_server_holds_one_version(serve: Any, write: Any, no_gc: None) -> None:
