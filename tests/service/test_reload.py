@@ -34,9 +34,9 @@ from service.dispatch import Errand, Task
 from service.errors import Overloaded, ReloadFailed
 from service.reload import Reload
 from tests.policies import random_policy
+from tests.service.waiting import WAIT, until
 
 pytestmark = pytest.mark.anyio
-WAIT = 30
 KEY = {"authorization": "Bearer sesame"}
 
 Rows = Callable[[int], list[list[float]]]
@@ -251,8 +251,7 @@ async def test_what_was_accepted_for_a_version_is_answered_by_it(
         made[0].spoil = hold
         accepted = [asyncio.ensure_future(act(client, observation=row, seed=seed)) for seed in range(30)]
         await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
-        while scheduler.queued_rows < 29 * 8:
-            await asyncio.sleep(0)
+        await until(lambda: scheduler.queued_rows == 29 * 8)
         after = truth.add(write("cube", 2))
         made[0].gate.set()
         assert (await reload(client, "cube"))["model_version"] == after
@@ -308,8 +307,7 @@ async def test_the_version_before_leaves_memory_with_its_grace(
         write("cube", 3)
         await reload(client, "cube")
         assert backends[2]() is not None
-        while backends[1]() is not None:  # nothing is asked of it: its grace alone ends it
-            await asyncio.sleep(0)
+        await until(lambda: backends[1]() is None)  # nothing is asked of it: its grace alone ends it
 
 
 async def test_a_pinned_request_that_was_the_last_batch_keeps_nothing_in_memory(
@@ -576,8 +574,7 @@ async def test_a_full_queue_keeps_no_reload_out(
         running = asyncio.ensure_future(act(client, observation=row))
         await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
         queued = asyncio.ensure_future(act(client, observation=row))
-        while not client.app.state.service.scheduler.queued_rows:
-            await asyncio.sleep(0)
+        await until(lambda: client.app.state.service.scheduler.queued_rows)
         submit, refused = client.app.state.service.scheduler.submit, asyncio.Event()
 
         def submit_or_tell(*arguments: Any) -> Any:

@@ -19,6 +19,7 @@ import pytest
 from service.app import create_app
 from service.server import Server
 from tests.service.process import WAIT, Process, served
+from tests.service.waiting import until
 
 Rows = Callable[[int], list[list[float]]]
 
@@ -34,11 +35,13 @@ async def running(
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         serving = asyncio.ensure_future(server.serve([listener]))
         await app.state.service.settled()
-        while not server.started:
-            await asyncio.sleep(0)
+        await until(lambda: server.started)
         async with httpx.AsyncClient(base_url=url, timeout=WAIT) as client:
-            yield server, client, serving
-            await asyncio.wait_for(serving, WAIT)
+            try:
+                yield server, client, serving
+                await asyncio.wait_for(serving, WAIT)
+            finally:
+                serving.cancel()
 
 
 async def status(client: httpx.AsyncClient, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
@@ -67,8 +70,7 @@ async def test_in_the_grace_readiness_ends_and_requests_are_still_served(
         assert (code, problem["code"], problem["detail"]) == (503, "not_ready", "not ready: draining")
         assert (await status(client, "/healthz"))[0] == 200
         late = asyncio.ensure_future(status(client, "/act", {"observation": row}))
-        while not server._service.scheduler.queued_rows:
-            await asyncio.sleep(0)
+        await until(lambda: server._service.scheduler.queued_rows)
         made[0].gate.set()
         assert [(await answer)[0] for answer in (asked, late)] == [200, 200]
         assert not serving.done()
@@ -87,8 +89,7 @@ async def test_after_the_grace_new_requests_get_503_and_accepted_ones_their_answ
     async with running(make_settings(drain_grace_seconds=grace), make_backend) as (server, client, serving):
         asked = await accepted(client, made[0], row)
         signal.raise_signal(number)
-        while not server._service.scheduler._closed:
-            await asyncio.sleep(0)
+        await until(lambda: server._service.scheduler._closed)
         code, problem = await status(client, "/act", {"observation": row})
         assert (code, problem["code"]) == (503, "not_ready")
         async with httpx.AsyncClient(base_url=client.base_url, timeout=WAIT) as newcomer:
@@ -111,8 +112,7 @@ async def test_what_takes_longer_than_drain_seconds_is_told_so(
     async with running(settings, make_backend) as (server, client, _):
         asked = await accepted(client, made[0], row)
         queued = asyncio.ensure_future(status(client, "/act", {"observation": row}))
-        while not server._service.scheduler.queued_rows:
-            await asyncio.sleep(0)
+        await until(lambda: server._service.scheduler.queued_rows)
         signal.raise_signal(signal.SIGTERM)
         code, problem = await queued
         assert (code, problem["code"]) == (503, "not_ready")
