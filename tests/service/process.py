@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 WAIT = 60
 
@@ -30,17 +30,23 @@ class Process:
         self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)"))
 
     def wait_for(self, pattern: str) -> str:
+        with self._patience() as lines:
+            for line in lines:
+                self.log.append(line)
+                if match := re.search(pattern, line):
+                    return match[match.lastindex or 0]
+        raise AssertionError(f"no {pattern!r} in\n{''.join(self.log)}")
+
+    @contextmanager
+    def _patience(self) -> Iterator[IO[str]]:
+        """Its log, which ends when the process does: after `WAIT` seconds at the latest."""
         assert self.process.stderr is not None
         timer = threading.Timer(WAIT, self.process.kill)
         timer.start()
         try:
-            for line in self.process.stderr:
-                self.log.append(line)
-                if match := re.search(pattern, line):
-                    return match[match.lastindex or 0]
+            yield self.process.stderr
         finally:
             timer.cancel()
-        raise AssertionError(f"no {pattern!r} in\n{''.join(self.log)}")
 
     def request(
         self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None
@@ -54,9 +60,10 @@ class Process:
             connection.close()
 
     def end(self) -> int:
-        assert self.process.stderr is not None
-        self.log += self.process.stderr.readlines()
-        return self.process.wait(WAIT)
+        """The exit status, once it has ended by itself."""
+        with self._patience() as lines:
+            self.log += lines
+            return self.process.wait()
 
 
 @contextmanager
