@@ -41,6 +41,9 @@ class Metrics:
             "sorl_nonfinite_outputs_total", "Requests failed as the policy gave NaN or infinity", registry=registry
         )
         self.queue_rows = Gauge("sorl_queue_rows", "Network rows waiting", registry=registry)
+        self.queue_backlog = Gauge(
+            "sorl_queue_backlog_seconds", "Predicted compute of the rows waiting", registry=registry
+        )
         self.ready = Gauge("sorl_ready", "1 when /readyz says so", registry=registry)
         self.recorder_dropped = Counter(
             "sorl_recorder_dropped_total", "Requests the flight recorder could not keep up with", registry=registry

@@ -77,6 +77,11 @@ class Scheduler(Generic[W, R]):
         return self._queued_rows
 
     @property
+    def backlog_seconds(self) -> float:
+        """Predicted compute of the rows waiting now."""
+        return self._queued_rows * self._seconds_per_row
+
+    @property
     def alive(self) -> bool:
         """Is the worker thread there?"""
         return self._thread is not None and self._thread.is_alive()
@@ -144,7 +149,7 @@ class Scheduler(Generic[W, R]):
         return True
 
     def _overloaded(self, rows: int) -> Overloaded:
-        estimate = self._queued_rows * self._seconds_per_row or 0.1
+        estimate = self.backlog_seconds or 0.1
         return Overloaded(
             f"{self._queued_rows} rows are queued, and {rows} more would pass {self._max_queue_rows} (max_queue_rows)",
             retry_after_ms=round(estimate * 1000),

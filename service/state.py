@@ -67,6 +67,7 @@ class Service:
         self._settled = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self.metrics.queue_rows.set_function(lambda: self.scheduler.queued_rows)
+        self.metrics.queue_backlog.set_function(lambda: self.scheduler.backlog_seconds)
         self.metrics.ready.set_function(lambda: self.state == "ready")
         self.metrics.model.info({"name": policy.spec.name, "version": policy.version})
         self.metrics.engine.info({"engine": self.engine.name, "choice": settings.backend, "device": settings.device})
