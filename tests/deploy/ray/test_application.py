@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import signal
@@ -17,6 +18,9 @@ from sorl_client import Action, Client, RetryPolicy
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import load_policy
+from service.engine import Engine
+from service.errors import NotReady
+from service.settings import Settings
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -139,3 +143,53 @@ def test_errors_are_the_servers_own(served: Any) -> None:
     assert reply.headers["content-type"] == "application/problem+json"
     assert reply.json()["field"] == "observation"
     assert httpx.get(f"{served.url}/readyz", timeout=30).json()["status"] == "ready"
+
+
+# What Ray's modules do with pydantic as they are imported.
+ignore_rays_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@ignore_rays_warnings
+def test_a_share_of_a_card_is_passed_on_to_ray() -> None:
+    from deploy.ray.application import build
+
+    application = build({"num_cpus": 3, "num_gpus": 0.5, "settings": {"model": str(MODEL)}})
+    options = application._bound_deployment.ray_actor_options
+    assert (options["num_cpus"], options["num_gpus"]) == (3, 0.5)
+
+
+@ignore_rays_warnings
+def test_a_replica_starts_warm_and_tells_its_load() -> None:
+    from deploy.ray.application import Replica, create_warm_app
+
+    async def life() -> dict[str, float]:
+        replica = Replica()
+        replica.app = create_warm_app(Settings(model=MODEL, threads=1))
+        async with replica.app.router.lifespan_context(replica.app):
+            await replica.check_health()
+            return await replica.record_autoscaling_stats()
+
+    told = asyncio.run(life())
+    assert told["backlog_seconds"] == 0.0
+    assert 0.0 <= told["busy"] <= 1.0
+
+
+@ignore_rays_warnings
+def test_a_replica_that_cannot_warm_up_does_not_start_and_is_not_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    from deploy.ray.application import Replica, create_warm_app
+
+    def fail(_: Engine) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Engine, "warm_up", fail)
+
+    async def life() -> None:
+        replica = Replica()
+        replica.app = create_warm_app(Settings(model=MODEL, threads=1))
+        with pytest.raises(NotReady, match="warm-up failed"):
+            async with replica.app.router.lifespan_context(replica.app):
+                pass
+        with pytest.raises(NotReady):
+            await replica.check_health()
+
+    asyncio.run(life())
