@@ -104,7 +104,7 @@ class Robots:
 @pytest.fixture(scope="module")
 def served() -> Iterator[Any]:
     """One replica at first, two at most, wanted as soon as there is any load."""
-    from bench.ray import ray_serving
+    from bench.ray_serve import ray_serving
 
     settings = {"model": str(MODEL), "precision": "fp32"}
     options = {"num_cpus": 1, "min_replicas": 1, "max_replicas": 2, "target_busy": 0.001, "settings": settings}
