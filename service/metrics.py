@@ -45,7 +45,7 @@ class Metrics:
             "sorl_nonfinite_outputs_total", "Requests failed as the policy gave NaN or infinity", registry=registry
         )
         self.queue_requests = Gauge("sorl_queue_requests", "Requests waiting", registry=registry)
-        self.queue_predicted = Gauge("sorl_queue_predicted_seconds", "Predicted compute waiting", registry=registry)
+        self.queue_backlog = Gauge("sorl_queue_backlog_seconds", "Predicted compute waiting", registry=registry)
         self.degraded = Counter(
             "sorl_degraded_total", "Answered requests granted less than asked, by reason", ["reason"], registry=registry
         )

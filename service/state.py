@@ -180,7 +180,7 @@ class Service:
     def _export(self) -> None:
         metrics, settings = self.metrics, self.settings
         metrics.queue_requests.set_function(lambda: self.scheduler.queued)
-        metrics.queue_predicted.set_function(lambda: self.scheduler.queued_seconds)
+        metrics.queue_backlog.set_function(lambda: self.scheduler.queued_seconds)
         metrics.retries.set_function(lambda: self.scheduler.retries)
         metrics.restarts.set_function(lambda: self.scheduler.restarts)
         metrics.reserve.set_function(lambda: self.reserve.seconds)

@@ -249,7 +249,8 @@ def problem(response: httpx.Response) -> SorlError:
         field=None if field is None else str(field),
         request_id=None if request_id is None else str(request_id),
         retry_after_s=_retry_after_s(said.get("retry_after_ms"), response.headers.get("Retry-After")),
-        retryable=status == 503,
+        # Without a code the page is a gateway's, whose server has gone; asking again changes nothing anywhere.
+        retryable=status == 503 or (status in (500, 502) and not code),
     )
 
 

@@ -9,7 +9,7 @@ SorlError
 ├── DeadlineExceeded    504 from the server, or the deadline was spent on this side
 ├── Overloaded          503: the queue is full                                        (retried)
 ├── NotReady            503: no model is warm yet                                     (retried)
-├── ServerFailed        500 and every other status that is not a success
+├── ServerFailed        500 and every other status that is not a success; a gateway's own 500 or 502 is retried
 ├── ConnectionFailed    no reply: unreachable, cut off (retried), or silent too long (not retried)
 └── InvalidReply        a success that is not a reply of this protocol
     └── StaleReply      the reply to another request

@@ -293,7 +293,7 @@ def test_silence_without_a_deadline_is_not_asked_again(ask):
         (httpx.Response(404, json={"detail": "Not Found"}), RequestRefused, "http_404"),
         (problem(504, "deadline_exceeded"), DeadlineExceeded, "deadline_exceeded"),
         (problem(500, "engine_failed"), ServerFailed, "engine_failed"),
-        (httpx.Response(502, html="<h1>Bad Gateway</h1>"), ServerFailed, "http_502"),
+        (httpx.Response(501), ServerFailed, "http_501"),
         (httpx.Response(307, headers={"Location": "/elsewhere"}), ServerFailed, "http_307"),
     ],
 )
@@ -319,11 +319,25 @@ def test_an_error_reads_as_one_line(ask):
 
 
 @pytest.mark.parametrize(
-    ("failure", "kind"), [(problem(503, "not_ready"), NotReady), (httpx.Response(503), Overloaded), (CUT, None)]
+    ("failure", "kind"),
+    [
+        (problem(503, "not_ready"), NotReady),
+        (httpx.Response(503), Overloaded),
+        (httpx.Response(502, html="<h1>Bad Gateway</h1>"), ServerFailed),
+        (httpx.Response(500, text="Internal Server Error"), ServerFailed),
+        (CUT, None),
+    ],
 )
 def test_the_last_failure_is_the_one_raised(ask, failure, kind):
     with pytest.raises(kind or ConnectionFailed):
         ask(Script(failure))
+
+
+@pytest.mark.parametrize("status", [500, 502])
+def test_a_gateways_own_page_is_asked_past(ask, good, status):
+    script = Script(httpx.Response(status, html="<h1>It broke</h1>"), good)
+    assert ask(script, request_id="mine").attempts == 2
+    assert [sent["request_id"] for sent in script.sent] == ["mine", "mine"]
 
 
 @pytest.mark.parametrize("answered", ["another", None])

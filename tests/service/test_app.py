@@ -300,7 +300,7 @@ async def test_overload_is_503_with_retry_after(serve: Any, gated: Any, observat
         waiting = asyncio.ensure_future(ask(client, observation=row, num_candidates=60, num_steps=1))
         await queued(client, 1)
         assert await metric(client, "sorl_queue_requests") == 1
-        assert await metric(client, "sorl_queue_predicted_seconds") == pytest.approx(6.0)
+        assert await metric(client, "sorl_queue_backlog_seconds") == pytest.approx(6.0)
         response = await client.post("/act", json={"observation": row, "num_candidates": 11, "num_steps": 1})
         assert (response.status_code, response.json()["code"]) == (503, "overloaded")
         assert response.headers["retry-after"] in ("6", "7")  # 6 s are queued, 0.1 s are running
