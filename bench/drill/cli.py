@@ -15,7 +15,7 @@ from bench.drill.client import ask_all
 from bench.drill.faults import Victim, schedule
 from bench.drill.judge import judge
 from bench.drill.ledger import Ledger
-from bench.drill.plan import plan
+from bench.drill.plan import Ask, keep_asking, plan
 from bench.drill.versions import broken_files, make_versions
 from bench.machine import describe
 from bench.table import print_table, run_subcommand
@@ -30,11 +30,11 @@ class DrillConfig:
     it names, to the bit. Exit status 1 otherwise."""
 
     requests: int = 20_000
-    """Requests, each with an id and a seed of its own."""
+    """Requests at least, each with an id and a seed of its own; they go on until the last fault is over."""
     hang_ups: int = 1_000
-    """Of these, how many clients leave before the answer and ask again."""
+    """Of so many, how many clients leave before the answer and ask again."""
     poison: int = 500
-    """Of these, how many are malformed (half) or have observations that overflow every network (half)."""
+    """Of so many, how many are malformed (half) or have observations that overflow every network (half)."""
     reloads: int = 10
     """New versions of the policy, broken ones included."""
     broken: int = 2
@@ -100,11 +100,13 @@ def run(config: DrillConfig) -> dict[str, Any]:
     }
 
 
-async def _drill(config: DrillConfig, victim: Victim, asks: list[Any], ledger: Ledger) -> None:
+async def _drill(config: DrillConfig, victim: Victim, asks: list[Ask], ledger: Ledger) -> None:
     faults = schedule(config.requests, config.reloads, config.broken, config.restarts)
     async with asyncio.TaskGroup() as group:
-        group.create_task(victim.suffer(faults, ledger))
-        group.create_task(ask_all(victim.url, asks, victim.versions[0].obs_dim, ledger, config.clients))
+        suffering = group.create_task(victim.suffer(faults, ledger))
+        # To the end of the last fault: a restart takes seconds, and each should happen under load.
+        stream = keep_asking(asks, suffering.done)
+        group.create_task(ask_all(victim.url, stream, victim.versions[0].obs_dim, ledger, config.clients))
     await victim.settle()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,6 +77,15 @@ def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[Ask]:
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
     random.Random(seed).shuffle(kinds)
     return [Ask(number, kind) for number, kind in enumerate(kinds)]
+
+
+def keep_asking(asks: list[Ask], enough: Callable[[], bool]) -> Iterator[Ask]:
+    """The plan, and then its kinds over again until `enough` says so; what is asked beyond the plan joins `asks`."""
+    planned = len(asks)
+    yield from asks[:planned]
+    while not enough():
+        asks.append(Ask(len(asks), asks[len(asks) % planned].kind))
+        yield asks[-1]
 
 
 def _malformed() -> Iterator[tuple[bytes, dict[str, str]]]:
