@@ -11,8 +11,10 @@ import asyncio
 import gc
 import json
 import multiprocessing
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,10 @@ TRANSIT_MS = 1.0
 """What a client keeps back of its deadline for the way there and back, as `sorl_client` does."""
 LEAD_SECONDS = 0.1
 """From the generator being ready to its process's time zero."""
+
+
+PRIORITY = -10
+"""Of the generator's process, where it is allowed to have one."""
 
 
 class GeneratorTooSlow(RuntimeError):
@@ -139,6 +145,9 @@ def _in_own_process(load: OpenLoad) -> Samples:
     import uvloop
 
     gc.disable()  # its pauses would be lag
+    with suppress(PermissionError):
+        # On shared cores the server's compute threads would otherwise hold it up for whole scheduler slices.
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
     return uvloop.run(send(load))
 
 

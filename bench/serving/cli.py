@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -49,7 +50,7 @@ def run(config: ServeBenchConfig) -> dict[str, Any]:
             setup.contestants.append(ready)
         skipped = [contestant for contestant in setup.contestants if contestant.failed]
         setup.contestants[:] = [contestant for contestant in setup.contestants if not contestant.failed]
-        sections = {name: RUN[name](setup) for name in config.sections}
+        sections = {name: _section(name, setup) for name in config.sections}
     return {
         "machine": describe(),
         "seconds": config.seconds,
@@ -60,6 +61,14 @@ def run(config: ServeBenchConfig) -> dict[str, Any]:
     }
 
 
+def _section(name: Section, setup: Setup) -> dict[str, Any]:
+    """Its report; one that fails says why, and costs the others nothing."""
+    try:
+        return RUN[name](setup)
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        return {"rows": [], "failed": str(error)}
+
+
 def print_report(report: dict[str, Any]) -> None:
     print(f"{report['machine']}; load on the same cores; {report['rounds']} rounds, medians")
     for name, flags in report["servers"].items():
@@ -67,10 +76,14 @@ def print_report(report: dict[str, Any]) -> None:
     for name, reason in report["skipped"].items():
         print(f"  {name}: skipped: {reason}")
     for name, section in report["sections"].items():
-        print(f"\n{name}")
+        print(f"\n{name}" + (f": {section['failed']}" if "failed" in section else ""))
         print_table(section["rows"])
 
 
 def main(arguments: list[str]) -> int:
     """See `ServeBenchConfig`."""
-    return run_subcommand("serve", ServeBenchConfig, arguments, run, print_report)
+    return run_subcommand("serve", ServeBenchConfig, arguments, run, print_report, failed)
+
+
+def failed(report: dict[str, Any]) -> bool:
+    return any("failed" in section for section in report["sections"].values())

@@ -87,14 +87,19 @@ def peak_goodput(setup: Setup, load: Load) -> float:
     """Most answers/s within the deadline, over offered rates around what a closed loop reaches.
 
     Raises:
-        GeneratorTooSlow: at one of the rates, or no answer came within the deadline at any.
+        GeneratorTooSlow: at every rate at which an answer came within the deadline.
     """
     closed = wrk.load(load.url, setup.body(*BUDGET), CLOSED_CLIENTS, setup.config.seconds)
     rate = closed["requests"] / closed["seconds"]
     seconds = setup.config.seconds
-    peak = max(float(load.at(share * rate, seconds).met(load.deadline_ms).sum()) / seconds for share in RAMP)
+    peak, reason = 0.0, f"no answer within {load.deadline_ms:g} ms at any rate: there is no peak to overload"
+    for share in RAMP:
+        try:
+            peak = max(peak, float(load.at(share * rate, seconds).met(load.deadline_ms).sum()) / seconds)
+        except GeneratorTooSlow as error:
+            reason = str(error)
     if not peak:
-        raise GeneratorTooSlow(f"no answer within {load.deadline_ms:g} ms at any rate: there is no peak to overload")
+        raise GeneratorTooSlow(reason)
     return peak
 
 
