@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from contextlib import AbstractContextManager
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from bench import wrk
 from bench.process import ServerProcess, serving, sorl_serve
-from bench.serving.check import Checker
+from bench.serving.check import Checker, WrongAnswer
 from kernels.threads import available_cores
 
 OURS = {
@@ -78,7 +79,8 @@ def contestants(wanted: tuple[str, ...], threads: int, python: Path) -> list[Con
 def calibrated(peer: Contestant, model: Path, body: Path, checker: Checker, seconds: float) -> Contestant:
     """`peer` with whichever threads, worker processes and precision answer the most of `body` at 16 clients.
 
-    Every setting's answers are compared with the reference first; a setting that can't run is left out.
+    Every setting's answers are compared with the reference first: one wrong answer, and the peer takes no part. A
+    setting that can't run is left out, and standard error says so.
     """
     if peer.failed:
         return peer
@@ -92,8 +94,11 @@ def calibrated(peer: Contestant, model: Path, body: Path, checker: Checker, seco
                 wrk.load(server.url, body, CALIBRATION_CLIENTS, 1)
                 figures = wrk.load(server.url, body, CALIBRATION_CLIENTS, seconds)
                 found[candidate] = (figures["requests"] - figures["failed"]) / figures["seconds"]
+        except WrongAnswer as error:
+            return replace(candidate, failed=f"{' '.join(flags)}: {error}")
         except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
             failed = f"{' '.join(flags)}: {error}"
+            print(f"{peer.name}: {failed}", file=sys.stderr)
     return max(found, key=lambda candidate: found[candidate]) if found else replace(peer, failed=failed)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -184,6 +185,20 @@ def test_calibration_takes_the_setting_that_answers_most(
 
     monkeypatch.setattr(checker, "check", wrong)
     assert "0.5 from the reference's" in calibrated(peer, tmp_path, tmp_path, checker, 1.0).failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
+def test_a_real_peer_answers_as_the_reference_does(name: str, setup: Setup) -> None:
+    (peer,) = contestants((name,), 0, Path(sys.executable))
+    if peer.failed:
+        pytest.skip(peer.failed)
+    save_policy(setup.policy, setup.model)
+    checker = Checker(setup.policy)
+    for precision in ("fp32", "bf16"):
+        flags = ("--threads", "1", "--workers", "2", "--precision", precision)
+        with replace(peer, flags=flags).serving(setup.model, setup.body(1, 1)) as server:
+            checker.check(server.url, precision)
 
 
 # The policy
