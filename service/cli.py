@@ -15,9 +15,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+BROKEN = 3
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve until SIGTERM or SIGINT. The exit status: 0, 1 if serving is impossible, 2 for a wrong setting."""
+    """Serve until SIGTERM or SIGINT. The exit status: 0, 1 if serving is impossible, 2 for a wrong setting,
+    3 when the engine was lost (`stuck_seconds`).
+    """
     # Spinning OpenMP threads fight the event loop for its core: a 0.7 ms layer took 16 ms beside a busy process, and
     # 1.5 ms with this. libgomp reads it once, when torch is loaded: so before the imports of `_server`.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -37,14 +41,19 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
+    from service.catalog import CatalogError
 
     try:
         server = _server(settings)
         listener = _bind(settings.host, settings.port)
-    except (CheckpointError, BackendUnavailable, DeviceFailure, OSError) as error:
+    except (CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError) as error:
         return _refuse(error, 1)
     with listener:
         server.run(sockets=[listener])
+    if server.broken:
+        # Past this point the interpreter would wait, or crash, on a thread that is still inside the engine.
+        logging.shutdown()
+        os._exit(BROKEN)
     return 0
 
 

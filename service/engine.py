@@ -1,86 +1,46 @@
-"""The engine: one policy on one device. NumPy in, NumPy out; all calls come from the scheduler's one worker thread.
+"""An engine: one policy on one device. NumPy in, NumPy out; all calls come from the scheduler's one worker thread.
 
-works -> rows of one SampleBatch -> Backend.sample_and_score -> an outcome for each work
+portions of works -> rows of one SampleBatch -> Backend.sample_and_score -> an outcome for each portion
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from kernels.backend import Backend, DeviceFailure, SampleBatch, SampleResult, SelfChecking
+from kernels.backend import Backend, DeviceFailure, SampleResult, SelfChecking
 from kernels.threads import limit_torch_threads
 from policy import Policy
+from service.calibration import Calibration
+from service.chunks import RunningBest, batch_of
+from service.cost_model import TERMS, Batch, CostModel
+from service.device import Device
 from service.errors import NonfiniteOutput
+from service.job import Portion, Price
 from service.metrics import Metrics
+from service.work import Float32, Outcome, Work
 
 log = logging.getLogger(__name__)
 
-Float32 = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Work:
-    """One request, B observations that are answered together.
-
-    Attributes:
-        observation: (B, obs_dim) float32, finite, in the policy's dimensions.
-        num_candidates, num_steps: N and M, granted.
-        seeds: (B,) uint64.
-        temperature: scales the noise.
-        return_candidates: also return all N candidates.
-    """
-
-    observation: Float32
-    num_candidates: int
-    num_steps: int
-    seeds: NDArray[np.uint64]
-    temperature: float = 1.0
-    return_candidates: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Network rows: B * N."""
-        return len(self.observation) * self.num_candidates
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a `Work`.
-
-    Attributes:
-        action: (B, action_dim), environment units.
-        q, q_std: (B,), the action's value and its spread over the ensemble.
-        observation_z_max: (B,), largest |z| under the checkpoint's statistics.
-        engine: what computed it.
-        candidates, candidate_q: (B, N, action_dim) in environment units and (B, N), when asked for.
-    """
-
-    action: Float32
-    q: Float32
-    q_std: Float32
-    observation_z_max: Float32
-    engine: str
-    candidates: Float32 | None = None
-    candidate_q: Float32 | None = None
-
 
 class Engine:
-    """Runs batches of works.
+    """Runs slices of works.
 
     Args:
         policy: the policy that `backend` samples.
         backend: from `kernels.backend.create_backend`.
         metrics: where batches are counted.
         threads: threads of torch's operators, for backends that use them.
-        max_batch_rows: network rows of one call of the backend. It bounds memory: one work of many observations is
-            computed in several calls.
-        on_device_failure: told, in the worker thread, when the device fails under a batch.
+        max_batch_rows: network rows of the largest batch that will come.
+        device: what it runs on, with the server's other engines.
+
+    Attributes:
+        cost: predicts its batches; zero until `warm_up`.
     """
 
     def __init__(
@@ -91,14 +51,15 @@ class Engine:
         *,
         threads: int,
         max_batch_rows: int,
-        on_device_failure: Callable[[DeviceFailure], None] = lambda error: None,
+        device: Device,
     ) -> None:
         self.spec = policy.spec
+        self.cost = CostModel()
         self._backend = backend
         self._metrics = metrics
         self._threads = threads
         self._max_batch_rows = max_batch_rows
-        self._on_device_failure = on_device_failure
+        self._device = device
         self._mean = policy.observation_mean.cpu().float().numpy()
         self._std = policy.observation_std.cpu().float().numpy()
 
@@ -107,66 +68,101 @@ class Engine:
         """What replies call `engine`, e.g. "reference/fp32/cpu"."""
         return self._backend.engine
 
+    def price(self, work: Work) -> Price:
+        """What `work` is predicted to cost here. From any thread."""
+        return self.cost.price(len(work.observation), work.num_candidates, work.num_steps)
+
     def warm_up(self) -> None:
-        """Run representative shapes, so that no client pays for a first time.
+        """Run representative shapes, so that no client pays for a first time, and fit the cost model.
 
         Raises:
             Whatever the backend raises, BackendMismatch if it finds itself wrong; NonfiniteOutput if the policy gives
             NaN for its own mean observation.
         """
         limit_torch_threads(self._threads)
-        if isinstance(self._backend, SelfChecking):
-            self._backend.check()
+        started = time.perf_counter()
+        for piece in self.rehearsal():
+            piece()
+        log.info("%s warmed up in %.2f s with %d threads", self.name, time.perf_counter() - started, self._threads)
+
+    def rehearsal(self) -> list[Callable[[], None]]:
+        """`warm_up` in pieces of a few batches at most, so that other engines' batches can go between them."""
         default = self.spec.default_budget
         budgets = {(1, 1), (default.num_candidates, default.num_steps), (32, self.spec.denoise_timesteps)}
         budgets |= {(cell.num_candidates, cell.num_steps) for cell in self.spec.frontier}
-        works = [
-            Work(np.tile(self._mean, (rows, 1)), n, m, np.arange(rows, dtype=np.uint64))
-            for rows in (1, 4, 16)
-            for n, m in sorted(budgets)
-            if rows * n <= self._max_batch_rows
+        shapes = [(b, n, m) for b in (1, 4, 16) for n, m in sorted(budgets) if b * n <= self._max_batch_rows]
+        works = [self._mean_work(*shape) for shape in shapes]
+        rows = itertools.accumulate(work.rows for work in works)
+        mixed = [work for work, total in zip(works, rows, strict=True) if total <= self._max_batch_rows]
+        calibration = Calibration(self._run_mean, self.spec.denoise_timesteps, self._max_batch_rows)
+        return [
+            *([self._backend.check] if isinstance(self._backend, SelfChecking) else []),
+            *(partial(self._rehearse, batch) for batch in [*([work] for work in works), mixed]),
+            *(partial(calibration.measure, shape) for shape in calibration.shapes),
+            partial(self._fit, calibration),
         ]
-        started = time.perf_counter()
-        for batch in [*([work] for work in works), works]:  # each alone, then mixed
-            for outcome in self._compute(batch):
-                if isinstance(outcome, NonfiniteOutput):
-                    raise outcome
-        log.info("%s warmed up in %.2f s with %d threads", self.name, time.perf_counter() - started, self._threads)
 
-    def run(self, works: list[Work]) -> Sequence[Outcome | NonfiniteOutput]:
-        """Compute a batch and count it.
+    def run(self, portions: list[Portion[Work]]) -> Sequence[Outcome | RunningBest | NonfiniteOutput]:
+        """Compute a slice and count it. A portion that is not its work's last gives what the next one carries.
 
         Raises:
-            DeviceFailure: `on_device_failure` has heard of it.
+            DeviceFailure: the device failed, under this slice or an earlier one of any engine.
         """
+        self._device.check()
         started = time.perf_counter()
         try:
-            outcomes = self._compute(works)
+            outcomes = self._compute(portions)
         except DeviceFailure as error:
-            self._on_device_failure(error)
+            self._device.fail(error)
             raise
-        rows = [len(work.observation) * work.num_candidates for work in works]
+        seconds = time.perf_counter() - started
+        rows = [portion.stop - portion.start for portion in portions]
+        batch = Batch(
+            observations=sum(len(portion.work.observation) for portion in portions),
+            actor_rows=sum(count * portion.work.num_steps for count, portion in zip(rows, portions, strict=True)),
+            critic_rows=sum(rows),
+        )
+        self.cost.observe(batch, seconds)
         self._metrics.count_batch(
-            requests=len(works),
-            rows=sum(rows),
-            actor_evaluations=sum(n * work.num_steps for n, work in zip(rows, works, strict=True)),
-            critic_evaluations=sum(rows) * self.spec.ensemble_size,
-            seconds=time.perf_counter() - started,
+            requests=len(portions),
+            rows=batch.critic_rows,
+            actor_evaluations=batch.actor_rows,
+            critic_evaluations=batch.critic_rows * self.spec.ensemble_size,
+            seconds=seconds,
         )
         return outcomes
 
-    def _compute(self, works: list[Work]) -> list[Outcome | NonfiniteOutput]:
-        batch = _batch_of(works)
-        results = [self._backend.sample_and_score(part) for part in _slices(batch, self._max_batch_rows)]
-        result = results[0] if len(results) == 1 else _joined(results)
-        z_max = np.abs((batch.observation - self._mean) / self._std).max(axis=1)
-        starts = np.cumsum([0, *(len(work.observation) for work in works)])
-        return [
-            self._outcome(work, result, slice(start, start + len(work.observation)), z_max)
-            for work, start in zip(works, starts.tolist(), strict=False)
-        ]
+    def _rehearse(self, works: list[Work]) -> None:
+        for outcome in self._compute([Portion(work, 0, work.rows) for work in works]):
+            if isinstance(outcome, NonfiniteOutput):
+                raise outcome
 
-    def _outcome(self, work: Work, result: SampleResult, rows: slice, z_max: Float32) -> Outcome | NonfiniteOutput:
+    def _fit(self, calibration: Calibration) -> None:
+        self.cost.fit(calibration.measured)
+        terms = ", ".join(f"{self.cost.coefficient(term) * 1e6:.3g} us a {term}" for term in TERMS)
+        log.info("%s: cost model: %s, relative error %.2f", self.name, terms, self.cost.relative_error)
+
+    def _compute(self, portions: list[Portion[Work]]) -> list[Outcome | RunningBest | NonfiniteOutput]:
+        batch, observations = batch_of(portions)
+        result = self._backend.sample_and_score(batch)
+        outcomes: list[Outcome | RunningBest | NonfiniteOutput] = []
+        start = 0
+        for portion, which in zip(portions, observations, strict=True):
+            rows = slice(start, start + len(which))
+            start = rows.stop
+            whole = portion.start == 0 and portion.stop == portion.work.rows
+            if whole:
+                outcomes.append(self._outcome(portion.work, result, rows))
+                continue
+            best: RunningBest = portion.carry or RunningBest(portion.work, self.spec.action_dim)
+            best.add(portion, which, result, rows)
+            if portion.stop == portion.work.rows:
+                outcomes.append(self._outcome(portion.work, best.result(), slice(0, len(portion.work.observation))))
+            else:
+                outcomes.append(best)
+        return outcomes
+
+    def _outcome(self, work: Work, result: SampleResult, rows: slice) -> Outcome | NonfiniteOutput:
         if result.nonfinite[rows].any():
             row = int(np.argmax(result.nonfinite[rows]))
             self._metrics.nonfinite.inc()
@@ -181,60 +177,20 @@ class Engine:
             action=self.spec.action_to_environment(result.action[rows]),
             q=result.q[rows],
             q_std=result.q_std[rows],
-            observation_z_max=z_max[rows],
+            observation_z_max=self._z_max(work.observation),
             engine=self._backend.engine,
             candidates=candidates,
             candidate_q=candidate_q,
         )
 
+    def _z_max(self, observation: Float32) -> Float32:
+        largest: Float32 = np.abs((observation - self._mean) / self._std).max(axis=1)
+        return largest
 
-def _batch_of(works: list[Work]) -> SampleBatch:
-    rows = [len(work.observation) for work in works]
-    return SampleBatch(
-        observation=np.concatenate([work.observation for work in works]),
-        num_candidates=np.repeat(np.array([work.num_candidates for work in works], dtype=np.int32), rows),
-        num_steps=np.repeat(np.array([work.num_steps for work in works], dtype=np.int32), rows),
-        seed=np.concatenate([work.seeds for work in works]),
-        temperature=np.repeat(np.array([work.temperature for work in works], dtype=np.float32), rows),
-        first_candidate=np.zeros(sum(rows), dtype=np.int32),
-        return_candidates=any(work.return_candidates for work in works),
-    )
+    def _mean_work(self, observations: int, num_candidates: int, num_steps: int) -> Work:
+        seeds = np.arange(observations, dtype=np.uint64)
+        return Work(np.tile(self._mean, (observations, 1)), num_candidates, num_steps, seeds)
 
-
-def _slices(batch: SampleBatch, max_rows: int) -> list[SampleBatch]:
-    """`batch` cut between observations, so that no part has more than `max_rows` rows (or it has one observation)."""
-    if int(batch.num_candidates.sum()) <= max_rows:
-        return [batch]
-    parts, start, rows = [], 0, 0
-    for index, count in enumerate(batch.num_candidates.tolist()):
-        if rows + count > max_rows and index > start:
-            parts.append(_part(batch, slice(start, index)))
-            start, rows = index, 0
-        rows += count
-    return [*parts, _part(batch, slice(start, len(batch)))]
-
-
-def _part(batch: SampleBatch, rows: slice) -> SampleBatch:
-    return SampleBatch(
-        observation=batch.observation[rows],
-        num_candidates=batch.num_candidates[rows],
-        num_steps=batch.num_steps[rows],
-        seed=batch.seed[rows],
-        temperature=batch.temperature[rows],
-        first_candidate=batch.first_candidate[rows],
-        return_candidates=batch.return_candidates,
-    )
-
-
-def _joined(results: list[SampleResult]) -> SampleResult:
-    def both(name: str) -> np.ndarray:
-        return np.concatenate([getattr(result, name) for result in results])
-
-    def lists(name: str) -> list[Float32] | None:
-        parts = [getattr(result, name) for result in results]
-        return None if parts[0] is None else [array for part in parts for array in part]
-
-    names = ("action", "q", "q_std", "index", "q_first", "q_sum", "q_sumsq", "nonfinite")
-    return SampleResult(
-        **{name: both(name) for name in names}, candidates=lists("candidates"), candidate_q=lists("candidate_q")
-    )
+    def _run_mean(self, observations: int, num_candidates: int, num_steps: int) -> None:
+        work = self._mean_work(observations, num_candidates, num_steps)
+        self._compute([Portion(work, 0, work.rows)])

@@ -3,21 +3,23 @@
 ServiceError
 ├── InvalidRequest        422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
 │   └── BudgetTooLarge    422 budget_too_large        more compute than one request may ask for
-├── Unauthorized          401 unauthorized
+├── Unauthorized          401 unauthorized            the key is missing or wrong
+├── AdminDisabled         403 admin_disabled          the server was started without an admin key
 ├── NotFound              404 not_found               no such page
 ├── UnknownModel          404 unknown_model
 ├── MethodNotAllowed      405 method_not_allowed
 ├── VersionGone           409 version_gone            the model is served, in another version
+├── ReloadFailed          409 reload_failed           the file is not fit to serve; what was served before still is
 ├── PayloadTooLarge       413 payload_too_large
 ├── UnsupportedMediaType  415 unsupported_media_type
 ├── ClientGone            499 client_gone             nobody is left to read this one; it is for the metrics
 ├── InternalError         500 internal_error          a fault of the server outside its engine
-├── EngineFailed          500 engine_failed           the batch that held the request raised
+├── EngineFailed          500 engine_failed           the engine raised, died or got stuck with this request
 ├── NonfiniteOutput       500 nonfinite_output        the policy gave NaN or infinity: nothing to send to a motor
 ├── Unavailable           503                         try again after `retry_after_ms`
 │   ├── NotReady          503 not_ready               warming up, or draining
-│   └── Overloaded        503 overloaded              the queue is full
-└── DeadlineExceeded      504 deadline_exceeded       passed in the queue; nothing was computed
+│   └── Overloaded        503 overloaded              too much is queued before it, or for its deadline
+└── DeadlineExceeded      504 deadline_exceeded       passed before the answer, or can't be met on an idle server
 """
 
 from __future__ import annotations
@@ -86,6 +88,13 @@ class Unauthorized(ServiceError):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class AdminDisabled(ServiceError):
+    """The server was started without an admin key, and so takes no admin calls from anybody."""
+
+    status = 403
+    code = "admin_disabled"
+
+
 class NotFound(ServiceError):
     """No such page."""
 
@@ -115,10 +124,17 @@ class MethodNotAllowed(ServiceError):
 
 
 class VersionGone(ServiceError):
-    """The model is served in another version than the one asked for."""
+    """The model is served in another version than the one asked for, or no longer in that one."""
 
     status = 409
     code = "version_gone"
+
+
+class ReloadFailed(ServiceError):
+    """The model's file is not fit to serve, now; `detail` names the fault. What was served before is served on."""
+
+    status = 409
+    code = "reload_failed"
 
 
 class PayloadTooLarge(ServiceError):
@@ -147,7 +163,7 @@ class InternalError(ServiceError):
 
 
 class EngineFailed(ServiceError):
-    """The batch that held this request raised; the traceback is in the log."""
+    """The engine raised, died or got stuck with this request; the log has the traceback."""
 
     status = 500
     code = "engine_failed"
@@ -183,13 +199,13 @@ class NotReady(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """The queue has no room for the request's rows."""
+    """Too much compute is queued before the request: more than the queue holds, or than its deadline allows."""
 
     code = "overloaded"
 
 
 class DeadlineExceeded(ServiceError):
-    """The deadline passed while the request waited; no compute was spent on it."""
+    """The deadline passed before the request's last slice, or is too short for an exact budget on an idle server."""
 
     status = 504
     code = "deadline_exceeded"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.admission import Grant
-from service.engine import Outcome
 from service.schemas import MAX_SAFE_INTEGER
+from service.work import Outcome, Work
 
 
 class Timing(BaseModel):
@@ -31,7 +30,10 @@ class ActReply(BaseModel):
     q_std: float | list[float] = Field(description="Spread of the ensemble for the action.")
     num_candidates: int = Field(description="N as granted.")
     num_steps: int = Field(description="M as granted.")
-    degraded: Literal[False] | str = Field(description="false, or why less was granted than asked.")
+    degraded: Literal[False] | str = Field(
+        description="false, or why less was granted than asked: deadline (too short for it), load (too short behind "
+        "what is queued), frontier (there is time, and less was measured to do better)."
+    )
     seed: int | str | list[int | str] = Field(description="As used; a string above 2^53.")
     model: str
     model_version: str = Field(description="sha256 of the checkpoint file.")
@@ -43,6 +45,21 @@ class ActReply(BaseModel):
     timing_ms: Timing
     candidates: list[list[float]] | list[list[list[float]]] | None = Field(None, description="(N, action_dim).")
     candidate_q: list[float] | list[list[float]] | None = Field(None, description="(N,).")
+
+
+class ReloadReply(BaseModel):
+    """What a reload came to."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str
+    model_version: str = Field(description="sha256 of the checkpoint file; replies name it from now on.")
+    previous_version: str = Field(
+        description="Served until now, and for version_grace_seconds to requests with this model_version."
+    )
+    outcome: Literal["swapped", "restored", "unchanged"] = Field(
+        description="restored: back to a version that was still in memory; unchanged: the file is the one served."
+    )
 
 
 class Problem(BaseModel):
@@ -58,14 +75,20 @@ class Problem(BaseModel):
     retry_after_ms: int | None = None
 
 
+def problem_responses(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Statuses and the codes they come with, as FastAPI's `responses` for /docs."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": f"code: {codes}", "content": content} for status, codes in meanings.items()}
+
+
 def act_reply(
-    outcome: Outcome, grant: Grant, *, single: bool, seed: int | Sequence[int], identity: dict[str, str]
+    outcome: Outcome, work: Work, *, single: bool, seed: int | Sequence[int], identity: dict[str, str]
 ) -> dict[str, Any]:
     """The members of `ActReply` but for `timing_ms`, with NumPy arrays in them (see `codec.encode`).
 
     Args:
         outcome: from the engine, with B rows.
-        grant: N, M and whether they are less than was asked.
+        work: as computed.
         single: the observation came as (obs_dim,): leave the row axis out.
         seed: as used.
         identity: `model`, `model_version` and `request_id`.
@@ -81,9 +104,9 @@ def act_reply(
         "action": rows(outcome.action),
         "q": values(outcome.q),
         "q_std": values(outcome.q_std),
-        "num_candidates": grant.num_candidates,
-        "num_steps": grant.num_steps,
-        "degraded": grant.degraded,
+        "num_candidates": work.num_candidates,
+        "num_steps": work.num_steps,
+        "degraded": work.degraded,
         "seed": printable_seed(seed),
         "engine": outcome.engine,
         "observation_z_max": values(outcome.observation_z_max),

@@ -1,117 +1,150 @@
-"""Who is computed next, and with whom. Knows neither torch nor HTTP: it is handed a callable and a clock.
+"""One worker thread in front of which jobs wait. Knows neither torch nor HTTP: it is handed callables and a clock.
 
-The event loop submits jobs; one worker thread takes all that fit into a batch, runs it, and gives the results back.
-What arrives while a batch runs forms the next one. Order: priority, then earliest deadline, then arrival.
+The event loop submits jobs; the worker takes a slice of them (`job_queue`), runs it, gives finished jobs their results
+and queues the rest of unfinished ones again. What arrives while a slice runs forms the next one; nothing waits for a
+timer.
 
-    submit -> queued -> running -> done        Every accepted job's future ends exactly once: with a result, or with
-                 \\-------------> done         the error of its own row, of its batch, of its deadline, of the drain,
-                  deadline, cancel, drain      or cancelled.
+    submit -> queued <-> running -> done       Every accepted job's future ends exactly once: with a result, or with
+                 \\---------------> done        the error of its own row, of its deadline, of the drain, of an engine
+                  deadline, cancel, drain      that raised, died or got stuck, or cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
+from service.engine_calls import EngineCalls, Run
 from service.errors import DeadlineExceeded, EngineFailed, NotReady, Overloaded, ServiceError
+from service.job import Job, Price, Reduce
+from service.job_queue import JobQueue
+from service.slice import Slice
 
 log = logging.getLogger(__name__)
 
 W = TypeVar("W")
 R = TypeVar("R")
 
-Run = Callable[[list[W]], "Sequence[R | ServiceError]"]
-"""A batch's works -> as many outcomes, in order; an outcome that is an error fails its own job only."""
-
-
-class Job(Generic[W, R]):
-    """One accepted request. Times are the scheduler's clock, seconds; `future` belongs to the event loop."""
-
-    __slots__ = ("deadline", "finished", "future", "priority", "rows", "started", "state", "submitted", "timer", "work")
-
-    def __init__(self, work: W, rows: int, priority: int, deadline: float | None, future: asyncio.Future[R]) -> None:
-        self.work = work
-        self.rows = rows
-        self.priority = priority
-        self.deadline = deadline
-        self.future = future
-        self.state: Literal["queued", "running", "done"] = "queued"
-        self.timer: asyncio.TimerHandle | None = None
-        self.submitted = self.started = self.finished = 0.0
-
 
 class Scheduler(Generic[W, R]):
-    """A bounded priority queue in front of one worker thread.
+    """A bounded queue and the worker thread behind it.
 
     Args:
-        run: computes a batch; called in the worker thread only.
-        max_batch_rows: network rows of a batch; a larger job runs alone.
-        max_queue_rows: rows that may wait.
+        run: computes a slice, see `engine_calls`; called in the worker thread only.
+        price: what a work is predicted to cost; called in both threads.
+        slice_seconds: predicted time of a slice.
+        max_slice_rows: network rows of a slice.
+        max_queue_seconds: predicted seconds that may wait before a new job; what it goes before does not count.
+        aging_seconds: a waiting job gains a step of priority this often.
         clock: seconds, monotonic; deadlines are on it.
+        on_broken: told, on the event loop, that the worker died without a job to blame and is not coming back.
     """
 
     def __init__(
-        self, run: Run[W, R], *, max_batch_rows: int, max_queue_rows: int, clock: Callable[[], float] = time.monotonic
+        self,
+        run: Run[W],
+        price: Callable[[W], Price],
+        *,
+        slice_seconds: float,
+        max_slice_rows: int,
+        max_queue_seconds: float,
+        aging_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        on_broken: Callable[[], None] = lambda: None,
     ) -> None:
-        self._run = run
-        self._max_batch_rows = max_batch_rows
-        self._max_queue_rows = max_queue_rows
+        self._calls = EngineCalls(run, clock)
+        self._price = price
+        self._max_queue_seconds = max_queue_seconds
         self._clock = clock
+        self._on_broken = on_broken
         self._wake = threading.Condition()  # guards everything below it, and every job's state
-        self._heap: list[tuple[int, float, int, Job[W, R]]] = []
-        self._arrivals = 0
-        self._queued_jobs = 0
-        self._queued_rows = 0
-        self._closed = False
-        self._seconds_per_row = 0.0
+        self._queue: JobQueue[W, R] = JobQueue(
+            price, slice_seconds=slice_seconds, max_rows=max_slice_rows, aging_seconds=aging_seconds
+        )
+        self._held: list[Job[W, R]] = []  # by the worker
+        self._busy_until = 0.0
+        self._closed = self._halted = False
         self._thread: threading.Thread | None = None
+        self.restarts = 0
 
     @property
-    def queued_rows(self) -> int:
-        """Rows waiting now."""
-        return self._queued_rows
+    def queued(self) -> int:
+        """Jobs waiting now."""
+        return len(self._queue)
+
+    @property
+    def queued_seconds(self) -> float:
+        """Predicted compute of the jobs waiting now."""
+        with self._wake:
+            return self._queue.seconds
 
     @property
     def alive(self) -> bool:
         """Is the worker thread there?"""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def busy_since(self) -> float | None:
+        """When the engine was called, if it has not come back; on the scheduler's clock."""
+        return self._calls.since
+
+    @property
+    def retries(self) -> int:
+        """Batches that raised and were run request by request."""
+        return self._calls.retries
+
     def start(self, prepare: Callable[[], None]) -> None:
         """Start the worker thread, which calls `prepare` (warm-up) first. From the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
         self._stopped = self._loop.create_future()
-        # A daemon: a second interrupt during a drain ends the process while a batch may still be running.
-        self._thread = threading.Thread(target=self._work, args=(prepare,), name="sorl-engine", daemon=True)
-        self._thread.start()
+        self._start_worker(prepare)
 
-    def submit(self, work: W, rows: int, priority: int = 5, deadline: float | None = None) -> Job[W, R]:
-        """Accept a job, or raise. From the event loop. Await `job.future`.
+    def backlog(self, priority: int) -> float:
+        """Predicted seconds until a job with a deadline that came now would be begun."""
+        with self._wake:
+            return self._queue.seconds_before(priority, timed=True) + self._running_seconds()
+
+    def submit(
+        self,
+        work: W,
+        priority: int = 5,
+        deadline: float | None = None,
+        *,
+        due: float | None = None,
+        reduce: Reduce[W] | None = None,
+    ) -> Job[W, R]:
+        """Accept a job, or raise. From the event loop. Await `job.future`. For the arguments see `Job`.
 
         Raises:
-            NotReady: draining.
+            NotReady: draining, or the worker is no more.
             DeadlineExceeded: the deadline has passed already.
-            Overloaded: the queue has no room for `rows`.
+            Overloaded: too much is queued before it.
         """
         now = self._clock()
         if deadline is not None and deadline <= now:
             raise DeadlineExceeded("the deadline passed before the request was queued; nothing was computed")
-        job: Job[W, R] = Job(work, rows, priority, deadline, self._loop.create_future())
-        job.submitted = now
+        price = self._price(work)
+        job: Job[W, R] = Job(
+            work,
+            price,
+            self._loop.create_future(),
+            priority=priority,
+            deadline=deadline,
+            due=due,
+            reduce=reduce,
+            submitted=now,
+        )
         with self._wake:
             if self._closed:
                 raise NotReady("the server is draining", retry_after_ms=1000)
-            if self._queued_rows + rows > self._max_queue_rows:
-                raise self._overloaded(rows)
-            self._arrivals += 1
-            rank = float("inf") if deadline is None else deadline
-            heapq.heappush(self._heap, (priority, rank, self._arrivals, job))
-            self._queued_jobs += 1
-            self._queued_rows += rows
+            before = self._queue.seconds_before(priority, deadline is not None)
+            if before and before + job.seconds > self._max_queue_seconds:
+                raise self._overloaded(before, job.seconds)
+            self._queue.add(job)
             self._wake.notify()
         if deadline is not None:
             # The worker may be busy for longer than this job can wait: the loop itself answers in time.
@@ -119,8 +152,10 @@ class Scheduler(Generic[W, R]):
         return job
 
     def cancel(self, job: Job[W, R]) -> None:
-        """The client has gone: compute nothing for it if it still waits, and drop its result if it doesn't."""
-        self._withdraw(job)
+        """The client has gone: compute nothing more for it, and drop the result of what is being computed."""
+        with self._wake:
+            job.gone = True
+            self._queue.remove(job)
         if job.timer is not None:
             job.timer.cancel()
         job.future.cancel()
@@ -137,110 +172,145 @@ class Scheduler(Generic[W, R]):
         try:
             await asyncio.wait_for(asyncio.shield(self._stopped), seconds)
         except TimeoutError:
-            waiting = [job for *_, job in self._heap]
-            for job in filter(self._withdraw, waiting):
-                self._finish(job, NotReady("the server stopped before this request's turn", retry_after_ms=1000))
+            self._fail_queued(NotReady("the server stopped before this request's turn", retry_after_ms=1000))
             return False
-        return True
+        return not self._halted
 
-    def _overloaded(self, rows: int) -> Overloaded:
-        estimate = self._queued_rows * self._seconds_per_row or 0.1
+    def abandon(self, why: str) -> None:
+        """The worker is not coming back: fail all that it holds and all that waits, accept no more. On the loop."""
+        error = EngineFailed(why)
+        with self._wake:
+            self._closed = True
+        held = self._held_jobs()
+        self._fail_queued(error)
+        for job in held:
+            self._finish(job, error)
+        self._stop()
+
+    def _fail_queued(self, error: ServiceError) -> None:
+        with self._wake:
+            self._halted = True
+            waiting = [job for job in self._queue.jobs() if self._queue.remove(job)]
+        for job in waiting:
+            self._finish(job, error)
+
+    def _held_jobs(self) -> list[Job[W, R]]:
+        """Take from the worker what it held when it died or got stuck."""
+        with self._wake:
+            held = [job for job in self._held if job.state != "queued"]
+            self._held = []
+            for job in held:
+                job.state = "done"
+            return held
+
+    def _running_seconds(self) -> float:
+        return 0.0 if self._calls.since is None else max(0.0, self._busy_until - self._clock())
+
+    def _overloaded(self, before: float, seconds: float) -> Overloaded:
         return Overloaded(
-            f"{self._queued_rows} rows are queued, and {rows} more would pass {self._max_queue_rows} (max_queue_rows)",
-            retry_after_ms=round(estimate * 1000),
+            f"{before:.3g} s of compute are queued before it, and {seconds:.3g} s more would pass "
+            f"{self._max_queue_seconds:g} (max_queue_seconds)",
+            retry_after_ms=round((before + self._running_seconds()) * 1000),
         )
 
-    def _withdraw(self, job: Job[W, R]) -> bool:
-        """Take `job` out of the queue; False if it isn't there any more. Its heap entry goes later, in bulk."""
-        with self._wake:
-            if job.state != "queued":
-                return False
-            self._leave(job, "done")
-            if len(self._heap) > 64 and len(self._heap) > 2 * self._queued_jobs:
-                self._heap = [entry for entry in self._heap if entry[-1].state == "queued"]
-                heapq.heapify(self._heap)
-            return True
-
-    def _leave(self, job: Job[W, R], state: Literal["running", "done"]) -> None:
-        job.state = state
-        self._queued_jobs -= 1
-        self._queued_rows -= job.rows
-
     def _expire(self, job: Job[W, R]) -> None:
-        if self._withdraw(job):
-            self._finish(job, _expired())
+        with self._wake:
+            waited = self._queue.remove(job)
+        if waited:
+            self._finish(job, _late(job))
 
     def _finish(self, job: Job[W, R], outcome: R | ServiceError) -> None:
         if job.timer is not None:
             job.timer.cancel()
-        if job.future.done():  # its client has gone
+        if job.future.done():  # its client has gone, or the worker was given up
             return
         if isinstance(outcome, ServiceError):
             job.future.set_exception(outcome)
         else:
             job.future.set_result(outcome)
 
+    def _start_worker(self, prepare: Callable[[], None]) -> None:
+        # A daemon: a second interrupt during a drain ends the process while a batch may still be running.
+        self._thread = threading.Thread(target=self._work, args=(prepare,), name="sorl-engine", daemon=True)
+        self._thread.start()
+
+    def _revive(self) -> None:
+        """After the worker has died: fail what it held, and start another. On the loop."""
+        held = self._held_jobs()
+        if not held:
+            # Nothing that it computed killed it: the next one would die as well.
+            self.abandon("the worker thread died; the server's log has the traceback")
+            self._on_broken()
+            return
+        self.restarts += 1
+        for job in held:
+            self._finish(job, EngineFailed("the worker thread died under this request; the server's log says why"))
+        self._start_worker(lambda: None)
+
+    def _stop(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
     # The worker thread's side.
 
     def _work(self, prepare: Callable[[], None]) -> None:
-        prepare()
-        while (taken := self._take()) is not None:
-            batch, late = taken
-            if late:
-                self._deliver([(job, _expired()) for job in late])
-            if batch:
-                self._deliver(list(zip(batch, self._outcomes(batch), strict=True)))
-        self._call_loop(self._stopped.set_result, None)
-
-    def _take(self) -> tuple[list[Job[W, R]], list[Job[W, R]]] | None:
-        """Wait for work. (jobs to run, jobs whose deadline has passed), or None when closed and empty."""
-        batch: list[Job[W, R]] = []
-        late: list[Job[W, R]] = []
-        rows = 0
-        with self._wake:
-            while not self._queued_jobs:
-                self._heap.clear()
-                if self._closed:
-                    return None
-                self._wake.wait()
-            now = self._clock()
-            while self._heap:
-                job = self._heap[0][-1]
-                if job.state == "queued":
-                    if job.deadline is not None and job.deadline <= now:
-                        self._leave(job, "done")
-                        late.append(job)
-                    elif batch and rows + job.rows > self._max_batch_rows:
-                        break  # no smaller one may overtake it: else a large job could wait for ever
-                    else:
-                        self._leave(job, "running")
-                        job.started = now
-                        rows += job.rows
-                        batch.append(job)
-                heapq.heappop(self._heap)
-        return batch, late
-
-    def _outcomes(self, batch: list[Job[W, R]]) -> Sequence[R | ServiceError]:
-        started = self._clock()
         try:
-            outcomes = self._run([job.work for job in batch])
-            if len(outcomes) != len(batch):
-                raise RuntimeError(f"the engine gave {len(outcomes)} outcomes for {len(batch)} requests")
-        except Exception:
-            # The one place that must survive whatever a backend, a driver or an allocator raises: the batch fails,
-            # typed, and the next one is taken.
-            log.exception("a batch of %d requests failed", len(batch))
-            outcomes = [EngineFailed("the engine failed; the server's log has the traceback") for _ in batch]
-        finished = self._clock()
-        for job in batch:
-            job.state = "done"
-            job.finished = finished
-        per_row = (finished - started) / sum(job.rows for job in batch)
-        self._seconds_per_row = 0.8 * (self._seconds_per_row or per_row) + 0.2 * per_row
-        return outcomes
+            prepare()
+            while self._run_slice():
+                pass
+        except BaseException:
+            # Not an engine that raised, which `engine_calls` handles, but the thread's own end (SystemExit in a
+            # library's callback, a fault of ours). Without this the queue would fill behind nobody.
+            log.critical("the worker thread died", exc_info=True)
+            self._call_loop(self._revive)
+        else:
+            self._call_loop(self._stop)
+
+    def _run_slice(self) -> bool:
+        """Wait for work, and do a slice of it. False: closed, and nothing is left."""
+        with self._wake:
+            while not len(self._queue):
+                if self._closed:
+                    return False
+                self._wake.wait()
+            self._held = []
+            now = self._clock()
+            taken, late = self._queue.take(now)
+            self._held = [*taken.jobs, *late]
+            self._busy_until = now + taken.seconds
+        if late:
+            self._deliver([(job, _late(job)) for job in late])
+        if taken.jobs:
+            for job in taken.jobs:
+                job.started = job.started or now
+            finished = self._settle(taken, self._calls.results(taken.portions))
+            if finished:
+                self._deliver(finished)
+        return True
+
+    def _settle(self, taken: Slice[W, R], results: Sequence[Any]) -> list[tuple[Job[W, R], R | ServiceError]]:
+        """Queue again what is not finished. What is, with its outcome."""
+        finished = []
+        with self._wake:
+            now = self._clock()
+            for job, portion, result in zip(taken.jobs, taken.portions, results, strict=True):
+                if job.state == "done":  # abandoned meanwhile
+                    continue
+                job.done = portion.stop
+                if job.done < job.price.rows and not isinstance(result, ServiceError):
+                    if not job.gone and not self._halted:
+                        job.carry = result
+                        self._queue.add(job)
+                        continue
+                    result = NotReady("the server stopped before this request was finished", retry_after_ms=1000)
+                job.state = "done"
+                job.finished = now
+                finished.append((job, result))
+            self._held = [job for job, _ in finished]
+        return finished
 
     def _deliver(self, finished: list[tuple[Job[W, R], R | ServiceError]]) -> None:
-        """One wake-up of the event loop a batch, however many jobs it held."""
+        """One wake-up of the event loop a slice, however many jobs it held."""
 
         def on_loop() -> None:
             for job, outcome in finished:
@@ -255,5 +325,7 @@ class Scheduler(Generic[W, R]):
             log.warning("a batch ended after the event loop had closed")
 
 
-def _expired() -> DeadlineExceeded:
+def _late(job: Job[W, R]) -> DeadlineExceeded:
+    if job.done:
+        return DeadlineExceeded("the deadline passed while the request was computed; it was given up")
     return DeadlineExceeded("the deadline passed in the queue; nothing was computed")

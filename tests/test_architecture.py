@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"bench", "policy", "kernels", "training", "service", "sorl_client"}
+OURS = {"bench", "deploy", "policy", "kernels", "training", "service", "sorl_client"}
 FOLDERS = {
     "bench": ROOT / "bench",
+    "deploy": ROOT / "deploy",
     "policy": ROOT / "policy",
     "kernels": ROOT / "kernels",
     "training": ROOT / "training",
@@ -19,6 +20,7 @@ FOLDERS = {
 }
 ARROWS: dict[str, set[str]] = {
     "bench": {"policy", "kernels", "training", "service", "sorl_client"},
+    "deploy": {"service"},
     "policy": set(),
     "kernels": {"policy"},
     "training": {"policy", "kernels", "sorl_client"},
@@ -67,7 +69,9 @@ def test_the_client_needs_no_torch() -> None:
 
 
 def test_the_scheduler_knows_neither_torch_nor_the_web_framework() -> None:
-    assert not imported_packages(FOLDERS["service"] / "scheduler.py") & {"torch", "fastapi", "starlette", "pydantic"}
+    for name in ("scheduler", "engine_calls", "job", "job_queue", "slice", "watchdog"):
+        path = FOLDERS["service"] / f"{name}.py"
+        assert not imported_packages(path) & {"torch", "numpy", "fastapi", "starlette", "pydantic"}, path
 
 
 def test_tests_mirror_the_folders() -> None:

@@ -20,6 +20,8 @@ from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, Samp
 from kernels.reference import ReferenceBackend
 from policy import load_policy
 from service import codec
+from service.cost_model import Batch
+from service.recording import read_recording
 from service.replies import ActReply, Problem
 
 pytestmark = pytest.mark.anyio
@@ -143,7 +145,7 @@ async def test_same_answer_alone_and_batched_with_63_others(serve: Any, gated: A
     make_backend, made = gated
     rows = observations(64)
     budgets = [(1 + index % 9, 1 + index % 8) for index in range(64)]
-    async with serve(make_backend) as client:
+    async with serve(make_backend, slice_ms=1000.0) as client:
 
         async def one(index: int) -> dict[str, Any]:
             n, m = budgets[index]
@@ -155,7 +157,7 @@ async def test_same_answer_alone_and_batched_with_63_others(serve: Any, gated: A
         blocker = asyncio.ensure_future(one(0))
         await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         together = [asyncio.ensure_future(one(index)) for index in range(64)]
-        while client.app.state.service.scheduler.queued_rows < sum(n for n, _ in budgets):
+        while client.app.state.service.scheduler.queued < 64:
             await asyncio.sleep(0)
         backend.gate.set()
         batched = await asyncio.gather(blocker, *together)
@@ -266,25 +268,209 @@ async def test_event_loop_is_free_while_the_engine_computes(serve: Any, gated: A
         await running
 
 
+async def occupied(client: httpx.AsyncClient, backend: Any, **fields: Any) -> asyncio.Future[dict[str, Any]]:
+    """A request that stays in the engine until the gate opens."""
+    backend.shut()
+    running = asyncio.ensure_future(ask(client, **fields))
+    assert await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
+    return running
+
+
+async def queued(client: httpx.AsyncClient, count: int) -> None:
+    """Wait until so many requests wait."""
+    while client.app.state.service.scheduler.queued < count:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+
+def plant(client: httpx.AsyncClient, seconds: float) -> None:
+    """From here on a row of one step is predicted to take `seconds`, and nothing else to cost anything."""
+    cost = client.app.state.service.catalog.find(None).engine.cost  # type: ignore[attr-defined]
+    cost.fit(
+        (Batch(b, n * m, n), n * m * seconds) for b, n, m in [(1, 1, 1), (2, 8, 1), (1, 1, 8), (4, 8, 8), (1, 64, 1)]
+    )
+    cost.relative_error = 0.0
+
+
 async def test_overload_is_503_with_retry_after(serve: Any, gated: Any, observations: Rows) -> None:
     make_backend, made = gated
     row = observations(1)[0]
-    async with serve(make_backend, max_queue_rows=64) as client:
-        backend = made[0]
-        backend.shut()
-        running = asyncio.ensure_future(ask(client, observation=row))
-        await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
-        queued = asyncio.ensure_future(ask(client, observation=row, num_candidates=60))
-        while not client.app.state.service.scheduler.queued_rows:
-            await asyncio.sleep(0)
-        assert await metric(client, "sorl_queue_rows") == 60
-        response = await client.post("/act", json={"observation": row})
+    async with serve(make_backend, max_queue_seconds=7.0) as client:
+        plant(client, 0.1)
+        running = await occupied(client, made[0], observation=row, num_candidates=1, num_steps=1)
+        waiting = asyncio.ensure_future(ask(client, observation=row, num_candidates=60, num_steps=1))
+        await queued(client, 1)
+        assert await metric(client, "sorl_queue_requests") == 1
+        assert await metric(client, "sorl_queue_backlog_seconds") == pytest.approx(6.0)
+        response = await client.post("/act", json={"observation": row, "num_candidates": 11, "num_steps": 1})
         assert (response.status_code, response.json()["code"]) == (503, "overloaded")
-        assert int(response.headers["retry-after"]) >= 1
-        assert response.json()["retry_after_ms"] >= 1
-        backend.gate.set()
-        await asyncio.gather(running, queued)
+        assert response.headers["retry-after"] in ("6", "7")  # 6 s are queued, 0.1 s are running
+        assert 6000 <= response.json()["retry_after_ms"] <= 6100
+        problem = await refused(client, "budget_too_large", observation=row, num_candidates=71, num_steps=1)
+        assert problem["field"] == "num_candidates"  # by itself more than the queue ever holds
+        made[0].gate.set()
+        await asyncio.gather(running, waiting)
         assert await metric(client, "sorl_requests_total", outcome="overloaded") == 1
+
+
+async def test_a_deadline_decides_the_budget(serve: Any, gated: Any, observations: Rows) -> None:
+    """Predicted 10 s a row-step; default budget (8, 4); nothing measured."""
+    make_backend, _ = gated
+    row = observations(1)[0]
+    async with serve(make_backend, max_queue_seconds=1e6) as client:
+        plant(client, 10.0)
+        for given, granted, degraded in [
+            ({"deadline_ms": 600_000}, (8, 4), False),
+            ({"deadline_ms": 90_000}, (8, 1), False),
+            ({"deadline_ms": 600_000, "num_candidates": 32, "num_steps": 1}, (32, 1), False),
+            ({"deadline_ms": 170_000, "num_candidates": 32, "num_steps": 1}, (16, 1), "deadline"),
+            ({"deadline_ms": 9_000, "num_candidates": 32, "num_steps": 8}, (1, 1), "deadline"),
+            ({"deadline_ms": 90_000, "num_candidates": 2, "num_steps": 4, "on_late": "reject"}, (2, 4), False),
+        ]:
+            plant(client, 10.0)  # the fake machine is far faster than planted, and that is learnt
+            reply = await ask(client, observation=row, seed=3, **given)
+            assert (reply["num_candidates"], reply["num_steps"], reply["degraded"]) == (*granted, degraded), given
+            exact = await ask(client, observation=row, seed=3, num_candidates=granted[0], num_steps=granted[1])
+            np.testing.assert_allclose(reply["action"], exact["action"], atol=1e-5)
+        plant(client, 10.0)
+        exact = {"num_candidates": 16, "num_steps": 1, "on_late": "reject", "deadline_ms": 150_000}
+        problem = await refused(client, "deadline_exceeded", observation=row, **exact)
+        assert problem["status"] == 504
+        assert await metric(client, "sorl_degraded_total", reason="deadline") == 2
+
+
+async def test_load_degrades_or_rejects(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+    async with serve(make_backend, max_queue_seconds=1e6) as client:
+        plant(client, 10.0)
+        running = await occupied(client, made[0], observation=row, num_candidates=1, num_steps=1)
+        ahead = {"num_candidates": 20, "num_steps": 1, "deadline_ms": 1_000_000}
+        waiting = asyncio.ensure_future(ask(client, observation=row, **ahead))
+        await queued(client, 1)
+        asked = {"num_candidates": 16, "num_steps": 1, "deadline_ms": 300_000}
+        problem = await refused(client, "overloaded", observation=row, on_late="reject", **asked)
+        assert 200_000 <= problem["retry_after_ms"] <= 210_000
+        reduced = asyncio.ensure_future(ask(client, observation=row, **asked))
+        urgent = asyncio.ensure_future(ask(client, observation=row, priority=0, **asked))
+        await queued(client, 3)
+        made[0].gate.set()
+        replies = await asyncio.gather(running, waiting, reduced, urgent)
+    granted = [(reply["num_candidates"], reply["degraded"]) for reply in replies]
+    assert granted[2:] == [(8, "load"), (16, False)]  # 90 s are left behind 10 + 200; the urgent one goes first
+
+
+async def test_reply_and_recording_say_what_was_computed(
+    serve: Any, gated: Any, observations: Rows, tmp_path: Path
+) -> None:
+    """Granted 16 candidates for 300 s; then one of 150 s goes before it."""
+    make_backend, made = gated
+    row = observations(1)[0]
+    async with serve(make_backend, record_dir=tmp_path, max_queue_seconds=1e6) as client:
+        plant(client, 10.0)
+        running = await occupied(client, made[0], observation=row, num_candidates=1, num_steps=1)
+        asked = {"observation": row, "num_candidates": 16, "num_steps": 1, "deadline_ms": 300_000, "seed": 4}
+        reduced = asyncio.ensure_future(ask(client, request_id="reduced", **asked))
+        await queued(client, 1)
+        urgent = asyncio.ensure_future(ask(client, observation=row, priority=0, num_candidates=15, num_steps=1))
+        await queued(client, 2)
+        made[0].gate.set()
+        reply, *_ = await asyncio.gather(reduced, running, urgent)
+        assert (reply["num_candidates"], reply["num_steps"], reply["degraded"]) == (8, 1, "load")
+        again = await ask(client, observation=row, num_candidates=8, num_steps=1, seed=4)
+        np.testing.assert_allclose(reply["action"], again["action"], atol=1e-5)
+    (file,) = tmp_path.iterdir()
+    (record,) = [record for record in read_recording(file).records if record.request_id == "reduced"]
+    assert (record.work.num_candidates, record.work.num_steps) == (8, 1)
+    np.testing.assert_array_equal(record.action[0], np.array(reply["action"], np.float32))
+
+
+async def test_a_large_request_does_not_hold_up_small_ones(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    rows = observations(2)
+    async with serve(make_backend, slice_ms=100.0, max_queue_seconds=1e6) as client:
+        plant(client, 0.001)
+        running = await occupied(client, made[0], observation=rows[0], num_candidates=1, num_steps=1)
+        large = asyncio.ensure_future(ask(client, observation=rows, num_candidates=400, num_steps=1, seed=1))
+        await queued(client, 1)
+        small = asyncio.ensure_future(ask(client, observation=rows[0], num_candidates=8, num_steps=1))
+        await queued(client, 2)
+        made[0].gate.set()
+        replies = await asyncio.gather(running, small, large)
+        alone = await ask(client, observation=rows, num_candidates=400, num_steps=1, seed=1)
+        np.testing.assert_allclose(replies[2]["action"], alone["action"], atol=1e-5)
+    second = made[0].batches[1]
+    assert sorted(second.num_candidates.tolist()) == [8, 46, 46]  # 100 rows are 100 ms: both are in the next slice
+
+
+async def test_poison_fails_alone_in_its_batch(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    rows = observations(3)
+
+    def poison(batch: SampleBatch, result: SampleResult) -> SampleResult:
+        if 666 in batch.seed:
+            raise RuntimeError("secret detail of the device")
+        return result
+
+    async with serve(make_backend, slice_ms=1000.0) as client:
+        made[0].spoil = poison
+        running = await occupied(client, made[0], observation=rows[0])
+        good = [asyncio.ensure_future(ask(client, observation=row, seed=number)) for number, row in enumerate(rows)]
+        bad = asyncio.ensure_future(refused(client, "engine_failed", observation=rows[0], seed=666))
+        await queued(client, 4)
+        made[0].gate.set()
+        replies = await asyncio.gather(running, bad, *good)
+        assert "secret" not in str(replies[1])
+        assert len(made[0].batches[1]) == 4
+        assert await metric(client, "sorl_batch_retries") == 1
+        again = [await ask(client, observation=row, seed=number) for number, row in enumerate(rows)]
+        for one, other in zip(replies[2:], again, strict=True):
+            np.testing.assert_allclose(one["action"], other["action"], atol=1e-5)
+
+
+async def test_a_worker_that_dies_is_replaced(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+
+    def die(batch: SampleBatch, result: SampleResult) -> SampleResult:
+        raise SystemExit(1)
+
+    async with serve(make_backend) as client:
+        made[0].spoil = die
+        await refused(client, "engine_failed", observation=row)
+        made[0].spoil = None
+        await ask(client, observation=row)
+        assert await metric(client, "sorl_worker_restarts") == 1
+        assert (await client.get("/readyz")).status_code == (await client.get("/healthz")).status_code == 200
+
+
+async def test_a_stuck_engine_fails_everyone_and_ends_readiness(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+    async with serve(make_backend, stuck_seconds=0.5) as client:
+        told = asyncio.Event()
+        client.app.state.service.on_broken = told.set
+        made[0].shut()
+        stuck = asyncio.ensure_future(refused(client, "engine_failed", observation=row))
+        assert await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
+        waiting = asyncio.ensure_future(refused(client, "engine_failed", observation=row))
+        await queued(client, 1)
+        await asyncio.gather(stuck, waiting)
+        await asyncio.wait_for(told.wait(), WAIT)
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/healthz")).status_code == 500
+        await refused(client, "not_ready", observation=row)
+        made[0].gate.set()
+
+
+async def test_cost_model_is_exported(serve: Any, observations: Rows) -> None:
+    async with serve() as client:
+        plant(client, 0.5)
+        assert await metric(client, "sorl_cost_coefficient_seconds", model="small", term="actor") == pytest.approx(0.5)
+        assert await metric(client, "sorl_cost_factor", model="small") == 1
+        await ask(client, observation=observations(1)[0], num_candidates=1, num_steps=1)
+        assert await metric(client, "sorl_cost_factor", model="small") == pytest.approx(2**-0.1)  # as far as one goes
+        assert await metric(client, "sorl_cost_relative_error", model="small") == pytest.approx(0.1, abs=0.01)
+        assert await metric(client, "sorl_reply_reserve_seconds") > 0
 
 
 async def test_engine_that_raises_fails_its_batch_and_serves_on(
@@ -327,6 +513,27 @@ async def test_a_device_that_fails_ends_readiness(
         assert "the device failed" in response.json()["detail"]
         await refused(client, "not_ready", observation=row)
         assert await metric(client, "sorl_ready") == 0
+        assert (await client.get("/healthz")).status_code == 500  # only a restart mends it
+
+
+async def test_after_a_device_failed_nothing_it_says_is_an_answer(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+
+    def fail_once(batch: SampleBatch, result: SampleResult) -> SampleResult:
+        made[0].spoil = None
+        raise DeviceLost("CUDA error: unspecified launch failure")
+
+    async with serve(make_backend) as client:
+        made[0].shut()
+        made[0].spoil = fail_once
+        first = asyncio.ensure_future(refused(client, "engine_failed", observation=row))
+        assert await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
+        rest = [asyncio.ensure_future(refused(client, "engine_failed", observation=row)) for _ in range(3)]
+        await queued(client, 3)
+        made[0].gate.set()
+        await asyncio.gather(first, *rest)
+    assert len(made[0].batches) == 1
 
 
 async def test_a_backend_that_finds_itself_wrong_is_never_ready(
@@ -358,7 +565,7 @@ async def test_nonfinite_output_fails_that_request_only(serve: Any, gated: Any, 
         bad = batch.seed == 2
         return dataclasses.replace(result, action=np.where(bad[:, None], np.nan, result.action), nonfinite=bad)
 
-    async with serve(make_backend) as client:
+    async with serve(make_backend, slice_ms=1000.0) as client:
         backend = made[0]
         backend.shut()
         backend.spoil = spoil_second
@@ -366,7 +573,7 @@ async def test_nonfinite_output_fails_that_request_only(serve: Any, gated: Any, 
         await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         bad = asyncio.ensure_future(refused(client, "nonfinite_output", observation=rows[1], seed=2))
         good = asyncio.ensure_future(ask(client, observation=rows[2], seed=3))
-        while client.app.state.service.scheduler.queued_rows < 16:
+        while client.app.state.service.scheduler.queued < 2:
             await asyncio.sleep(0)
         backend.gate.set()
         await asyncio.gather(first, bad, good)
@@ -451,11 +658,11 @@ async def test_client_that_hangs_up_is_dropped_before_compute(serve: Any, gated:
             pass
 
         gone = asyncio.ensure_future(app(scope, messages.get, send))
-        while not app.state.service.scheduler.queued_rows:
+        while not app.state.service.scheduler.queued:
             await asyncio.sleep(0)
         messages.put_nowait({"type": "http.disconnect"})
         await gone
-        assert app.state.service.scheduler.queued_rows == 0
+        assert app.state.service.scheduler.queued == 0
         backend.gate.set()
         await running
         assert await metric(client, "sorl_requests_total", outcome="client_gone") == 1
@@ -478,11 +685,11 @@ async def test_large_request_is_computed_in_slices(
 ) -> None:
     make_backend, made = gated
     rows = observations(10)
-    async with serve(make_backend, max_batch_rows=20) as client:
+    async with serve(make_backend, max_batch_rows=20, slice_ms=1000.0) as client:
         made[0].shut()
         made[0].gate.set()
         reply = await ask(client, observation=rows, num_candidates=7, seed=3, return_candidates=True)
-    assert [len(batch) for batch in made[0].batches] == [2, 2, 2, 2, 2]
+    assert [int(batch.num_candidates.sum()) for batch in made[0].batches] == [20, 20, 20, 10]
     expected = load_policy(checkpoint).spec.action_to_environment(
         yardstick(checkpoint, rows, 7, 4, list(range(3, 13))).action
     )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from service import recorder as recorder_module
-from service.engine import Work
 from service.recorder import Recorder
 from service.recording import Record, RecordingError, read_recording
+from service.work import Work
 
 HEADER = {"checkpoint": "/policies/small.safetensors", "model": "small"}
 

@@ -1,0 +1,80 @@
+"""Which (N, M) a checkpoint's measurements recommend, among those that there is time for.
+
+The rule. A cell is dominated if another one with no more candidates and no more steps is better beyond the intervals
+(its `low` above the other's `high`); dominated cells are dropped once, when the policy is loaded. Of the rest, take the
+cell of highest success among those that are allowed. Every allowed cell whose interval overlaps that one's is tied with
+it; of the tied, the one with most candidates is chosen, then with most steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+
+from policy.spec import Budget, Measurement
+
+Allowed = Callable[[int, int], bool]
+
+
+class Frontier:
+    """A checkpoint's measured cells, ready to choose from.
+
+    Args:
+        cells: from its spec.
+    """
+
+    def __init__(self, cells: Iterable[Measurement]) -> None:
+        self._measured = tuple(sorted(cells, key=_worse))
+        self._pareto = tuple(cell for cell in self._measured if not any(_dominates(c, cell) for c in self._measured))
+
+    def __bool__(self) -> bool:
+        return bool(self._measured)
+
+    def best(self, allowed: Allowed) -> Budget | None:
+        """By the rule above; None if nothing is allowed. O(cells)."""
+        return _best(self._pareto, allowed)
+
+    def best_with(self, allowed: Allowed) -> Budget | None:
+        """The same without dropping dominated cells: for when `allowed` holds N or M fixed."""
+        return _best(self._measured, allowed)
+
+
+@lru_cache(maxsize=256)
+def unmeasured(num_candidates: int, num_steps: int) -> Frontier:
+    """What to choose from where nothing was measured: N and M and the powers of two below them, all tied.
+
+    By the rule that is: as many candidates as there is time for with one step, then as many steps.
+    """
+    return Frontier(
+        Measurement(n, m, success=0.5, low=0.0, high=1.0, episodes=1)
+        for n in _powers_up_to(num_candidates)
+        for m in _powers_up_to(num_steps)
+    )
+
+
+def _best(cells: Iterable[Measurement], allowed: Allowed) -> Budget | None:
+    best = chosen = None
+    for cell in cells:  # in descending order of success
+        if allowed(cell.num_candidates, cell.num_steps):
+            if best is None or chosen is None:
+                best = chosen = cell
+            elif cell.high >= best.low and _size(cell) > _size(chosen):
+                chosen = cell
+    return None if chosen is None else Budget(chosen.num_candidates, chosen.num_steps)
+
+
+def _worse(cell: Measurement) -> tuple[float, float, int, int]:
+    return -cell.success, -cell.low, -cell.num_candidates, -cell.num_steps
+
+
+def _size(cell: Measurement) -> tuple[int, int]:
+    return cell.num_candidates, cell.num_steps
+
+
+def _dominates(one: Measurement, other: Measurement) -> bool:
+    no_larger = one.num_candidates <= other.num_candidates and one.num_steps <= other.num_steps
+    return no_larger and one.low > other.high
+
+
+def _powers_up_to(largest: int) -> list[int]:
+    return [*(1 << power for power in range(largest.bit_length()) if 1 << power < largest), largest]
