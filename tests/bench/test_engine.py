@@ -14,7 +14,7 @@ from bench import engine, train
 from bench.cpu_peers import Sampler, torch_eager
 from bench.engine import EngineBenchConfig
 from bench.released import released_code
-from bench.train import Ours, TrainBenchConfig
+from bench.train import TrainBenchConfig
 from kernels.backend import SampleBatch
 from kernels.philox import standard_normals
 from kernels.reference import ReferenceBackend
@@ -50,11 +50,11 @@ def test_a_trainings_work_is_the_papers() -> None:
     2 + 3 consistency, 3 k'; each critic 1 target, 3, 2 (Q loss). First layers cost less: nobody needs their inputs'
     gradients, and the observation's share is computed once."""
     width, batch = 256, 24
-    ours = Ours(TrainBenchConfig(hidden=(width, width, width), batch_size=batch))
+    config = TrainBenchConfig(hidden=(width, width, width), batch_size=batch)
     for k, q_k in ((1, 1), (4, 8)):
         hidden = 2 * width * width * (k + 8 + 3 * q_k + 2 * 6)
         first = width * 35 * (k + 8 + 3 * q_k + 2 * 6)
-        counted = train.update_gflop(ours, [(k, q_k)]) * 1e9 / (2 * batch)
+        counted = train.update_gflop(config, [(k, q_k)]) * 1e9 / (2 * batch)
         assert hidden < counted < hidden + first
 
 
