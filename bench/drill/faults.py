@@ -60,7 +60,7 @@ class Victim:
     counts: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self._key = secrets.token_urlsafe() if self.reloadable else ""
+        self._key = secrets.token_hex() if self.reloadable else ""
         self._current = self.versions[0]
         self.timeline = Timeline(self._current.sha)
         self._replace_file(self._current.content)
