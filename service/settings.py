@@ -82,6 +82,11 @@ class Settings(BaseSettings):
         None, description="when set, POST /act wants 'Authorization: Bearer KEY'; better set by environment"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, on stderr")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
+    tracing: bool = Field(
+        False,
+        description="send spans of requests by OTLP over HTTP, where the OTEL_* variables say; needs the extra 'otel'",
+    )
 
     @model_validator(mode="before")
     @classmethod

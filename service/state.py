@@ -19,11 +19,13 @@ from service.engine import Engine
 from service.errors import NotReady
 from service.job import Job
 from service.metrics import Metrics
+from service.observer import Observer
 from service.recorder import Recorder
 from service.reserve import Reserve
 from service.scheduler import Scheduler
 from service.schemas import ActRequest
 from service.settings import Settings
+from service.tracing import otlp_tracer
 from service.watchdog import Watchdog
 from service.work import Outcome, Work
 
@@ -39,6 +41,7 @@ class Service:
         CheckpointError: the model's file is missing or damaged.
         BackendUnavailable: the backend or device asked for can't run here.
         DeviceFailure: the device has no room for the policy.
+        TracingUnavailable: tracing was asked for without the extra `otel`.
         OSError: the recordings' folder can't be made.
     """
 
@@ -90,14 +93,20 @@ class Service:
         self._settled = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self.metrics.queue_requests.set_function(lambda: self.scheduler.queued)
-        self.metrics.queue_predicted.set_function(lambda: self.scheduler.queued_seconds)
-        self.metrics.retries.set_function(lambda: self.scheduler.retries)
-        self.metrics.restarts.set_function(lambda: self.scheduler.restarts)
+        self.metrics.queue_backlog.set_function(lambda: self.scheduler.queued_seconds)
+        self.metrics.count_live(
+            "batch_retries", "Batches that raised and were run request by request", lambda: self.scheduler.retries
+        )
+        self.metrics.count_live(
+            "worker_restarts", "Worker threads that died and were replaced", lambda: self.scheduler.restarts
+        )
         self.metrics.reserve.set_function(lambda: self.reserve.seconds)
         self.metrics.show_cost(policy.spec.name, self.engine.cost)
         self.metrics.ready.set_function(lambda: self.state == "ready")
-        self.metrics.model.info({"name": policy.spec.name, "version": policy.version})
-        self.metrics.engine.info({"engine": self.engine.name, "choice": settings.backend, "device": settings.device})
+        self.metrics.show_model(policy.spec.name, policy.version, self.engine.name)
+        self.metrics.show_engine(self.engine.name, choice=settings.backend, device=settings.device)
+        self.metrics.requests.show_budget(policy.spec.default_budget)
+        self.observer = Observer(self.metrics.requests, otlp_tracer() if settings.tracing else None)
 
     def start(self) -> None:
         """Start the worker, which warms up first, and return at once. From the event loop that will serve."""
@@ -155,6 +164,7 @@ class Service:
         self._watchdog.stop()
         if self.recorder is not None:
             await asyncio.to_thread(self.recorder.close)
+        await asyncio.to_thread(self.observer.close)
 
     def _prepare(self) -> None:
         """In the worker thread, before the first batch."""
