@@ -86,6 +86,7 @@ class Metrics:
             ["model", "outcome"],
             registry=registry,
         )
+        self.reloads.labels("", "failed")  # a series that begins at 1 never rose: no alert would see it
         self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
         self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
         Info("sorl_build", "What was installed", registry=registry).info(

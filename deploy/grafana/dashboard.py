@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from grafana_foundation_sdk.models.dashboard import (
     DataTransformerConfig,
     DynamicConfigValue,
     VariableOption,
+    VariableRefresh,
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
@@ -45,7 +47,7 @@ def render() -> str:
             .label("Instance")
             .query("label_values(sorl_ready, instance)")
             .datasource(SOURCE)
-            .refresh(2)
+            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
             .multi(True)
             .include_all(True)
             .all_value(".*")
@@ -55,7 +57,8 @@ def render() -> str:
     )
     for panel in PANELS:
         board.with_panel(_panel(panel))
-    return JSONEncoder(sort_keys=True, indent=2).encode(board.build()) + "\n"
+    text: str = JSONEncoder(sort_keys=True, indent=2).encode(board.build())
+    return text + "\n"
 
 
 def _panel(panel: Panel) -> Any:
@@ -77,31 +80,42 @@ def _panel(panel: Panel) -> Any:
 
 def _join(builder: Any, panel: Panel) -> None:
     """One row for each (N, M), sorted by the first query's value, with a column a query."""
+    legends = [query.legend for query in panel.queries]
     columns = {
-        f"Value #{letter}": query.legend for letter, query in zip(string.ascii_uppercase, panel.queries, strict=False)
+        f"Value #{reference}": legend for reference, legend in zip(string.ascii_uppercase, legends, strict=False)
     }
-    first = panel.queries[0].legend
-    builder.with_transformation(DataTransformerConfig("merge", options={}))
-    builder.with_transformation(
-        DataTransformerConfig(
-            "organize",
-            options={"excludeByName": {"Time": True}, "renameByName": columns | {"candidates": "N", "steps": "M"}},
-        )
-    )
-    builder.with_transformation(DataTransformerConfig("sortBy", options={"sort": [{"field": first}]}))
-    builder.override_by_name(first, [DynamicConfigValue("unit", "short")])
+    columns |= {"candidates": "N", "steps": "M"}
+    for name, options in {
+        "merge": {},
+        "organize": {"excludeByName": {"Time": True}, "renameByName": columns},
+        "sortBy": {"sort": [{"field": legends[0]}]},
+    }.items():
+        builder.with_transformation(DataTransformerConfig(name, options=options))
+    builder.override_by_name(legends[0], [DynamicConfigValue("unit", "short")])
     if panel.kind == "trend":
-        builder.x_field(first)
+        builder.x_field(legends[0]).legend(_legend())
 
 
-def _stacked() -> Any:
-    return timeseries.Panel().stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(40)
+def _legend() -> common.VizLegendOptions:
+    return common.VizLegendOptions().show_legend(True)
 
 
-_KINDS = {
-    "lines": timeseries.Panel,
+def _lines() -> timeseries.Panel:
+    return timeseries.Panel().legend(_legend())
+
+
+def _stacked() -> timeseries.Panel:
+    return _lines().stacking(common.StackingConfig().mode(StackingMode.NORMAL)).fill_opacity(40)
+
+
+def _heatmap() -> heatmap.Panel:
+    return heatmap.Panel().y_axis(heatmap.YAxisConfig().unit("s"))
+
+
+_KINDS: dict[str, Callable[[], Any]] = {
+    "lines": _lines,
     "stacked": _stacked,
-    "heatmap": heatmap.Panel,
+    "heatmap": _heatmap,
     "trend": trend.Panel,
     "table": table.Panel,
     "stat": stat.Panel,
