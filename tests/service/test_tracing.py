@@ -129,12 +129,14 @@ async def test_a_deadline_that_passes_ends_in_the_queue(
     assert root.status.status_code == StatusCode.ERROR
 
 
-def test_without_tracing_nothing_is_imported() -> None:
-    """In a process of its own: other tests have imported it here."""
+@pytest.mark.parametrize("installed", [True, False])
+def test_without_tracing_it_is_not_imported(installed: bool) -> None:
+    """In a process of its own: other tests have imported it here. FastAPI itself needs the API and imports it; SDK and exporter are ours."""
     program = (
-        "import sys; from service.app import create_app; from service.settings import Settings\n"
+        f"import sys; sys.modules.update({{}} if {installed} else {{'opentelemetry.sdk': None}})\n"
+        "from service.app import create_app; from service.settings import Settings\n"
         "create_app(Settings(backend='reference'))\n"
-        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
+        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -143,7 +145,7 @@ def test_without_tracing_nothing_is_imported() -> None:
 def test_asked_for_without_the_extra_it_is_one_line() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.exporter.otlp'] = None\n"
-        "from service.cli import main; sys.exit(main(['--tracing', '--port', '0', '--backend', 'reference']))"
+        "from service.cli import main; sys.exit(main(['--tracing', 'true', '--port', '0', '--backend', 'reference']))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 1
