@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from kernels.cpu import CpuBackend, supported_isas
 from kernels.reference import ReferenceBackend
 from kernels.threads import available_cores, limit_torch_threads
 from policy import Budget, Policy, PolicySpec
+from policy.flops import flops_of
 
 Point = tuple[int, int, int]
 POINTS: list[Point] = [(1, 1, 1), (1, 32, 4), (1, 256, 8), (16, 32, 4), (64, 1, 1)]
@@ -95,17 +95,9 @@ def make_policy(config: EngineBenchConfig) -> Policy:
 
 def gflop(policy: Policy, num_candidates: list[int], num_steps: list[int]) -> float:
     """Products that the batch needs: M actor rows and one row of each critic a candidate, observations once."""
-    spec = policy.spec
-
-    def inner(widths: tuple[int, ...], beside: int, outputs: int) -> int:
-        hidden = sum(a * b for a, b in pairwise(widths))
-        return widths[0] * beside + hidden + widths[-1] * outputs
-
-    actor = inner(spec.actor_hidden, spec.action_dim + 2, spec.action_dim)
-    critic = spec.ensemble_size * inner(spec.critic_hidden, spec.action_dim + 1, 1)
-    first = spec.obs_dim * (spec.actor_hidden[0] + spec.ensemble_size * spec.critic_hidden[0])
-    rows = sum(n * (m * actor + critic) for n, m in zip(num_candidates, num_steps, strict=True))
-    return 2e-9 * (rows + len(num_candidates) * first)
+    cost = flops_of(policy.spec)
+    rows = sum(n * (m * cost.actor_row + cost.critic_row) for n, m in zip(num_candidates, num_steps, strict=True))
+    return 1e-9 * (rows + len(num_candidates) * (cost.actor_observation + cost.critic_observation))
 
 
 @dataclass

@@ -148,10 +148,13 @@ class Admission:
         if budget is not None:
             return Grant(budget.num_candidates, budget.num_steps)
         if choose(time.idle) is None:
-            raise DeadlineExceeded("the deadline is too short for this budget; nothing was computed")
+            raise DeadlineExceeded(
+                "the deadline is too short for this budget; nothing was computed", reason="too_short"
+            )
         raise Overloaded(
             "behind what is queued there is no time left for this budget",
             retry_after_ms=round((time.idle - time.now) * 1e3),
+            reason="backlog",
         )
 
     def _below(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:

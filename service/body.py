@@ -59,7 +59,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                 raise _too_large(max_bytes)
             chunks.append(chunk)
     except ClientDisconnect:
-        raise ClientGone("the client hung up before its request was complete") from None
+        raise ClientGone("the client hung up before its request was complete", reason="receiving") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

@@ -8,6 +8,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
+from service.logs import configure_logging
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load_settings(arguments)
     except ValueError as error:
         return _refuse(error, 2)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    configure_logging(settings.log_level, settings.log_format)
     try:
         return _serve(settings)
     except KeyboardInterrupt:
@@ -42,11 +41,12 @@ def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
     from service.catalog import CatalogError
+    from service.tracing import TracingUnavailable
 
     try:
         server = _server(settings)
         listener = _bind(settings.host, settings.port)
-    except (CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError) as error:
+    except (CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, TracingUnavailable, OSError) as error:
         return _refuse(error, 1)
     with listener:
         server.run(sockets=[listener])

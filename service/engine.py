@@ -16,6 +16,7 @@ import numpy as np
 from kernels.backend import Backend, DeviceFailure, SampleResult, SelfChecking
 from kernels.threads import limit_torch_threads
 from policy import Policy
+from policy.flops import flops_of
 from service.calibration import Calibration
 from service.chunks import RunningBest, batch_of
 from service.cost_model import TERMS, Batch, CostModel
@@ -57,6 +58,7 @@ class Engine:
         self.cost = CostModel()
         self._backend = backend
         self._metrics = metrics
+        self._flops = flops_of(policy.spec)
         self._threads = threads
         self._max_batch_rows = max_batch_rows
         self._device = device
@@ -124,11 +126,7 @@ class Engine:
         )
         self.cost.observe(batch, seconds)
         self._metrics.count_batch(
-            requests=len(portions),
-            rows=batch.critic_rows,
-            actor_evaluations=batch.actor_rows,
-            critic_evaluations=batch.critic_rows * self.spec.ensemble_size,
-            seconds=seconds,
+            batch, requests=len(portions), members=self.spec.ensemble_size, flops=self._flops, seconds=seconds
         )
         return outcomes
 
@@ -177,6 +175,7 @@ class Engine:
             action=self.spec.action_to_environment(result.action[rows]),
             q=result.q[rows],
             q_std=result.q_std[rows],
+            q_first=result.q_first[rows],
             observation_z_max=self._z_max(work.observation),
             engine=self._backend.engine,
             candidates=candidates,

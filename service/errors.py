@@ -34,11 +34,14 @@ class ServiceError(Exception):
 
     status = 500
     code = "internal_error"
+    reasons: tuple[str, ...] = ()
+    """What `reason` may be: finer than `code`, for the metrics only."""
 
-    def __init__(self, detail: str, *, field: str | None = None) -> None:
+    def __init__(self, detail: str, *, field: str | None = None, reason: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.field = field
+        self.reason = reason
 
     def headers(self) -> dict[str, str]:
         """Response headers beyond the content type."""
@@ -156,6 +159,7 @@ class ClientGone(ServiceError):
 
     status = 499
     code = "client_gone"
+    reasons = ("receiving", "queued", "computing")
 
 
 class InternalError(ServiceError):
@@ -181,8 +185,8 @@ class Unavailable(ServiceError):
 
     status = 503
 
-    def __init__(self, detail: str, *, retry_after_ms: int) -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, *, retry_after_ms: int, reason: str | None = None) -> None:
+        super().__init__(detail, reason=reason)
         self.retry_after_ms = max(1, retry_after_ms)
 
     def headers(self) -> dict[str, str]:
@@ -196,12 +200,17 @@ class NotReady(Unavailable):
     """Warming up, failed to warm up, or draining."""
 
     code = "not_ready"
+    reasons = ("not_ready",)
+
+    def __init__(self, detail: str, *, retry_after_ms: int) -> None:
+        super().__init__(detail, retry_after_ms=retry_after_ms, reason="not_ready")
 
 
 class Overloaded(Unavailable):
     """Too much compute is queued before the request: more than the queue holds, or than its deadline allows."""
 
     code = "overloaded"
+    reasons = ("queue_full", "backlog")
 
 
 class DeadlineExceeded(ServiceError):
@@ -209,3 +218,4 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     code = "deadline_exceeded"
+    reasons = ("too_short", "expired_queued", "expired_computing")

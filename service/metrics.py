@@ -1,18 +1,34 @@
-"""Prometheus metrics: prefix `sorl_`, base units, one registry an app."""
+"""Prometheus metrics: prefix `sorl_`, base units, one registry an app. docs/operations.md lists them."""
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
-from service.cost_model import TERMS, CostModel
+from policy.flops import Flops
+from service.cost_model import TERMS, Batch, CostModel
+from service.request_metrics import LATENCY_BUCKETS, RequestMetrics
 
-# Control periods, so that "what share met 20 ms?" is one bucket and not an interpolation.
-LATENCY_BUCKETS = tuple(
-    ms / 1000 for ms in (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 33.3, 50, 66.7, 100, 200, 500)
-)  # fmt: skip
 ROW_BUCKETS = tuple(2**power for power in range(15))
+RELOADS = ("swapped", "added", "restored", "unchanged", "failed")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of its own for each, which nobody asks for
 
 
 class Metrics:
@@ -20,39 +36,31 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
-
-        def seconds(name: str, text: str) -> Histogram:
-            return Histogram(f"sorl_{name}_seconds", text, buckets=LATENCY_BUCKETS, registry=registry)
-
-        self.requests = Counter(
-            "sorl_requests_total", "POST /act by outcome: ok, or the error's code", ["outcome"], registry=registry
-        )
-        self.in_flight = Gauge("sorl_requests_in_flight", "POST /act being answered", registry=registry)
-        self.latency = seconds("request", "Receipt to reply of answered requests")
-        self.queue = seconds("queue", "Wait of answered requests for the batch before")
-        self.compute = seconds("compute", "Compute of a batch")
-        self.batch_rows = Histogram(
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = RequestMetrics(registry)
+        self._batch = Histogram("sorl_batch_seconds", "Compute of a batch", buckets=LATENCY_BUCKETS, registry=registry)
+        self._batch_rows = Histogram(
             "sorl_batch_rows", "Network rows (observations x candidates) of a batch", buckets=ROW_BUCKETS,
             registry=registry,
         )  # fmt: skip
-        self.batch_requests = Histogram(
+        self._batch_requests = Histogram(
             "sorl_batch_requests", "Requests of a batch", buckets=ROW_BUCKETS[:11], registry=registry
         )
-        self._evaluations = Counter(
+        evaluations = Counter(
             "sorl_network_evaluations_total", "Rows evaluated by a network", ["network"], registry=registry
         )
+        self._actor_evaluations, self._critic_evaluations = evaluations.labels("actor"), evaluations.labels("critic")
+        flops = Counter(
+            "sorl_network_flops_total", "Floating-point operations of matrix products, as needed at the least",
+            ["network"], registry=registry,
+        )  # fmt: skip
+        self._actor_flops, self._critic_flops = flops.labels("actor"), flops.labels("critic")
         self.nonfinite = Counter(
             "sorl_nonfinite_outputs_total", "Requests failed as the policy gave NaN or infinity", registry=registry
         )
         self.queue_requests = Gauge("sorl_queue_requests", "Requests waiting", registry=registry)
         self.queue_backlog = Gauge("sorl_queue_backlog_seconds", "Predicted compute waiting", registry=registry)
-        self.degraded = Counter(
-            "sorl_degraded_total", "Answered requests granted less than asked, by reason", ["reason"], registry=registry
-        )
-        self.retries = Gauge(
-            "sorl_batch_retries", "Batches that raised and were run request by request", registry=registry
-        )
-        self.restarts = Gauge("sorl_worker_restarts", "Worker threads that died and were replaced", registry=registry)
         self._cost = Gauge(
             "sorl_cost_coefficient_seconds",
             "Cost model as fitted at warm-up, by term",
@@ -78,16 +86,26 @@ class Metrics:
         )
         self.reloads = Counter(
             "sorl_reloads_total",
-            "Reloads by outcome: swapped, added, restored, unchanged or failed; model is empty where a file names none",
+            f"Reloads by outcome: {', '.join(RELOADS[:-1])} or failed; model is empty where a file names none",
             ["model", "outcome"],
             registry=registry,
         )
+        self.reloads.labels("", "failed")  # a series that begins at 1 never rose: no alert would see it
         self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
         self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
+        Info("sorl_build", "What was installed", registry=registry).info(
+            {"version": version("sorl-serve"), "python": platform.python_version(), "torch": version("torch")}
+        )
+
+    def count_live(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Export what somebody else counts, read anew whenever metrics are."""
+        self.registry.register(_LiveCounter(f"sorl_{name}", text, read))
 
     def show_model(self, name: str, version: str, engine: str) -> None:
         """`name` is served in `version` from now on: one series a name, whatever versions come and go."""
         self._model.labels(name).info({"version": version, "engine": engine})
+        for outcome in RELOADS:
+            self.reloads.labels(name, outcome)
 
     def show_engine(self, engine: str, *, choice: str, device: str) -> None:
         """`engine` is what the settings `choice` and `device` came to."""
@@ -100,16 +118,26 @@ class Metrics:
         self._cost_factor.labels(model).set_function(lambda: cost.factor)
         self._cost_error.labels(model).set_function(lambda: cost.relative_error)
 
-    def count_batch(
-        self, *, requests: int, rows: int, actor_evaluations: int, critic_evaluations: int, seconds: float
-    ) -> None:
-        """One batch has been computed."""
-        self.compute.observe(seconds)
-        self.batch_requests.observe(requests)
-        self.batch_rows.observe(rows)
-        self._evaluations.labels("actor").inc(actor_evaluations)
-        self._evaluations.labels("critic").inc(critic_evaluations)
+    def count_batch(self, batch: Batch, *, requests: int, members: int, flops: Flops, seconds: float) -> None:
+        """One batch has been computed; `members` is the ensemble's size, `flops` its policy's."""
+        self._batch.observe(seconds)
+        self._batch_requests.observe(requests)
+        self._batch_rows.observe(batch.critic_rows)
+        self._actor_evaluations.inc(batch.actor_rows)
+        self._critic_evaluations.inc(batch.critic_rows * members)
+        self._actor_flops.inc(batch.actor_rows * flops.actor_row + batch.observations * flops.actor_observation)
+        self._critic_flops.inc(batch.critic_rows * flops.critic_row + batch.observations * flops.critic_observation)
 
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(self.registry)
+
+
+class _LiveCounter(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._text, value=self._read())

@@ -58,7 +58,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def fault(request: Request, error: Exception) -> Response:
         request_id = request_id_of(request)
-        log.error("request %s failed", request_id, exc_info=error)
+        log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
         return problem_response(InternalError("the server failed; its log has the traceback"), request_id)
 
     app.add_exception_handler(ServiceError, service_error)

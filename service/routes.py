@@ -16,6 +16,7 @@ from service.access import check_key
 from service.body import media_type_of, read_body, reply_type_of
 from service.errors import ClientGone, InternalError, ServiceError
 from service.job import Job
+from service.journey import Journey
 from service.model import Model
 from service.problem import REQUEST_ID_HEADER, check_request_id_header, request_id_of
 from service.recording import Record
@@ -52,23 +53,20 @@ _ACT_BODY = {"schema": ActRequest.model_json_schema(ref_template="#/components/s
 )
 async def act(request: Request) -> Response:
     """JSON or msgpack (`application/msgpack`), the reply in the request's own format unless Accept says otherwise."""
-    received = time.monotonic()
     service: Service = request.app.state.service
-    outcome = InternalError.code
-    service.metrics.in_flight.inc()
+    journey = service.observer.begin()
     try:
-        response = await _answer(service, request, received)
-        outcome = "ok"
+        response = await _answer(service, request, journey)
+        journey.error = None
         return response
     except ServiceError as error:
-        outcome = error.code
+        journey.error = error
         raise
     finally:
-        service.metrics.in_flight.dec()
-        service.metrics.requests.labels(outcome).inc()
+        service.observer.end(journey, request)
 
 
-async def _answer(service: Service, request: Request, received: float) -> Response:
+async def _answer(service: Service, request: Request, journey: Journey) -> Response:
     check_key(service.settings, request)
     check_request_id_header(request)
     media_type = media_type_of(request)
@@ -76,11 +74,11 @@ async def _answer(service: Service, request: Request, received: float) -> Respon
     fields = codec.decode(await read_body(request, service.settings.max_body_bytes), media_type)
     if (given := parse_request_id(fields.get("request_id"))) is not None:
         request.state.request_id = given  # before the rest is looked at, so that errors carry it too
-    act_request = parse_act(fields, media_type)
-    model = service.catalog.find(act_request.model, act_request.model_version)
+    journey.request = act_request = parse_act(fields, media_type)
+    journey.model = model = service.catalog.find(act_request.model, act_request.model_version)
     observation = model.rows_of(act_request.observation)
-    deadline = None if act_request.deadline_ms is None else received + act_request.deadline_ms / 1000
-    grant = model.admission.grant(act_request, service.time_left(deadline, act_request.priority))
+    deadline = None if act_request.deadline_ms is None else journey.received + act_request.deadline_ms / 1000
+    journey.grant = grant = model.admission.grant(act_request, service.time_left(deadline, act_request.priority))
     seed = secrets.randbits(53) if act_request.seed is None else act_request.seed
     work = Work(
         observation,
@@ -91,14 +89,15 @@ async def _answer(service: Service, request: Request, received: float) -> Respon
         act_request.return_candidates,
         grant.degraded,
     )
-    job = service.submit(work, act_request, model, deadline)
-    outcome = await _outcome_of(service, job, request)
-    computed: Work = job.work.work
+    journey.job = job = service.submit(work, act_request, model, deadline)
+    journey.outcome = outcome = await _outcome_of(service, job, request)
+    journey.serialising = time.monotonic()
+    journey.work = computed = job.work.work
 
     request_id = request_id_of(request)
     identity = {"model": model.name, "model_version": model.version, "request_id": request_id}
     reply = act_reply(outcome, computed, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
-    reply["timing_ms"] = _timing(service, job, received)
+    reply["timing_ms"] = _timing(service, job, journey.received)
     reply_type = reply_type_of(request, media_type)
     response = Response(codec.encode(reply, reply_type), headers={REQUEST_ID_HEADER: request_id}, media_type=reply_type)
     _record(service, model, request_id, computed, outcome)
@@ -118,7 +117,8 @@ async def _outcome_of(service: Service, job: Job[Any, Outcome], request: Request
         return await job.future
     except asyncio.CancelledError:
         if watcher.done():
-            raise ClientGone("the client hung up before its answer was there") from None
+            reason = "computing" if job.started else "queued"
+            raise ClientGone("the client hung up before its answer was there", reason=reason) from None
         service.scheduler.cancel(job)  # the server itself is ending this request's task
         raise
     finally:
@@ -134,10 +134,6 @@ def _timing(service: Service, job: Job[Any, Outcome], received: float) -> dict[s
     now = time.monotonic()
     queue, total = job.started - job.submitted, now - received
     service.reserve.observe(now - job.finished)
-    if job.work.work.degraded:
-        service.metrics.degraded.labels(job.work.work.degraded).inc()
-    service.metrics.queue.observe(queue)
-    service.metrics.latency.observe(total)
     compute = job.finished - job.started
     return {"queue": round(queue * 1e3, 4), "compute": round(compute * 1e3, 4), "total": round(total * 1e3, 4)}
 

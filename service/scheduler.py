@@ -138,7 +138,9 @@ class Scheduler(Generic[W, R]):
         """
         now = self._clock()
         if deadline is not None and deadline <= now:
-            raise DeadlineExceeded("the deadline passed before the request was queued; nothing was computed")
+            raise DeadlineExceeded(
+                "the deadline passed before the request was queued; nothing was computed", reason="expired_queued"
+            )
         price = self._price(work)
         job: Job[W, R] = Job(
             work,
@@ -227,6 +229,7 @@ class Scheduler(Generic[W, R]):
             f"{before:.3g} s of compute are queued before it, and {seconds:.3g} s more would pass "
             f"{self._max_queue_seconds:g} (max_queue_seconds)",
             retry_after_ms=round((before + self._running_seconds()) * 1000),
+            reason="queue_full",
         )
 
     def _expire(self, job: Job[W, R]) -> None:
@@ -349,5 +352,9 @@ class Scheduler(Generic[W, R]):
 
 def _late(job: Job[W, R]) -> DeadlineExceeded:
     if job.done:
-        return DeadlineExceeded("the deadline passed while the request was computed; it was given up")
-    return DeadlineExceeded("the deadline passed in the queue, or could no longer be met; nothing was computed")
+        return DeadlineExceeded(
+            "the deadline passed while the request was computed; it was given up", reason="expired_computing"
+        )
+    return DeadlineExceeded(
+        "the deadline passed in the queue, or could no longer be met; nothing was computed", reason="expired_queued"
+    )

@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         description="key of POST /models/NAME/reload, which nobody may call while it is unset; not the robots' api_key",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, on stderr")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
+    tracing: bool = Field(
+        False,
+        description="send spans of requests by OTLP over HTTP, where the OTEL_* variables say; needs the extra 'otel'",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -19,12 +19,14 @@ from service.job import Job
 from service.loading import Loader, MakeBackend
 from service.metrics import Metrics
 from service.model import Model
+from service.observer import Observer
 from service.recorder import Recorder
 from service.reload import Reloader
 from service.reserve import Reserve
 from service.scheduler import Scheduler
 from service.schemas import ActRequest
 from service.settings import Settings
+from service.tracing import otlp_tracer
 from service.watchdog import Watchdog
 from service.work import Outcome, Work
 
@@ -39,6 +41,7 @@ class Service:
         CatalogError: two files hold policies of one name, or there is none of the default's.
         BackendUnavailable: the backend or device asked for can't run here.
         DeviceFailure: the device has no room for the policies.
+        TracingUnavailable: tracing was asked for without the extra `otel`.
         OSError: the recordings' folder can't be made.
     """
 
@@ -74,6 +77,7 @@ class Service:
         self._settled = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
         self._export()
+        self.observer = Observer(self.metrics.requests, otlp_tracer() if settings.tracing else None)
 
     @property
     def ready(self) -> bool:
@@ -147,6 +151,7 @@ class Service:
         self._watchdog.stop()
         if self.recorder is not None:
             await asyncio.to_thread(self.recorder.close)
+        await asyncio.to_thread(self.observer.close)
 
     def _prepare(self) -> None:
         """In the worker thread, before the first batch."""
@@ -181,8 +186,12 @@ class Service:
         metrics, settings = self.metrics, self.settings
         metrics.queue_requests.set_function(lambda: self.scheduler.queued)
         metrics.queue_backlog.set_function(lambda: self.scheduler.queued_seconds)
-        metrics.retries.set_function(lambda: self.scheduler.retries)
-        metrics.restarts.set_function(lambda: self.scheduler.restarts)
+        metrics.count_live(
+            "batch_retries", "Batches that raised and were run request by request", lambda: self.scheduler.retries
+        )
+        metrics.count_live(
+            "worker_restarts", "Worker threads that died and were replaced", lambda: self.scheduler.restarts
+        )
         metrics.reserve.set_function(lambda: self.reserve.seconds)
         metrics.slip.set_function(lambda: self.scheduler.slip)
         metrics.ready.set_function(lambda: self.ready)
@@ -190,6 +199,7 @@ class Service:
             metrics.show_model(model.name, model.version, model.engine.name)
             metrics.show_engine(model.engine.name, choice=settings.backend, device=settings.device)
             metrics.show_cost(model.name, model.engine.cost)
+            metrics.requests.show_budget(model.spec.default_budget)
 
     def _make_recorder(self) -> Recorder | None:
         if self.settings.record_dir is None:

@@ -45,6 +45,7 @@ class Outcome:
     Attributes:
         action: (B, action_dim), environment units.
         q, q_std: (B,), the action's value and its spread over the ensemble.
+        q_first: (B,), the value of candidate 0: what N = 1 would have given.
         observation_z_max: (B,), largest |z| under the checkpoint's statistics.
         engine: what computed it.
         candidates, candidate_q: (B, N, action_dim) in environment units and (B, N), when asked for.
@@ -53,6 +54,7 @@ class Outcome:
     action: Float32
     q: Float32
     q_std: Float32
+    q_first: Float32
     observation_z_max: Float32
     engine: str
     candidates: Float32 | None = None

@@ -309,7 +309,7 @@ async def test_overload_is_503_with_retry_after(serve: Any, gated: Any, observat
         assert problem["field"] == "num_candidates"  # by itself more than the queue ever holds
         made[0].gate.set()
         await asyncio.gather(running, waiting)
-        assert await metric(client, "sorl_requests_total", outcome="overloaded") == 1
+        assert await metric(client, "sorl_requests_total", outcome="overloaded", code="503") == 1
 
 
 async def test_a_deadline_decides_the_budget(serve: Any, gated: Any, observations: Rows) -> None:
@@ -421,7 +421,7 @@ async def test_poison_fails_alone_in_its_batch(serve: Any, gated: Any, observati
         replies = await asyncio.gather(running, bad, *good)
         assert "secret" not in str(replies[1])
         assert len(made[0].batches[1]) == 4
-        assert await metric(client, "sorl_batch_retries") == 1
+        assert await metric(client, "sorl_batch_retries_total") == 1
         again = [await ask(client, observation=row, seed=number) for number, row in enumerate(rows)]
         for one, other in zip(replies[2:], again, strict=True):
             np.testing.assert_allclose(one["action"], other["action"], atol=1e-5)
@@ -439,7 +439,7 @@ async def test_a_worker_that_dies_is_replaced(serve: Any, gated: Any, observatio
         await refused(client, "engine_failed", observation=row)
         made[0].spoil = None
         await ask(client, observation=row)
-        assert await metric(client, "sorl_worker_restarts") == 1
+        assert await metric(client, "sorl_worker_restarts_total") == 1
         assert (await client.get("/readyz")).status_code == (await client.get("/healthz")).status_code == 200
 
 
@@ -665,7 +665,7 @@ async def test_client_that_hangs_up_is_dropped_before_compute(serve: Any, gated:
         assert app.state.service.scheduler.queued == 0
         backend.gate.set()
         await running
-        assert await metric(client, "sorl_requests_total", outcome="client_gone") == 1
+        assert await metric(client, "sorl_requests_total", outcome="client_gone", code="499") == 1
     assert len(backend.batches) == 1
 
 
@@ -675,7 +675,7 @@ async def test_work_is_counted(serve: Any, observations: Rows) -> None:
         assert await metric(client, "sorl_network_evaluations_total", network="actor") == 30
         assert await metric(client, "sorl_network_evaluations_total", network="critic") == 12
         assert await metric(client, "sorl_batch_rows_sum") == 6
-        assert await metric(client, "sorl_requests_total", outcome="ok") == 1
+        assert await metric(client, "sorl_requests_total", outcome="ok", code="200") == 1
         for name in ("request", "queue", "compute"):
             assert await metric(client, f"sorl_{name}_seconds_count") == 1
 

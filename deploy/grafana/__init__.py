@@ -1,0 +1,1 @@
+"""The dashboard, from one list of panels."""
