@@ -26,12 +26,12 @@ class LoadMeter:
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic) -> None:
         self._registry = registry
         self._clock = clock
-        self._at, self._computed = clock(), self._sample("sorl_compute_seconds_sum")
+        self._at, self._computed = clock(), self._sample("sorl_batch_seconds_sum")
 
     def read(self) -> dict[str, float]:
         """`backlog_seconds`: predicted compute that waits now; `busy`: share of the time since the last call spent
         computing, 0 to 1."""
-        now, computed = self._clock(), self._sample("sorl_compute_seconds_sum")
+        now, computed = self._clock(), self._sample("sorl_batch_seconds_sum")
         # Two calls at the same instant have nothing between them.
         busy = (computed - self._computed) / (now - self._at) if now > self._at else 0.0
         self._at, self._computed = now, computed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
@@ -45,6 +47,15 @@ def test_queries_and_alerts_read_metrics_that_are_exported() -> None:
         read = metric_names(expression)
         assert read <= names, expression
         assert read or expression.startswith("up{")
+
+
+def test_every_metric_is_in_the_docs() -> None:
+    """By its name, or a histogram's and a summary's without what their samples add to it."""
+    text = (ROOT / "docs" / "operations.md").read_text()
+    documented = metric_names(text)
+    for name in exported():
+        base = re.sub(r"_(bucket|count|sum)$", "", name)
+        assert base in documented or name.startswith(("process_", "python_gc_")), name
 
 
 def test_grafana_finds_the_file_and_its_data_source() -> None:

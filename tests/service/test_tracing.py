@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -129,15 +132,56 @@ async def test_a_deadline_that_passes_ends_in_the_queue(
     assert root.status.status_code == StatusCode.ERROR
 
 
+@pytest.fixture
+def collector() -> Iterator[tuple[str, list[bytes]]]:
+    """(address, bodies that were posted to /v1/traces), as OpenTelemetry's collector takes them."""
+    bodies: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            bodies.append(self.rfile.read(int(self.headers["content-length"])))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", bodies
+        server.shutdown()
+        thread.join()
+
+
+async def test_a_server_that_stops_has_sent_its_spans(
+    serve: Any, collector: tuple[str, list[bytes]], observations: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As set: settings and OpenTelemetry's variables, its exporter, its wire format."""
+    address, bodies = collector
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", address)
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "robot.fleet=blue")
+    async with serve(tracing=True) as client:
+        for _ in range(3):
+            assert (await client.post("/act", json={"observation": observations(1)[0]})).status_code == 200
+    sent = [ExportTraceServiceRequest.FromString(body) for body in bodies]
+    resources = [resource for message in sent for resource in message.resource_spans]
+    names = [span.name for resource in resources for scope in resource.scope_spans for span in scope.spans]
+    assert sorted(names) == sorted(["POST /act", "receive", "queue", "compute", "serialise"] * 3)
+    described = {item.key: item.value.string_value for item in resources[0].resource.attributes}
+    assert (described["service.name"], described["robot.fleet"]) == ("sorl-serve", "blue")
+
+
 @pytest.mark.parametrize("installed", [True, False])
 def test_without_tracing_it_is_not_imported(installed: bool) -> None:
-    """In a process of its own: other tests have imported it here. FastAPI itself needs the API and imports it; SDK and
-    exporter are ours."""
+    """In a process of its own, as other tests have imported it here. The API is there anyway: FastAPI needs it."""
     program = (
         f"import sys; sys.modules.update({{}} if {installed} else {{'opentelemetry.sdk': None}})\n"
         "from service.app import create_app; from service.settings import Settings\n"
         "create_app(Settings(backend='reference'))\n"
-        "print([name for name in sys.modules if name.startswith(('opentelemetry.sdk', 'opentelemetry.exporter'))])"
+        "ours = ('opentelemetry.sdk', 'opentelemetry.exporter')\n"
+        "print([name for name, module in sys.modules.items() if name.startswith(ours) and module])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -9,6 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from deploy.ray.autoscaling import LoadMeter, LoadPolicy
+from policy.flops import Flops
+from service.cost_model import Batch
 from service.metrics import Metrics
 
 
@@ -35,7 +37,7 @@ def decide(told: dict[str, dict[str, float]] | None, **targets: float) -> float:
 def test_a_replica_tells_its_backlog_and_the_share_of_time_it_computed(clock: Clock) -> None:
     registry = CollectorRegistry()
     backlog = Gauge("sorl_queue_backlog_seconds", "", registry=registry)
-    compute = Histogram("sorl_compute_seconds", "", registry=registry)
+    compute = Histogram("sorl_batch_seconds", "", registry=registry)
     compute.observe(7.0)  # before the meter was there
     meter = LoadMeter(registry, clock)
     compute.observe(1.5)
@@ -55,13 +57,13 @@ def test_a_replica_tells_its_backlog_and_the_share_of_time_it_computed(clock: Cl
 def test_the_server_exports_what_the_meter_reads(clock: Clock) -> None:
     metrics = Metrics()
     meter = LoadMeter(metrics.registry, clock)
-    metrics.count_batch(requests=1, rows=4, actor_evaluations=4, critic_evaluations=4, seconds=0.3)
+    metrics.count_batch(Batch(1, 4, 4), requests=1, members=2, flops=Flops(1, 1, 1, 1), seconds=0.3)
     clock.now += 1.0
     assert meter.read() == {"backlog_seconds": 0.0, "busy": pytest.approx(0.3)}
 
 
 def test_an_application_without_these_metrics_is_an_error(clock: Clock) -> None:
-    with pytest.raises(LookupError, match="exports no sorl_compute_seconds_sum"):
+    with pytest.raises(LookupError, match="exports no sorl_batch_seconds_sum"):
         LoadMeter(CollectorRegistry(), clock)
 
 
