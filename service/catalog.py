@@ -16,6 +16,14 @@ from service.errors import InvalidRequest, UnknownModel, VersionGone
 
 
 @dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of the training data's observations, (obs_dim,) each."""
+
+    mean: list[float]
+    std: list[float]
+
+
+@dataclass(frozen=True)
 class Model:
     """A policy as clients see it.
 
@@ -23,12 +31,14 @@ class Model:
         version: sha256 of the checkpoint file.
         engine: what computes it.
         admission: its budget rule.
+        statistics: of the observations it was trained on.
     """
 
     spec: PolicySpec
     version: str
     engine: str
     admission: Admission
+    statistics: Statistics
 
     def rows_of(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
         """(obs_dim,) or (B, obs_dim) -> (B, obs_dim). Raises InvalidRequest for another obs_dim than the policy's."""
@@ -62,6 +72,8 @@ class Model:
             "frontier": [asdict(cell) for cell in spec.frontier],
             "headline": None if spec.headline is None else asdict(spec.headline),
             "normaliser": spec.normaliser,
+            "observation_mean": self.statistics.mean,
+            "observation_std": self.statistics.std,
             "provenance": asdict(spec.provenance),
         }
 

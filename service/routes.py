@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service import codec
 from service.body import media_type_of, read_body, reply_type_of
@@ -67,6 +67,8 @@ async def act(request: Request) -> Response:
     finally:
         service.metrics.in_flight.dec()
         service.metrics.requests.labels(outcome).inc()
+        if outcome != "ok":
+            service.stats.failed(outcome)
 
 
 async def _answer(service: Service, request: Request, received: float) -> Response:
@@ -99,6 +101,7 @@ async def _answer(service: Service, request: Request, received: float) -> Respon
     identity = {"model": model.spec.name, "model_version": model.version, "request_id": request_id}
     reply = act_reply(outcome, job.work, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
     reply["timing_ms"] = _timing(service, job, received)
+    service.stats.answered(model.spec.name, act_request, job.work, reply["timing_ms"])
     reply_type = reply_type_of(request, media_type)
     response = Response(codec.encode(reply, reply_type), headers={REQUEST_ID_HEADER: request_id}, media_type=reply_type)
     _record(service, model, request_id, job.work, outcome)
@@ -206,17 +209,3 @@ async def readyz(request: Request) -> dict[str, str]:
 async def metrics(request: Request) -> Response:
     """The text exposition format."""
     return Response(request.app.state.service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-@router.get("/", include_in_schema=False)
-async def index(request: Request) -> JSONResponse:
-    """Where things are."""
-    names = [model.spec.name for model in request.app.state.service.catalog]
-    return JSONResponse(
-        {
-            "service": "sorl-serve",
-            "models": names,
-            "act": "POST /act",
-            "see": ["/docs", "/models", "/healthz", "/readyz", "/metrics"],
-        }
-    )

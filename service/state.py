@@ -14,7 +14,7 @@ from kernels.gpu.configuration import TritonOptions
 from kernels.threads import serving_threads
 from policy import Policy, load_policy
 from service.admission import Admission, Limits, TimeLeft
-from service.catalog import Catalog, Model
+from service.catalog import Catalog, Model, Statistics
 from service.engine import Engine
 from service.errors import NotReady
 from service.job import Job
@@ -24,6 +24,7 @@ from service.reserve import Reserve
 from service.scheduler import Scheduler
 from service.schemas import ActRequest
 from service.settings import Settings
+from service.stats import Stats
 from service.watchdog import Watchdog
 from service.work import Outcome, Work
 
@@ -45,6 +46,7 @@ class Service:
     def __init__(self, settings: Settings, make_backend: MakeBackend | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.stats = Stats()
         policy = load_policy(settings.model)
         triton = TritonOptions(replay=settings.triton_replay, split=settings.triton_split)
         make = make_backend or partial(create_backend, triton=triton)
@@ -64,7 +66,8 @@ class Service:
             max_seconds=settings.max_queue_seconds,
         )
         admission = Admission(policy.spec, limits, self.engine.cost)
-        model = Model(policy.spec, policy.version, self.engine.name, admission)
+        statistics = Statistics(policy.observation_mean.tolist(), policy.observation_std.tolist())
+        model = Model(policy.spec, policy.version, self.engine.name, admission, statistics)
         self.catalog = Catalog([model])
         self.scheduler: Scheduler[Work, Outcome] = Scheduler(
             self.engine.run,
