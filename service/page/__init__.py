@@ -88,7 +88,10 @@ async def stats(request: Request) -> dict[str, Any]:
     return {
         "state": service.state,
         "queue": {"requests": scheduler.queued, "predicted_ms": scheduler.queued_seconds * 1e3},
-        "costs_ms": {model.spec.name: _cost_ms(model.admission.cost) for model in service.catalog},
+        "models": {
+            model.spec.name: {"version": model.version, "cost_ms": _cost_ms(model.admission.cost)}
+            for model in service.catalog
+        },
         **service.stats.summary(),
     }
 

@@ -1,7 +1,7 @@
 // Who is served: the policy's card.
 
 import { byId, grouped, html, terms } from "./dom.js";
-import { budget, figure, percent } from "./format.js";
+import { budget, figure, interval } from "./format.js";
 
 /** Fill the card with one entry of /models. */
 export function showCard(model) {
@@ -33,7 +33,7 @@ function headline(cell) {
       html("i", { style: { left: place(cell.low), width: place(cell.high - cell.low) } }),
       html("b", { style: { left: place(cell.success) } })),
     html("p", { class: "hint" },
-      `success over ${cell.episodes} episodes at ${budget(cell)}, 95 % interval ${percent(cell.low, 1)} to ${percent(cell.high, 1)}`));
+      `success over ${cell.episodes} episodes at ${budget(cell)}, 95\u00a0% interval ${interval(cell, 1)}`));
 }
 
 function provenance(model) {

@@ -1,7 +1,7 @@
 // What the service is doing: rates, latency by granted budget, and the queue, from /stats.
 
 import { byId, grouped, html, svg, table } from "./dom.js";
-import { budget, figure, ms } from "./format.js";
+import { budget, figure, ms, percent } from "./format.js";
 import { axes, canvas, frame, linear, logarithmic } from "./plot.js";
 
 const KEPT = 60_000; // ms of the queue's trace
@@ -36,7 +36,7 @@ export class Live {
     const seconds = Math.max(stats.window_seconds, 1);
     const failed = Object.values(stats.failed).reduce((sum, count) => sum + count, 0);
     const reduced = stats.budgets.reduce((sum, row) => sum + row.reduced, 0);
-    const share = (count) => (count ? `${figure((100 * count) / (stats.answered + failed))} %` : "none");
+    const share = (count) => (count ? percent(count / (stats.answered + failed), 1) : "none");
     const number = (value, unit = "") => [value, html("small", {}, unit)];
     const latency = stats.latency_ms;
     byId("live-window").textContent = stats.answered || failed
@@ -45,9 +45,9 @@ export class Live {
     byId("tiles").replaceChildren(...grouped([
       ["Answered", number(figure(stats.answered / seconds), "per second")],
       ["Median latency", latency ? number(figure(latency.p50), "ms") : "–"],
-      ["99 % within", latency ? number(figure(latency.p99), "ms") : "–"],
+      ["99\u00a0% within", latency ? number(figure(latency.p99), "ms") : "–"],
       ["Waiting now", number(String(stats.queue.requests), stats.queue.requests === 1 ? "request" : "requests")],
-      ["Granted less than asked", share(reduced)],
+      ["Less than asked", share(reduced)],
       ["Errors", share(failed)],
     ]));
   }

@@ -1,6 +1,6 @@
 // The page: which policy is shown, and the polling that keeps it alive while someone looks.
 
-import { getModels, getStats } from "./api.js";
+import { getModels, getStats, Problem } from "./api.js";
 import { showCard } from "./card.js";
 import { byId, html } from "./dom.js";
 import { Form } from "./form.js";
@@ -20,38 +20,44 @@ let timer = null;
 
 const measured = () => stats.budgets.filter((row) => row.model === shown.name);
 
+const costs = () => stats.models[shown.name]?.cost_ms;
+
 function show(name) {
   shown = models.find((model) => model.name === name) ?? models[0];
   showCard(shown);
-  form.show(shown, stats.costs_ms[shown.name]);
-  plot.show(shown, stats.costs_ms[shown.name], measured());
-  live.show(stats, shown);
+  form.show(shown, costs());
+  plot.show(shown, costs(), measured());
 }
 
+/** Other policies, or other versions of them, than /stats has just said? */
+const outdated = () => {
+  const served = Object.entries(stats.models);
+  return served.length !== models.length || served.some(([name, { version }]) => models.find((model) => model.name === name)?.version !== version);
+};
+
 async function load() {
-  [models, stats] = await Promise.all([getModels(), getStats()]);
+  models = await getModels();
   byId("choice").hidden = models.length < 2;
   byId("model").replaceChildren(...models.map((model) => html("option", { value: model.name }, model.name)));
-  show(shown?.name);
+  if (!models.some(({ version }) => version === shown?.version)) show(shown?.name); // else leave what is being typed alone
   byId("model").value = shown.name;
 }
 
 async function poll() {
-  clearTimeout(timer);
   try {
-    if (shown === null) {
-      await load();
-    } else {
-      stats = await getStats();
-      form.update(stats.costs_ms[shown.name]);
-      plot.update(stats.costs_ms[shown.name], measured());
-      live.show(stats, shown);
-    }
+    stats = await getStats();
+    if (outdated()) await load();
+    form.update(costs());
+    plot.update(costs(), measured());
+    live.show(stats, shown);
     say(stats.state);
   } catch (error) {
+    if (!(error instanceof Problem)) throw error;
     say("unreachable", error.message);
+  } finally {
+    clearTimeout(timer); // of another poll that ended while this one was under way
+    if (!document.hidden) timer = setTimeout(poll, EVERY);
   }
-  if (!document.hidden) timer = setTimeout(poll, EVERY);
 }
 
 function say(state, problem = "") {
@@ -61,6 +67,6 @@ function say(state, problem = "") {
   if (byId("unreachable").textContent !== problem) byId("unreachable").textContent = problem;
 }
 
-byId("model").addEventListener("change", () => show(byId("model").value));
+byId("model").addEventListener("change", () => { show(byId("model").value); poll(); });
 document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : poll()));
 poll();

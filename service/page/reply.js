@@ -50,7 +50,7 @@ function time({ queue, compute, total }, elapsed, deadline) {
 }
 
 function figures(request, reply) {
-  const asked = request.num_candidates || request.num_steps ? `, asked ${budget(request)}` : "";
+  const asked = reply.degraded ? `, asked ${budget(request)}` : "";
   const far = reply.observation_z_max > FAR;
   return html("dl", { class: "sums", id: "figures" }, terms([
     ["Q", `${figure(reply.q)} ± ${figure(reply.q_std)}`],
