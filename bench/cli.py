@@ -9,6 +9,7 @@ COMMANDS = {
     "engine": ("bench.engine", "sample-and-score on the CPU: our engines and peers, in alternating rounds"),
     "precision": ("bench.precision", "what fp32 and bf16 do to candidates and choices, against float64"),
     "serve": ("bench.serve", "requests/s and latency over HTTP, by engine (needs wrk)"),
+    "ray": ("bench.ray", "requests/s of Ray Serve by replicas against one plain server (needs wrk and Ray)"),
     "train": ("bench.train", "an update of training: ours and the released code's, in alternating rounds"),
     "aot": ("bench.aot", "compile every GPU configuration for every card, without one, and check its resources"),
     "gpu": ("bench.gpu", "on a CUDA card: correctness, then the GPU kernel against torch; writes a report"),

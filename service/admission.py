@@ -68,7 +68,7 @@ class Admission:
         self.limits = replace(limits, max_steps=min(limits.max_steps, spec.denoise_timesteps))
         self._default = spec.default_budget
         self._frontier = Frontier(spec.frontier)
-        self.cost = cost
+        self._cost = cost
 
     def grant(self, request: ActRequest, time: TimeLeft | None = None) -> Grant:
         """N and M for `request`; `time` says what its deadline leaves, None that it has none.
@@ -107,11 +107,11 @@ class Admission:
         """
         observations, n, m = len(work.observation), work.num_candidates, work.num_steps
         if done:
-            price = self.cost.price(observations, n, m)
+            price = self._cost.price(observations, n, m)
             more = price.rows_within(seconds / price.margin - price.call)
             budget = Budget(min(n, max((done + more) // observations, done // observations + 1)), m)
         else:
-            budget = self._best_below(Budget(n, m), self.cost.within(observations, seconds))
+            budget = self._best_below(Budget(n, m), self._cost.within(observations, seconds))
         if (budget.num_candidates, budget.num_steps) == (n, m):
             return work
         return replace(
@@ -132,7 +132,7 @@ class Admission:
         default = self._default_within(most)
 
         def choose(seconds: float) -> Budget | None:
-            fits = self.cost.within(observations, seconds)
+            fits = self._cost.within(observations, seconds)
 
             def allowed(cell_n: int, cell_m: int) -> bool:
                 given = n in (None, cell_n) and m in (None, cell_m)
@@ -155,7 +155,7 @@ class Admission:
         )
 
     def _below(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
-        fits = self.cost.within(observations, time.now)
+        fits = self._cost.within(observations, time.now)
         if n is not None and m is not None and fits(n, m):
             return Grant(n, m)
         open_to = most if self._frontier else self._default_within(most)
@@ -167,7 +167,7 @@ class Admission:
         if fits(*asked):
             why = "frontier"
         else:
-            why = "load" if self.cost.within(observations, time.idle)(*asked) else "deadline"
+            why = "load" if self._cost.within(observations, time.idle)(*asked) else "deadline"
         return Grant(budget.num_candidates, budget.num_steps, why)
 
     def _default_within(self, most: Budget) -> Budget:
@@ -188,7 +188,7 @@ class Admission:
         if request.return_candidates and observations * n > limits.max_returned:
             expected = f"at most {limits.max_returned} rows x candidates with return_candidates"
             _refuse("return_candidates", expected, f"{observations} x {n}")
-        seconds = self.cost.price(observations, n, m).seconds()
+        seconds = self._cost.price(observations, n, m).seconds()
         if seconds > limits.max_seconds:
             expected = f"at most {limits.max_seconds:g} s of predicted compute (max_queue_seconds)"
             _refuse("num_candidates", expected, f"{seconds:.3g} s for {observations} rows, N = {n}, M = {m}")

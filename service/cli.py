@@ -41,11 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
+    from service.catalog import CatalogError
 
     try:
         server = _server(settings)
         listener = _bind(settings.host, settings.port)
-    except (CheckpointError, BackendUnavailable, DeviceFailure, OSError) as error:
+    except (CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError) as error:
         return _refuse(error, 1)
     with listener:
         server.run(sockets=[listener])

@@ -45,7 +45,7 @@ class Metrics:
             "sorl_nonfinite_outputs_total", "Requests failed as the policy gave NaN or infinity", registry=registry
         )
         self.queue_requests = Gauge("sorl_queue_requests", "Requests waiting", registry=registry)
-        self.queue_predicted = Gauge("sorl_queue_predicted_seconds", "Predicted compute waiting", registry=registry)
+        self.queue_backlog = Gauge("sorl_queue_backlog_seconds", "Predicted compute waiting", registry=registry)
         self.degraded = Counter(
             "sorl_degraded_total", "Answered requests granted less than asked, by reason", ["reason"], registry=registry
         )
@@ -72,8 +72,22 @@ class Metrics:
         self.recorder_dropped = Counter(
             "sorl_recorder_dropped_total", "Requests the flight recorder could not keep up with", registry=registry
         )
-        self.model = Info("sorl_model", "The policy served", registry=registry)
-        self.engine = Info("sorl_engine", "What computes", registry=registry)
+        self.reloads = Counter(
+            "sorl_reloads_total",
+            "Reloads by outcome: swapped, added, restored, unchanged or failed; model is empty where a file names none",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
+        self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
+
+    def show_model(self, name: str, version: str, engine: str) -> None:
+        """`name` is served in `version` from now on: one series a name, whatever versions come and go."""
+        self._model.labels(name).info({"version": version, "engine": engine})
+
+    def show_engine(self, engine: str, *, choice: str, device: str) -> None:
+        """`engine` is what the settings `choice` and `device` came to."""
+        self._engine.labels(engine).info({"choice": choice, "device": device})
 
     def show_cost(self, model: str, cost: CostModel) -> None:
         """Export `cost`, read anew whenever metrics are."""

@@ -86,11 +86,10 @@ async def stats(request: Request) -> dict[str, Any]:
     service: Service = request.app.state.service
     scheduler = service.scheduler
     return {
-        "state": service.state,
+        "state": "draining" if service.draining else service.state,
         "queue": {"requests": scheduler.queued, "predicted_ms": scheduler.queued_seconds * 1e3},
         "models": {
-            model.spec.name: {"version": model.version, "cost_ms": _cost_ms(model.admission.cost)}
-            for model in service.catalog
+            model.name: {"version": model.version, "cost_ms": _cost_ms(model.engine.cost)} for model in service.catalog
         },
         **service.stats.summary(),
     }

@@ -1,0 +1,1 @@
+"""Everything between the service and the machines it runs on."""
