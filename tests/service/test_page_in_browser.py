@@ -14,35 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.service.browser import chromium, opened
+from tests.service.browser import chromium, contrasts, opened
 from tests.service.process import Process, served
 
 pytestmark = pytest.mark.slow
 
 POLICIES = Path(__file__).parents[2] / "deploy" / "policies"
 KEY = "open-sesame"
-
-# The contrast (WCAG 2) of every piece of text that is seen, with what it is on: [ratio, text].
-CONTRASTS = """() => {
-  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
-  const luminance = (color) => {
-    const [r, g, b] = channels(color).map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const ground = (element) => {
-    for (let at = element; at; at = at.parentElement) {
-      const color = getComputedStyle(at).backgroundColor;
-      if ((channels(color)[3] ?? 1) > 0) return color;
-    }
-  };
-  return [...document.body.querySelectorAll("*")]
-    .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) && e.getClientRects().length && e.tagName !== "title")
-    .map((e) => {
-      const style = getComputedStyle(e);
-      const [a, b] = [luminance(e.ownerSVGElement ? style.fill : style.color), luminance(ground(e))];
-      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), e.textContent.trim().slice(0, 40)];
-    });
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +64,13 @@ def get(url: str, path: str) -> Any:
 
 def shown_action(page: Any) -> list[str]:
     return page.locator("#action .value").all_inner_texts()
+
+
+def drawn(page: Any, coordinate: str) -> list[float]:
+    """Where the candidates are, in pixels, the best of them last."""
+    read = f"all => all.map((c) => +c.getAttribute('{coordinate}'))"
+    values: list[float] = page.locator(".candidate").evaluate_all(read)
+    return values
 
 
 def send(page: Any) -> None:
@@ -186,14 +171,10 @@ def test_principal_components_are_those_of_the_candidates(page: Any, url: str) -
     assert f"component 1, {100 * shares[0]:.0f}\u00a0%" in text
     assert f"component 2, {100 * shares[1]:.0f}\u00a0%" in text
     order = np.argsort(reply["candidate_q"], kind="stable")
-    drawn = np.array(
-        page.locator(".candidate").evaluate_all("all => all.map((c) => [+c.getAttribute('cx'), +c.getAttribute('cy')])")
-    )
-    for k in range(2):
-        assert abs(np.corrcoef(drawn[:, k], (centred @ singular.Vh[k])[order])[0, 1]) == pytest.approx(1, abs=1e-4)
+    for name, component in zip(("cx", "cy"), singular.Vh, strict=False):
+        assert abs(np.corrcoef(drawn(page, name), (centred @ component)[order])[0, 1]) == pytest.approx(1, abs=1e-4)
     page.select_option("#axis-0", label="action 3")
-    drawn = np.array(page.locator(".candidate").evaluate_all("all => all.map((c) => +c.getAttribute('cx'))"))
-    assert np.corrcoef(drawn, candidates[order, 2])[0, 1] == pytest.approx(1, abs=1e-6)
+    assert np.corrcoef(drawn(page, "cx"), candidates[order, 2])[0, 1] == pytest.approx(1, abs=1e-6)
 
 
 def test_less_than_asked_says_why(page: Any) -> None:
@@ -297,10 +278,9 @@ def test_no_width_needs_scrolling_sideways(browser: Any, url: str, width: int) -
         for summary in page.locator("summary").all():
             summary.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        below = page.locator("button, select, textarea, input").evaluate_all(
-            "all => all.filter((e) => e.getClientRects().length && e.getBoundingClientRect().height < 24).map((e) => e.id)"
-        )
-        assert below == []  # large enough for a finger (WCAG 2.5.8)
+        controls = page.locator("button:visible, select:visible, textarea:visible, input:visible")
+        # Large enough for a finger (WCAG 2.5.8).
+        assert min(control.bounding_box()["height"] for control in controls.all()) >= 24
     assert faults == []
 
 
@@ -310,21 +290,23 @@ def test_light_and_dark_are_readable(browser: Any, url: str, scheme: str) -> Non
         page.locator(".cell[aria-label^='32 candidates, 4 steps'] .mark").click()
         send(page)
         page.wait_for_selector("#action")
-        contrasts = page.evaluate(CONTRASTS)
+        ratios = contrasts(page)
         pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
-    assert len(contrasts) > 100
-    assert [entry for entry in contrasts if entry[0] < 4.5] == []
+    assert len(ratios) > 100
+    assert [entry for entry in ratios if entry[0] < 4.5] == []  # AA
     assert (np.median(pixels) > 200) == (scheme == "light")
     assert pixels.max() - pixels.min() > 150
     assert faults == []
 
 
 def test_motion_is_reduced_where_that_is_asked_for(browser: Any, url: str) -> None:
-    moves = "() => [getComputedStyle(document.querySelector('.mark')).transitionDuration, getComputedStyle(document.documentElement).scrollBehavior]"
     found = {}
     for choice in ("reduce", "no-preference"):
         with opened(browser, url, reduced_motion=choice) as (page, _):
-            found[choice] = page.evaluate(moves)
+            found[choice] = [
+                page.locator(".mark").first.evaluate("mark => getComputedStyle(mark).transitionDuration"),
+                page.locator("html").evaluate("root => getComputedStyle(root).scrollBehavior"),
+            ]
     assert found == {"reduce": ["0s", "auto"], "no-preference": ["0.12s", "smooth"]}
 
 
