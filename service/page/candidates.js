@@ -21,7 +21,7 @@ export function candidatePlot(candidates, q, chosen) {
   const redraw = frame(plot, (width) => {
     const box = { left: 52, right: width - 12, top: 34, bottom: HEIGHT - 44 };
     const [across, up] = selects.map((select) => views[select.value]);
-    const x = linear(around(across.values), [box.left, box.right], width / 110);
+    const x = linear(around(across.values), [box.left, box.right], Math.max(width / 110, 4));
     const y = linear(around(up.values), [box.bottom, box.top]);
     const at = (i) => ({ cx: x(across.values[i]), cy: y(up.values[i]) });
     const { cx, cy } = at(chosen);

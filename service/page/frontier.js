@@ -54,9 +54,9 @@ export class FrontierPlot {
     this.line = pareto(this.points);
     byId("frontier-hint").hidden = !cells.length;
     this.redraw();
-    const { num_candidates: n, num_steps: m } = this.model.default_budget;
-    const usual = this.points.find(({ cell }) => cell.num_candidates === n && cell.num_steps === m);
-    this.activate(usual ?? this.line.at(-1) ?? null);
+    const { num_candidates: n, num_steps: m } = this.current?.cell ?? this.model.default_budget;
+    const same = this.points.find(({ cell }) => cell.num_candidates === n && cell.num_steps === m);
+    this.activate(same ?? this.line.at(-1) ?? null);
   }
 
   draw(width) {
