@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import describe
+from bench.process import NO_GRACE, ServerProcess, serving, sorl_serve
 from bench.ray_serve import RayServe, ray_serving
-from bench.serve import load, request_body, serving
+from bench.serving.bodies import observation
 from bench.table import print_table, run_subcommand
+from bench.wrk import load, require_wrk
 from policy import load_policy
 
 ROOT = Path(__file__).parent.parent
@@ -42,25 +45,30 @@ class RayBenchConfig:
 
 
 def run(config: RayBenchConfig) -> dict[str, Any]:
-    """Returns what `--json` writes."""
+    """Returns what `--json` writes.
+
+    Raises:
+        FileNotFoundError: wrk is not installed.
+    """
+    require_wrk()
     spec = load_policy(config.model).spec
     settings = {"model": str(config.model.resolve())}
-    servers: dict[str, Callable[[], AbstractContextManager[str | RayServe]]] = {
-        "sorl-serve": lambda: serving(config.model, ["--threads", str(config.threads)]),
+    servers: dict[str, Callable[[], AbstractContextManager[ServerProcess | RayServe]]] = {
+        "sorl-serve": lambda: serving(sorl_serve(config.model, "--threads", str(config.threads), *NO_GRACE)),
         "Ray Serve, 1 replica": lambda: ray_serving(_fixed(1, config.threads, settings)),
         "Ray Serve, 2 replicas": lambda: ray_serving(_fixed(2, config.threads, settings)),
     }
     figures: dict[tuple[str, int], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         body = Path(folder) / "body.json"
-        body.write_text(request_body(spec.obs_dim, config.num_candidates, config.num_steps))
+        asked = {"num_candidates": config.num_candidates, "num_steps": config.num_steps}
+        body.write_text(json.dumps({"observation": observation(spec.obs_dim), **asked}))
         for _ in range(config.rounds):
             for name, start in servers.items():
                 with start() as server:
-                    url = server.url if isinstance(server, RayServe) else server
                     for clients in config.connections:
-                        load(url, body, clients, 1)
-                        figures.setdefault((name, clients), []).append(load(url, body, clients, config.seconds))
+                        load(server.url, body, clients, 1)
+                        figures.setdefault((name, clients), []).append(load(server.url, body, clients, config.seconds))
     rows = [
         {
             "server": name,

@@ -59,7 +59,7 @@ class Service:
             aging_seconds=settings.aging_seconds,
             on_broken=lambda: self._break("the worker thread died"),
         )
-        self.reserve = Reserve()
+        self.reserve = Reserve(time.monotonic)
         self._watchdog = Watchdog(
             lambda: self.scheduler.busy_since,
             settings.stuck_seconds,
@@ -186,6 +186,7 @@ class Service:
         metrics.retries.set_function(lambda: self.scheduler.retries)
         metrics.restarts.set_function(lambda: self.scheduler.restarts)
         metrics.reserve.set_function(lambda: self.reserve.seconds)
+        metrics.slip.set_function(lambda: self.scheduler.slip)
         metrics.ready.set_function(lambda: self.ready)
         for model in self.catalog:
             metrics.show_model(model.name, model.version, model.engine.name)
