@@ -18,10 +18,11 @@ $(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/s
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,gpu,serve,test,train]'
 	touch $@
 
-# Ray, kubectl, Prometheus and linters are 400 MB on disk; `make serve` and `make test` do without.
-$(READY_ALL): $(READY) deploy/tools.sh
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[deploy,scale]'
+# Ray, kubectl, Prometheus, linters and Chromium are 800 MB on disk; `make serve` and `make test` do without.
+$(READY_ALL): $(READY) deploy/tools.sh tests/service/chromium.sh
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser,deploy,scale]'
 	deploy/tools.sh $(VENV)/tools
+	tests/service/chromium.sh $(VENV)/tools/browser
 	touch $@
 
 setup: $(READY) ## Make .venv with everything
@@ -36,7 +37,7 @@ test: $(READY) ## Quick tests and the GPU compile gate, under five minutes
 	$(BIN)/python -m pytest -m 'not slow and not gpu'
 	$(BIN)/sorl-bench aot
 
-test-all: $(READY_ALL) ## The rest: shipped policies in real environments, Ray, and what deploy/ starts
+test-all: $(READY_ALL) ## The rest: shipped policies in real environments, Ray, the page in a browser, and what deploy/ starts
 	$(BIN)/python -m pytest -m 'slow and not gpu'
 
 check: $(READY) ## ruff and mypy

@@ -42,6 +42,7 @@ class Engine:
 
     Attributes:
         cost: predicts its batches; zero until `warm_up`.
+        observation_mean, observation_std: (obs_dim,), of the training data.
     """
 
     def __init__(
@@ -62,8 +63,8 @@ class Engine:
         self._threads = threads
         self._max_batch_rows = max_batch_rows
         self._device = device
-        self._mean = policy.observation_mean.cpu().float().numpy()
-        self._std = policy.observation_std.cpu().float().numpy()
+        self.observation_mean = policy.observation_mean.cpu().float().numpy()
+        self.observation_std = policy.observation_std.cpu().float().numpy()
 
     @property
     def name(self) -> str:
@@ -183,12 +184,12 @@ class Engine:
         )
 
     def _z_max(self, observation: Float32) -> Float32:
-        largest: Float32 = np.abs((observation - self._mean) / self._std).max(axis=1)
+        largest: Float32 = np.abs((observation - self.observation_mean) / self.observation_std).max(axis=1)
         return largest
 
     def _mean_work(self, observations: int, num_candidates: int, num_steps: int) -> Work:
         seeds = np.arange(observations, dtype=np.uint64)
-        return Work(np.tile(self._mean, (observations, 1)), num_candidates, num_steps, seeds)
+        return Work(np.tile(self.observation_mean, (observations, 1)), num_candidates, num_steps, seeds)
 
     def _run_mean(self, observations: int, num_candidates: int, num_steps: int) -> None:
         work = self._mean_work(observations, num_candidates, num_steps)

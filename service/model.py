@@ -66,5 +66,7 @@ class Model:
             "frontier": [asdict(cell) for cell in spec.frontier],
             "headline": None if spec.headline is None else asdict(spec.headline),
             "normaliser": spec.normaliser,
+            "observation_mean": self.engine.observation_mean.tolist(),
+            "observation_std": self.engine.observation_std.tolist(),
             "provenance": asdict(spec.provenance),
         }

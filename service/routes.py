@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from service import codec
 from service.access import check_key
@@ -64,6 +64,8 @@ async def act(request: Request) -> Response:
         raise
     finally:
         service.observer.end(journey, request)
+        if journey.error is not None:
+            service.stats.failed(journey.error.code)
 
 
 async def _answer(service: Service, request: Request, journey: Journey) -> Response:
@@ -98,6 +100,7 @@ async def _answer(service: Service, request: Request, journey: Journey) -> Respo
     identity = {"model": model.name, "model_version": model.version, "request_id": request_id}
     reply = act_reply(outcome, computed, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
     reply["timing_ms"] = _timing(service, job, journey.received)
+    service.stats.answered(model.name, act_request, computed, reply["timing_ms"])
     reply_type = reply_type_of(request, media_type)
     response = Response(codec.encode(reply, reply_type), headers={REQUEST_ID_HEADER: request_id}, media_type=reply_type)
     _record(service, model, request_id, computed, outcome)
@@ -193,17 +196,3 @@ async def readyz(request: Request) -> dict[str, str]:
 async def metrics(request: Request) -> Response:
     """The text exposition format."""
     return Response(request.app.state.service.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-@router.get("/", include_in_schema=False)
-async def index(request: Request) -> JSONResponse:
-    """Where things are."""
-    names = [model.name for model in request.app.state.service.catalog]
-    return JSONResponse(
-        {
-            "service": "sorl-serve",
-            "models": names,
-            "act": "POST /act",
-            "see": ["/docs", "/models", "/healthz", "/readyz", "/metrics"],
-        }
-    )

@@ -26,6 +26,7 @@ from service.reserve import Reserve
 from service.scheduler import Scheduler
 from service.schemas import ActRequest
 from service.settings import Settings
+from service.stats import Stats
 from service.tracing import otlp_tracer
 from service.watchdog import Watchdog
 from service.work import Outcome, Work
@@ -48,6 +49,7 @@ class Service:
     def __init__(self, settings: Settings, make_backend: MakeBackend | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self.stats = Stats()
         loader = Loader(settings, self.metrics, make_backend, Device(self._device_failed))
         models, paths = loader.load_all()
         self.catalog = Catalog(models, default=settings.default_model, grace=settings.version_grace_seconds)
