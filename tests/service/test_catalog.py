@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from service.admission import Admission, Limits
@@ -20,7 +21,9 @@ LIMITS = Limits(max_candidates=8, max_steps=8, max_batch=8, max_returned=64, max
 
 def model(name: str, version: str) -> Model:
     spec = random_policy(name=name).spec
-    return Model(spec, version, cast(Engine, SimpleNamespace(name="fake")), Admission(spec, LIMITS, CostModel()))
+    statistics = {"observation_mean": np.zeros(spec.obs_dim), "observation_std": np.ones(spec.obs_dim)}
+    engine = cast(Engine, SimpleNamespace(name="fake", **statistics))
+    return Model(spec, version, engine, Admission(spec, LIMITS, CostModel()))
 
 
 class Clock:

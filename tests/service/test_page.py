@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from service import page
 
 pytestmark = pytest.mark.anyio
 
+ROOT = Path(__file__).parents[2]
 WAIT = 30
 FILES = [path for path in Path(page.__file__).parent.iterdir() if path.suffix in page.MEDIA_TYPES]
 
@@ -90,6 +92,12 @@ async def test_all_files_are_reached_and_they_are_few_bytes(serve: Any) -> None:
     assert {Path(address).name for address in reached} == {path.name for path in FILES} - {"index.html"}
     assert sum(path.stat().st_size for path in FILES) < 60_000
     assert sum(int(each.headers["content-length"]) for each in sent) < 24_000
+
+
+async def test_all_files_are_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    patterns = settings["package-data"]["service.page"]
+    assert [path.name for path in FILES if not any(path.match(pattern) for pattern in patterns)] == []
 
 
 async def test_every_control_has_a_label_and_ids_are_unique(serve: Any) -> None:
