@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-all check bench-gpu format clean
+.PHONY: help setup serve demo test test-all check bench-gpu drill format clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -46,6 +46,9 @@ check: $(READY) ## ruff and mypy
 
 bench-gpu: $(READY) ## On a CUDA card: the GPU kernel checked, then timed against torch; writes bench-gpu.json
 	$(BIN)/sorl-bench gpu --model $(POLICY) --json bench-gpu.json
+
+drill: $(READY) ## Faults under load: reloads, restarts, hang-ups, poison; every request accounted for
+	$(BIN)/sorl-bench drill
 
 format: $(READY) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,9 @@ import sys
 COMMANDS = {
     "engine": ("bench.engine", "sample-and-score on the CPU: our engines and peers, in alternating rounds"),
     "precision": ("bench.precision", "what fp32 and bf16 do to candidates and choices, against float64"),
-    "serve": ("bench.serve", "requests/s and latency over HTTP, by engine (needs wrk)"),
+    "serve": ("bench.serving.cli", "over HTTP: our server and its peers at peak, beside large requests, overloaded"),
+    "drill": ("bench.drill.cli", "faults under load: reloads, restarts, hang-ups, poison; every request accounted for"),
+    "ray": ("bench.ray", "requests/s of Ray Serve by replicas against one plain server (needs wrk and Ray)"),
     "metrics": ("bench.metrics", "what recording metrics adds to a request of one candidate and one step"),
     "train": ("bench.train", "an update of training: ours and the released code's, in alternating rounds"),
     "aot": ("bench.aot", "compile every GPU configuration for every card, without one, and check its resources"),

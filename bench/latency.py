@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
-import queue
-import re
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from pathlib import Path
-from typing import IO
+from urllib.parse import urlsplit
 
 import numpy as np
 
+from bench.process import serving, sorl_serve
+
 WARM_UPS = 20
-START_SECONDS = 600.0
-"""Longest wait for a server to be ready: the first start compiles."""
 
 
 def act_latency(
@@ -36,8 +30,8 @@ def act_latency(
     Raises:
         RuntimeError: the server did not become ready, or answered with an error; the message has its last words.
     """
-    with _server(model, arguments) as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    with serving(sorl_serve(model, *arguments)) as server:
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
         body = {"observation": observation, "num_candidates": candidates, "num_steps": steps}
         whole, compute = [], []
         with closing(connection):
@@ -56,43 +50,3 @@ def act_latency(
         for name, values in (("request", whole), ("compute", compute))
         for label, share in (("p50", 0.5), ("p99", 0.99))
     }
-
-
-@contextmanager
-def _server(model: Path, arguments: tuple[str, ...]) -> Iterator[int]:
-    """A ready `sorl-serve`; gives its port."""
-    command = [sys.executable, "-m", "service.cli", "--model", str(model), "--port", "0", *arguments]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        said: queue.Queue[str | None] = queue.Queue()
-        # All the way to its end, or the server blocks on a full pipe.
-        reader = threading.Thread(target=_read, args=(process.stderr, said), daemon=True)
-        reader.start()
-        try:
-            yield _port(said)
-        finally:
-            process.terminate()
-            reader.join()
-
-
-def _read(stream: IO[str], said: queue.Queue[str | None]) -> None:
-    for line in stream:
-        said.put(line)
-    said.put(None)
-
-
-def _port(said: queue.Queue[str | None]) -> int:
-    """Wait for the server's "ready"; the port it listens on was said before."""
-    lines: list[str] = []
-    port = 0
-    deadline = time.monotonic() + START_SECONDS
-    with suppress(queue.Empty):
-        while (line := said.get(timeout=max(0.0, deadline - time.monotonic()))) is not None:
-            lines.append(line)
-            if match := re.search(r"listening on http://127\.0\.0\.1:(\d+)", line):
-                port = int(match[1])
-            if port and re.search(r"\bready: ", line):
-                return port
-            if "stays not ready" in line:
-                break
-    raise RuntimeError("sorl-serve did not become ready:\n" + "".join(lines[-20:]))

@@ -41,8 +41,13 @@ def run_subcommand(
     arguments: list[str],
     run: Callable[[Any], dict[str, Any]],
     print_report: Callable[[dict[str, Any]], None],
+    failed: Callable[[dict[str, Any]], bool] = lambda report: False,
 ) -> int:
-    """A subcommand that a dataclass describes: parse, run, print, and write the report where `config.json` says."""
+    """A subcommand that a dataclass describes: parse, run, print, and write the report where `config.json` says.
+
+    Returns:
+        The exit status: 1 for a report that `failed` says so of.
+    """
     import tyro
 
     try:
@@ -52,7 +57,7 @@ def run_subcommand(
         raise SystemExit(f"sorl-bench {name}: {error}") from None
     print_report(report)
     write_json(config.json, report)
-    return 0
+    return int(failed(report))
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
--- POST /act in a closed loop; prints one line of JSON for bench/serve.py.
+-- POST /act in a closed loop; prints one line of JSON for bench/wrk.py.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local file = io.open(os.getenv("SORL_WRK_BODY"), "r")

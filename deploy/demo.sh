@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin=.venv/bin
 log=$(mktemp)
 if [ -n "${RECORD_DIR:-}" ]; then export SORL_RECORD_DIR="$RECORD_DIR"; fi
-SORL_MODEL=deploy/policies/cube-single.safetensors SORL_PORT=0 $bin/sorl-serve 2>"$log" &
+SORL_MODEL=deploy/policies/cube-single.safetensors SORL_PORT=0 SORL_DRAIN_GRACE_SECONDS=0 $bin/sorl-serve 2>"$log" &
 server=$!
 trap 'kill -TERM $server 2>/dev/null; wait $server 2>/dev/null || { cat "$log" >&2; }; rm -f "$log"' EXIT
 until url=$(grep -om1 'http://127.0.0.1:[0-9]*' "$log"); do

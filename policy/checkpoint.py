@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import safetensors
@@ -17,6 +19,7 @@ from policy.networks import Policy
 from policy.spec import PolicySpec
 
 METADATA_KEY = "sorl_policy"
+SUFFIX = ".safetensors"
 
 
 def save_policy(policy: Policy, path: Path | str) -> str:
@@ -38,6 +41,60 @@ def save_policy(policy: Policy, path: Path | str) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+@dataclass(frozen=True)
+class PolicyFile:
+    """A policy file's bytes, read once: what is hashed, checked and loaded is the same, whoever writes meanwhile.
+
+    Attributes:
+        path: where it was read.
+        data: all of it.
+        version: sha256 of `data`.
+    """
+
+    path: Path
+    data: bytes = field(repr=False)
+    version: str
+
+    @classmethod
+    def read(cls, path: Path | str) -> PolicyFile:
+        """The file as it is now, not looked into yet.
+
+        Raises:
+            CheckpointError: it can't be read, or was written to meanwhile.
+        """
+        path = Path(path)
+        try:
+            with path.open("rb") as file:
+                before = os.fstat(file.fileno())
+                data = file.read()
+                after = os.fstat(file.fileno())
+        except OSError as error:
+            raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, len(data)):
+            raise CheckpointError(f"{path}: written to while it was read; a file is best replaced by a rename")
+        return cls(path, data, hashlib.sha256(data).hexdigest())
+
+    def policy(self) -> Policy:
+        """Look into it, strictly. Returns and raises what `load_policy` does."""
+        path, data = self.path, self.data
+        try:
+            tensors = load_tensors(data)
+        except (safetensors.SafetensorError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{path}: truncated or not a safetensors file ({len(data)} bytes): {error}") from None
+        metadata = _metadata(data)
+        if METADATA_KEY not in metadata:
+            raise CheckpointError(f"{path}: safetensors, but not a policy: metadata key {METADATA_KEY!r} is missing")
+        try:
+            spec = PolicySpec.from_json(metadata[METADATA_KEY])
+        except SpecError as error:
+            raise SpecError(f"{path}: {error}") from None
+        with torch.device("meta"):  # the right shapes without drawing initial weights that are thrown away
+            policy = Policy(spec, version=self.version)
+        _check_tensors(path, policy.state_dict(), tensors)
+        policy.load_state_dict(tensors, assign=True)
+        return policy.eval().requires_grad_(False)
+
+
 def load_policy(path: Path | str) -> Policy:
     """Read a policy, strictly.
 
@@ -49,28 +106,32 @@ def load_policy(path: Path | str) -> Policy:
             tensors of a wrong shape or dtype, NaN or infinite values, or a spec that is damaged, from a newer
             format, or at odds with the tensors. The message names file and fault.
     """
-    path = Path(path)
+    return PolicyFile.read(path).policy()
+
+
+def policy_files(source: Path) -> list[Path]:
+    """`source` itself, or, of a folder, the *.safetensors in it, in alphabetical order.
+
+    Raises:
+        CheckpointError: a folder that can't be read, or holds none.
+    """
+    if not source.is_dir():
+        return [source]
     try:
-        data = path.read_bytes()
+        found = sorted(path for path in source.iterdir() if path.suffix == SUFFIX and path.name[0] != ".")
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        tensors = load_tensors(data)
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except (safetensors.SafetensorError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: truncated or not a safetensors file ({len(data)} bytes): {error}") from None
-    if METADATA_KEY not in metadata:
-        raise CheckpointError(f"{path}: safetensors, but not a policy: metadata key {METADATA_KEY!r} is missing")
-    try:
-        spec = PolicySpec.from_json(metadata[METADATA_KEY])
-    except SpecError as error:
-        raise SpecError(f"{path}: {error}") from None
-    with torch.device("meta"):  # the right shapes without drawing initial weights that are thrown away
-        policy = Policy(spec, version=hashlib.sha256(data).hexdigest())
-    _check_tensors(path, policy.state_dict(), tensors)
-    policy.load_state_dict(tensors, assign=True)
-    return policy.eval().requires_grad_(False)
+        raise CheckpointError(f"{source}: cannot be read: {error.strerror}") from None
+    if not found:
+        raise CheckpointError(f"{source}: a folder without any *{SUFFIX}")
+    return found
+
+
+def _metadata(data: bytes) -> dict[str, str]:
+    """Of a file that safetensors has accepted. Its library reads this from paths only, which would be a second read."""
+    # Eight bytes of length, then a header in JSON.
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    return metadata
 
 
 def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:

@@ -9,20 +9,22 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from service import admin
+from service.loading import MakeBackend
 from service.problem import install_error_handlers
 from service.routes import act, router
 from service.settings import Settings
-from service.state import MakeBackend, Service
+from service.state import Service
 
 
 def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> FastAPI:
-    """The application for one policy; its lifespan starts and drains the worker.
+    """The application for one policy, or a folder of them; its lifespan starts and drains the worker.
 
     `make_backend` is `kernels.backend.create_backend` with the settings' options, unless given.
     `app.state.service` is the `Service`; `await app.state.service.settled()` waits for warm-up.
 
     Raises:
-        CheckpointError, BackendUnavailable, OSError: see `Service`.
+        CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError: see `Service`.
     """
     service = Service(settings, make_backend)
 
@@ -41,6 +43,7 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     )
     app.state.service = service
     app.include_router(router)
+    app.include_router(admin.router)
     # Ahead of FastAPI's own route for /act, which stays for /docs: past its dependency machinery a request costs
     # 0.31 ms of CPU time instead of 0.39 (28 numbers, 64 at once, engine left out).
     app.router.routes.insert(0, Route("/act", act, methods=["POST"]))

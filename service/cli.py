@@ -40,12 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
+    from service.catalog import CatalogError
     from service.tracing import TracingUnavailable
 
     try:
         server = _server(settings)
         listener = _bind(settings.host, settings.port)
-    except (CheckpointError, BackendUnavailable, DeviceFailure, TracingUnavailable, OSError) as error:
+    except (
+        CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, TracingUnavailable, OSError
+    ) as error:  # fmt: skip
         return _refuse(error, 1)
     with listener:
         server.run(sockets=[listener])

@@ -3,13 +3,15 @@
     seconds = factor * (call + observation * B + actor * sum(B N M) + critic * sum(B N))
 
 The four coefficients are fitted once, at warm-up, to measured batches; none is negative. The factor then follows what
-batches take: other load on the machine, clock rates, a device that throttles.
+batches take: other load on the machine, clock rates, a device that throttles. While there are none, slowness and errors
+are forgotten: else requests that are refused since the machine was slow would keep it from showing that it is not.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -24,6 +26,7 @@ TERMS = ("call", "observation", "actor", "critic")
 # followed within some thirty batches, and one stalled batch, however long, moves predictions by 7 %.
 GAIN = 0.1
 MOST = math.log(2)
+QUIET, HALF_LIFE = 1.0, 1.0  # seconds: without batches for so long, so much of slowness and errors is forgotten
 
 
 class Batch(NamedTuple):
@@ -39,12 +42,19 @@ class CostModel:
 
     Attributes:
         relative_error: running mean of |measured / predicted - 1|, each counted as 1 at most.
+
+    Args:
+        clock: seconds, monotonic.
     """
 
-    def __init__(self) -> None:
-        self._base = (0.0, 0.0, 0.0, 0.0)
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._observed = clock()
+        self._base: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
         self._log_factor = 0.0
-        self._now = self._base  # _base times the factor; one attribute, so that readers never see half an update
+        self._now: tuple[float, ...] = (
+            self._base
+        )  # _base times the factor; one attribute, so that readers never see half an update
         self.relative_error = 0.0
 
     def coefficient(self, term: str) -> float:
@@ -54,7 +64,7 @@ class CostModel:
     @property
     def factor(self) -> float:
         """How much slower batches are than at warm-up."""
-        return math.exp(self._log_factor)
+        return math.exp(self._log_factor * (self._remembered() if self._log_factor > 0 else 1.0))
 
     def fit(self, measured: Iterable[tuple[Batch, float]]) -> None:
         """Fit the coefficients to (batch, seconds > 0), each weighted by its relative error."""
@@ -65,6 +75,7 @@ class CostModel:
         self._base = tuple(solution.tolist())
         self._log_factor = 0.0
         self._now = self._base
+        self._observed = self._clock()
         self.relative_error = float(np.minimum(np.abs(1 / np.maximum(weighted @ solution, 1e-9) - 1), 1).mean())
 
     def observe(self, batch: Batch, seconds: float) -> None:
@@ -73,34 +84,50 @@ class CostModel:
         if predicted <= 0 or seconds <= 0:
             return
         ratio = seconds / predicted
+        self._log_factor = math.log(self.factor)
+        self.relative_error *= self._remembered()
+        self._observed = self._clock()
         self.relative_error += GAIN * (min(abs(ratio - 1), 1.0) - self.relative_error)
         self._log_factor += GAIN * max(-MOST, min(MOST, math.log(ratio)))
-        factor = self.factor
-        call, observation, actor, critic = self._base
-        self._now = (factor * call, factor * observation, factor * actor, factor * critic)
+        factor = math.exp(self._log_factor)
+        self._now = tuple(factor * seconds for seconds in self._base)
 
     def seconds(self, batch: Batch) -> float:
         """Predicted for a batch."""
-        call, observation, actor, critic = self._now
+        call, observation, actor, critic = self._coefficients()
         return call + observation * batch.observations + actor * batch.actor_rows + critic * batch.critic_rows
 
     def price(self, observations: int, num_candidates: int, num_steps: int) -> Price:
         """Predicted for a request of B observations, N candidates and M steps."""
-        call, observation, actor, critic = self._now
+        call, observation, actor, critic = self._coefficients()
         return Price(
             rows=observations * num_candidates,
             row=actor * num_steps + critic,
             fixed=observation * observations,
             call=call,
-            margin=1 + self.relative_error,
+            margin=self._margin(),
         )
 
     def within(self, observations: int, seconds: float) -> Callable[[int, int], bool]:
         """Does a request of B observations, alone, with N and M and the margin, take `seconds` at most?"""
-        call, observation, actor, critic = self._now
-        allowance = seconds / (1 + self.relative_error) - call - observation * observations
+        call, observation, actor, critic = self._coefficients()
+        allowance = seconds / self._margin() - call - observation * observations
         a_step, a_score = actor * observations, critic * observations
         return lambda n, m: n * (m * a_step + a_score) <= allowance
+
+    def _remembered(self) -> float:
+        """The share of slowness and errors that still counts."""
+        quiet = self._clock() - self._observed - QUIET
+        return 1.0 if quiet <= 0 else 0.5 ** (quiet / HALF_LIFE)
+
+    def _margin(self) -> float:
+        return 1 + self.relative_error * self._remembered()
+
+    def _coefficients(self) -> tuple[float, ...]:
+        if self._log_factor <= 0 or self._remembered() == 1:
+            return self._now
+        factor = self.factor
+        return tuple(factor * seconds for seconds in self._base)
 
 
 def nonnegative_least_squares(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""The engine: one policy on one device. NumPy in, NumPy out; all calls come from the scheduler's one worker thread.
+"""An engine: one policy on one device. NumPy in, NumPy out; all calls come from the scheduler's one worker thread.
 
 portions of works -> rows of one SampleBatch -> Backend.sample_and_score -> an outcome for each portion
 """
@@ -9,6 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from policy.flops import flops_of
 from service.calibration import Calibration
 from service.chunks import RunningBest, batch_of
 from service.cost_model import TERMS, Batch, CostModel
+from service.device import Device
 from service.errors import NonfiniteOutput
 from service.job import Portion, Price
 from service.metrics import Metrics
@@ -36,7 +38,7 @@ class Engine:
         metrics: where batches are counted.
         threads: threads of torch's operators, for backends that use them.
         max_batch_rows: network rows of the largest batch that will come.
-        on_device_failure: told, in the worker thread, when the device fails under a batch.
+        device: what it runs on, with the server's other engines.
 
     Attributes:
         cost: predicts its batches; zero until `warm_up`.
@@ -50,7 +52,7 @@ class Engine:
         *,
         threads: int,
         max_batch_rows: int,
-        on_device_failure: Callable[[DeviceFailure], None] = lambda error: None,
+        device: Device,
     ) -> None:
         self.spec = policy.spec
         self.cost = CostModel()
@@ -59,8 +61,7 @@ class Engine:
         self._flops = flops_of(policy.spec)
         self._threads = threads
         self._max_batch_rows = max_batch_rows
-        self._on_device_failure = on_device_failure
-        self._failure: DeviceFailure | None = None
+        self._device = device
         self._mean = policy.observation_mean.cpu().float().numpy()
         self._std = policy.observation_std.cpu().float().numpy()
 
@@ -81,8 +82,13 @@ class Engine:
             NaN for its own mean observation.
         """
         limit_torch_threads(self._threads)
-        if isinstance(self._backend, SelfChecking):
-            self._backend.check()
+        started = time.perf_counter()
+        for piece in self.rehearsal():
+            piece()
+        log.info("%s warmed up in %.2f s with %d threads", self.name, time.perf_counter() - started, self._threads)
+
+    def rehearsal(self) -> list[Callable[[], None]]:
+        """`warm_up` in pieces of a few batches at most, so that other engines' batches can go between them."""
         default = self.spec.default_budget
         budgets = {(1, 1), (default.num_candidates, default.num_steps), (32, self.spec.denoise_timesteps)}
         budgets |= {(cell.num_candidates, cell.num_steps) for cell in self.spec.frontier}
@@ -90,39 +96,26 @@ class Engine:
         works = [self._mean_work(*shape) for shape in shapes]
         rows = itertools.accumulate(work.rows for work in works)
         mixed = [work for work, total in zip(works, rows, strict=True) if total <= self._max_batch_rows]
-        started = time.perf_counter()
-        for batch in [*([work] for work in works), mixed or works[:1]]:  # each alone, then mixed
-            for outcome in self._compute([Portion(work, 0, work.rows) for work in batch]):
-                if isinstance(outcome, NonfiniteOutput):
-                    raise outcome
         calibration = Calibration(self._run_mean, self.spec.denoise_timesteps, self._max_batch_rows)
-        for shape in calibration.shapes:
-            calibration.measure(shape)
-        self.cost.fit(calibration.measured)
-        log.info(
-            "%s warmed up in %.2f s with %d threads; cost model: %s, relative error %.2f",
-            self.name,
-            time.perf_counter() - started,
-            self._threads,
-            ", ".join(f"{self.cost.coefficient(term) * 1e6:.3g} us a {term}" for term in TERMS),
-            self.cost.relative_error,
-        )
+        return [
+            *([self._backend.check] if isinstance(self._backend, SelfChecking) else []),
+            *(partial(self._rehearse, batch) for batch in [*([work] for work in works), mixed]),
+            *(partial(calibration.measure, shape) for shape in calibration.shapes),
+            partial(self._fit, calibration),
+        ]
 
     def run(self, portions: list[Portion[Work]]) -> Sequence[Outcome | RunningBest | NonfiniteOutput]:
         """Compute a slice and count it. A portion that is not its work's last gives what the next one carries.
 
         Raises:
-            DeviceFailure: `on_device_failure` has heard of it. Every call after it raises it again, as nothing that
-                the device says from there on can be relied on.
+            DeviceFailure: the device failed, under this slice or an earlier one of any engine.
         """
-        if self._failure is not None:
-            raise self._failure
+        self._device.check()
         started = time.perf_counter()
         try:
             outcomes = self._compute(portions)
         except DeviceFailure as error:
-            self._failure = error
-            self._on_device_failure(error)
+            self._device.fail(error)
             raise
         seconds = time.perf_counter() - started
         rows = [portion.stop - portion.start for portion in portions]
@@ -136,6 +129,16 @@ class Engine:
             batch, requests=len(portions), members=self.spec.ensemble_size, flops=self._flops, seconds=seconds
         )
         return outcomes
+
+    def _rehearse(self, works: list[Work]) -> None:
+        for outcome in self._compute([Portion(work, 0, work.rows) for work in works]):
+            if isinstance(outcome, NonfiniteOutput):
+                raise outcome
+
+    def _fit(self, calibration: Calibration) -> None:
+        self.cost.fit(calibration.measured)
+        terms = ", ".join(f"{self.cost.coefficient(term) * 1e6:.3g} us a {term}" for term in TERMS)
+        log.info("%s: cost model: %s, relative error %.2f", self.name, terms, self.cost.relative_error)
 
     def _compute(self, portions: list[Portion[Work]]) -> list[Outcome | RunningBest | NonfiniteOutput]:
         batch, observations = batch_of(portions)

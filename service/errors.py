@@ -3,11 +3,13 @@
 ServiceError
 ├── InvalidRequest        422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
 │   └── BudgetTooLarge    422 budget_too_large        more compute than one request may ask for
-├── Unauthorized          401 unauthorized
+├── Unauthorized          401 unauthorized            the key is missing or wrong
+├── AdminDisabled         403 admin_disabled          the server was started without an admin key
 ├── NotFound              404 not_found               no such page
 ├── UnknownModel          404 unknown_model
 ├── MethodNotAllowed      405 method_not_allowed
 ├── VersionGone           409 version_gone            the model is served, in another version
+├── ReloadFailed          409 reload_failed           the file is not fit to serve; what was served before still is
 ├── PayloadTooLarge       413 payload_too_large
 ├── UnsupportedMediaType  415 unsupported_media_type
 ├── ClientGone            499 client_gone             nobody is left to read this one; it is for the metrics
@@ -89,6 +91,13 @@ class Unauthorized(ServiceError):
         return {"WWW-Authenticate": "Bearer"}
 
 
+class AdminDisabled(ServiceError):
+    """The server was started without an admin key, and so takes no admin calls from anybody."""
+
+    status = 403
+    code = "admin_disabled"
+
+
 class NotFound(ServiceError):
     """No such page."""
 
@@ -118,10 +127,17 @@ class MethodNotAllowed(ServiceError):
 
 
 class VersionGone(ServiceError):
-    """The model is served in another version than the one asked for."""
+    """The model is served in another version than the one asked for, or no longer in that one."""
 
     status = 409
     code = "version_gone"
+
+
+class ReloadFailed(ServiceError):
+    """The model's file is not fit to serve, now; `detail` names the fault. What was served before is served on."""
+
+    status = 409
+    code = "reload_failed"
 
 
 class PayloadTooLarge(ServiceError):

@@ -66,11 +66,12 @@ class Job(Generic[W, R]):
         reduce: how to spend less when `due` would be missed; None: the work is exact.
         done: rows computed so far.
         level: its priority, less what it has aged.
+        expected: when it was predicted to be computed, as it was submitted.
     """
 
     __slots__ = (
-        "arrival", "carry", "deadline", "done", "due", "finished", "future", "gone", "level", "price", "priority",
-        "reduce", "started", "state", "submitted", "timer", "work",
+        "arrival", "carry", "deadline", "done", "due", "expected", "finished", "future", "gone", "level", "price",
+        "priority", "reduce", "started", "state", "submitted", "timer", "work",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,7 @@ class Job(Generic[W, R]):
         due: float | None = None,
         reduce: Reduce[W] | None = None,
         submitted: float = 0.0,
+        expected: float = 0.0,
     ) -> None:
         self.work = work
         self.price = price
@@ -93,6 +95,7 @@ class Job(Generic[W, R]):
         self.due = deadline if due is None else due
         self.reduce = reduce
         self.submitted = submitted
+        self.expected = expected
         self.state: Literal["queued", "running", "done"] = "queued"
         self.gone = False  # its client hung up while a slice held it
         self.done = self.arrival = 0

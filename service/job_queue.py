@@ -86,7 +86,7 @@ class JobQueue(Generic[W, R]):
         return True
 
     def take(self, now: float) -> tuple[Slice[W, R], list[Job[W, R]]]:
-        """The next slice, whose jobs are running from here on, and jobs whose deadline has passed."""
+        """The next slice, whose jobs are running from here on, and jobs whose deadline has passed or can't be met."""
         if now >= self._next_aging:
             self._age(now)
         taken: Slice[W, R] = Slice(self._slice_seconds, self._max_rows, now)
@@ -95,12 +95,11 @@ class JobQueue(Generic[W, R]):
             entry = self._heap[0]
             job = entry[-1]
             if job.state == "queued":
-                if job.deadline is not None and job.deadline <= now:
+                if (job.deadline is not None and job.deadline <= now) or not self._fit(job, now + taken.seconds):
                     self._leave(job)
                     job.state = "done"
                     late.append(job)
                 else:
-                    self._fit(job, now + taken.seconds)
                     answer = taken.offer(job)
                     if answer == "full":
                         break  # no smaller one may overtake it: else it could wait for ever
@@ -115,18 +114,21 @@ class JobQueue(Generic[W, R]):
         taken.fill_up()
         return taken, late
 
-    def _fit(self, job: Job[W, R], start: float) -> None:
-        """Reduce a job that would miss its deadline, begun at `start`."""
-        if job.due is None or job.reduce is None:
-            return
-        left = job.due - start
-        if (job.price.call + job.seconds) * job.price.margin <= left:
-            return
+    def _fit(self, job: Job[W, R], start: float) -> bool:
+        """Reduce a job that would miss its deadline, begun at `start`. False: it would, and can't be reduced."""
+        if job.due is None:
+            return True
+        left, needed = job.due - start, job.price.call + job.seconds
+        if job.reduce is None:
+            return needed <= left  # without the margin: what was accepted is given up only if it is more likely late
+        if needed * job.price.margin <= left:
+            return True
         work = job.reduce(job.work, left, job.done)
         if work is not job.work:
             self._seconds[job.level, True] -= job.seconds
             job.work, job.price = work, self._price(work)
             self._seconds[job.level, True] += job.seconds
+        return True
 
     def _leave(self, job: Job[W, R]) -> None:
         self._size -= 1

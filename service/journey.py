@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+from policy import PolicySpec
 from service.admission import Grant
-from service.catalog import Model
 from service.errors import InternalError, ServiceError
 from service.job import Job
 from service.schemas import ActRequest
@@ -19,22 +20,22 @@ class Journey:
 
     Attributes:
         received, serialising, ended: the body was awaited, the outcome was there, the reply was encoded.
-        request, model, grant: what was asked, of whom, and admitted.
+        request, spec, grant: what was asked, of which policy, and admitted.
         job: in the queue and after it.
         work: as computed, which may be less than `grant`.
         outcome: from the engine.
         error: what the request ended with in place of a reply; None: it was answered.
     """
 
-    __slots__ = ("ended", "error", "grant", "job", "model", "outcome", "received", "request", "serialising", "work")
+    __slots__ = ("ended", "error", "grant", "job", "outcome", "received", "request", "serialising", "spec", "work")
 
     def __init__(self, received: float) -> None:
         self.received = received
         self.serialising = self.ended = 0.0
         self.request: ActRequest | None = None
-        self.model: Model | None = None
+        self.spec: PolicySpec | None = None
         self.grant: Grant | None = None
-        self.job: Job[Work, Outcome] | None = None
+        self.job: Job[Any, Outcome] | None = None
         self.work: Work | None = None
         self.outcome: Outcome | None = None
         self.error: ServiceError | None = _FAULT

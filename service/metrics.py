@@ -76,6 +76,10 @@ class Metrics:
         self.reserve = Gauge(
             "sorl_reply_reserve_seconds", "What deadlines leave for replies to be written", registry=registry
         )
+        self.slip = Gauge(
+            "sorl_queue_slip_seconds", "How much later than predicted one request in a hundred is computed",
+            registry=registry,
+        )  # fmt: skip
         self.ready = Gauge("sorl_ready", "1 when /readyz says so", registry=registry)
         self.recorder_dropped = Counter(
             "sorl_recorder_dropped_total", "Requests the flight recorder could not keep up with", registry=registry

@@ -1,8 +1,8 @@
 """The flight recorder's file format: one `Record` a line, written by `recorder`, read by `replay`.
 
 A recording is JSON lines. The first line is the header:
-    {"sorl_recording": 1, "checkpoint": path, "model": name, "model_version": sha256, "engine": ..., "created": ...}
-each other line one request of B observations:
+    {"sorl_recording": 1, "checkpoint": path of the file or folder served, "created": ...}
+each other line one request of B observations, and what answered it, which a reload may change from line to line:
     time (Unix seconds), request_id, model, model_version, engine, num_candidates, num_steps, temperature,
     seeds (B decimal strings), and observation (B, obs_dim), action (B, action_dim, environment units), q (B,) as
     encoded float32 arrays, exact to the bit.

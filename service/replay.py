@@ -18,7 +18,7 @@ import numpy as np
 
 from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult, create_backend, engine_choice
 from kernels.threads import limit_torch_threads, serving_threads
-from policy import CheckpointError, Policy, PolicySpec, load_policy
+from policy import CheckpointError, Policy, PolicyFile, PolicySpec, policy_files
 from service.recording import Record, Recording, RecordingError, read_recording
 
 
@@ -104,19 +104,24 @@ def _slack(record: Record, row: int) -> float:
 
 
 def load_policies(recording: Recording, path: Path, models: list[Path]) -> dict[str, Policy]:
-    """The policies that `recording` needs, by version, from `models` or the checkpoint its header names.
+    """The policies that `recording` needs, by version: from `models`, or from where its header says they were served.
+
+    Args:
+        models: checkpoints, and folders of them.
 
     Raises:
         CheckpointError: a checkpoint is missing or damaged.
-        RecordingError: a record was answered by another version, or can't have been answered by it.
+        RecordingError: a record was answered by a version that is not among them, or can't have been answered by it.
     """
-    checkpoints = models or [Path(str(recording.header.get("checkpoint")))]
+    needed = {record.model_version for record in recording.records}
     policies: dict[str, Policy] = {}
     found = []
-    for checkpoint in checkpoints:
-        policy = load_policy(checkpoint)
-        policies[policy.version] = policy
-        found.append(f"{checkpoint} is version {policy.version:.12}")
+    for source in models or [Path(str(recording.header.get("checkpoint")))]:
+        for checkpoint in policy_files(source):
+            file = PolicyFile.read(checkpoint)
+            if file.version in needed:
+                policies[file.version] = file.policy()
+            found.append(f"{checkpoint} is version {file.version:.12}")
     for record in recording.records:
         answered_by = policies.get(record.model_version)
         if answered_by is None:
@@ -169,7 +174,9 @@ def main(arguments: list[str] | None = None) -> int:
         prog="sorl-replay", description="Recompute the flight recorder's requests and compare the actions."
     )
     parser.add_argument("file", nargs="+", type=Path, help="recording, as found in SORL_RECORD_DIR")
-    parser.add_argument("--model", nargs="+", type=Path, default=[], help="checkpoints; default: the header's")
+    parser.add_argument(
+        "--model", nargs="+", type=Path, default=[], help="checkpoints, or folders of them; default: the header's"
+    )
     parser.add_argument(
         "--tolerance", type=float, default=1e-5, help="in units of half the action's range (default: %(default)g)"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -47,6 +47,21 @@ class ActReply(BaseModel):
     candidate_q: list[float] | list[list[float]] | None = Field(None, description="(N,).")
 
 
+class ReloadReply(BaseModel):
+    """What a reload came to."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str
+    model_version: str = Field(description="sha256 of the checkpoint file; replies name it from now on.")
+    previous_version: str = Field(
+        description="Served until now, and for version_grace_seconds to requests with this model_version."
+    )
+    outcome: Literal["swapped", "restored", "unchanged"] = Field(
+        description="restored: back to a version that was still in memory; unchanged: the file is the one served."
+    )
+
+
 class Problem(BaseModel):
     """An error (RFC 9457). `code` is stable; `field` is there where one is at fault."""
 
@@ -58,6 +73,12 @@ class Problem(BaseModel):
     request_id: str
     field: str | None = None
     retry_after_ms: int | None = None
+
+
+def problem_responses(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """Statuses and the codes they come with, as FastAPI's `responses` for /docs."""
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": f"code: {codes}", "content": content} for status, codes in meanings.items()}
 
 
 def act_reply(

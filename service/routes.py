@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import secrets
 import time
 from typing import Any
@@ -13,21 +12,21 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import JSONResponse, Response
 
 from service import codec
+from service.access import check_key
 from service.body import media_type_of, read_body, reply_type_of
-from service.catalog import Model
-from service.errors import ClientGone, InternalError, ServiceError, Unauthorized
+from service.errors import ClientGone, InternalError, ServiceError
 from service.job import Job
 from service.journey import Journey
+from service.model import Model
 from service.problem import REQUEST_ID_HEADER, check_request_id_header, request_id_of
 from service.recording import Record
-from service.replies import ActReply, Problem, act_reply
+from service.replies import ActReply, act_reply, problem_responses
 from service.schemas import ActRequest, parse_act, parse_request_id, row_seeds
 from service.state import Service
 from service.work import Outcome, Work
 
 router = APIRouter()
 
-_PROBLEM = {"content": {"application/problem+json": {"schema": Problem.model_json_schema()}}}
 _MEANINGS = {
     401: "unauthorized",
     404: "unknown_model",
@@ -48,7 +47,7 @@ _ACT_BODY = {"schema": ActRequest.model_json_schema(ref_template="#/components/s
     response_model=None,
     responses={
         200: {"model": ActReply, "description": "The action, what it is worth, and what was spent"},
-        **{status: {"description": f"code: {codes}", **_PROBLEM} for status, codes in _MEANINGS.items()},
+        **problem_responses(_MEANINGS),
     },
     openapi_extra={"requestBody": {"required": True, "content": {codec.JSON: _ACT_BODY, codec.MSGPACK: _ACT_BODY}}},
 )
@@ -68,7 +67,7 @@ async def act(request: Request) -> Response:
 
 
 async def _answer(service: Service, request: Request, journey: Journey) -> Response:
-    _check_key(service, request)
+    check_key(service.settings, request)
     check_request_id_header(request)
     media_type = media_type_of(request)
     service.check_serving()
@@ -76,7 +75,8 @@ async def _answer(service: Service, request: Request, journey: Journey) -> Respo
     if (given := parse_request_id(fields.get("request_id"))) is not None:
         request.state.request_id = given  # before the rest is looked at, so that errors carry it too
     journey.request = act_request = parse_act(fields, media_type)
-    journey.model = model = service.catalog.find(act_request.model, act_request.model_version)
+    model = service.catalog.find(act_request.model, act_request.model_version)
+    journey.spec = model.spec
     observation = model.rows_of(act_request.observation)
     deadline = None if act_request.deadline_ms is None else journey.received + act_request.deadline_ms / 1000
     journey.grant = grant = model.admission.grant(act_request, service.time_left(deadline, act_request.priority))
@@ -93,29 +93,20 @@ async def _answer(service: Service, request: Request, journey: Journey) -> Respo
     journey.job = job = service.submit(work, act_request, model, deadline)
     journey.outcome = outcome = await _outcome_of(service, job, request)
     journey.serialising = time.monotonic()
-    journey.work = job.work
+    computed: Work = job.work.work
+    journey.work = computed
 
     request_id = request_id_of(request)
-    identity = {"model": model.spec.name, "model_version": model.version, "request_id": request_id}
-    reply = act_reply(outcome, job.work, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
+    identity = {"model": model.name, "model_version": model.version, "request_id": request_id}
+    reply = act_reply(outcome, computed, single=act_request.observation.ndim == 1, seed=seed, identity=identity)
     reply["timing_ms"] = _timing(service, job, journey.received)
     reply_type = reply_type_of(request, media_type)
     response = Response(codec.encode(reply, reply_type), headers={REQUEST_ID_HEADER: request_id}, media_type=reply_type)
-    _record(service, model, request_id, job.work, outcome)
+    _record(service, model, request_id, computed, outcome)
     return response
 
 
-def _check_key(service: Service, request: Request) -> None:
-    key = service.settings.api_key
-    if key is None:
-        return
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    # compare_digest takes as long for a wrong first character as for a wrong last one.
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.get_secret_value().encode()):
-        raise Unauthorized("expected 'Authorization: Bearer KEY' with this server's key")
-
-
-async def _outcome_of(service: Service, job: Job[Work, Outcome], request: Request) -> Outcome:
+async def _outcome_of(service: Service, job: Job[Any, Outcome], request: Request) -> Outcome:
     """Wait for the job; drop it when the client hangs up, so that the queue holds no abandoned work."""
 
     def hung_up(watcher: asyncio.Task[Any]) -> None:
@@ -141,7 +132,7 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-def _timing(service: Service, job: Job[Work, Outcome], received: float) -> dict[str, float]:
+def _timing(service: Service, job: Job[Any, Outcome], received: float) -> dict[str, float]:
     now = time.monotonic()
     queue, total = job.started - job.submitted, now - received
     service.reserve.observe(now - job.finished)
@@ -155,7 +146,7 @@ def _record(service: Service, model: Model, request_id: str, work: Work, outcome
             Record(
                 time.time(),
                 request_id,
-                model.spec.name,
+                model.name,
                 model.version,
                 outcome.engine,
                 work,
@@ -168,19 +159,20 @@ def _record(service: Service, model: Model, request_id: str, work: Work, outcome
 @router.get("/models", summary="What is served, its dimensions, limits and measured frontier")
 async def models(request: Request) -> dict[str, Any]:
     """All models."""
-    return {"models": [model.describe() for model in request.app.state.service.catalog]}
+    catalog = request.app.state.service.catalog
+    return {"models": [catalog.describe(model.name) for model in catalog]}
 
 
-@router.get("/models/{name}", summary="One model", responses={404: {"description": "code: unknown_model", **_PROBLEM}})
+@router.get("/models/{name}", summary="One model", responses=problem_responses({404: "unknown_model"}))
 async def model(request: Request, name: str) -> dict[str, Any]:
     """One model by its name."""
-    description: dict[str, Any] = request.app.state.service.catalog.find(name).describe()
+    description: dict[str, Any] = request.app.state.service.catalog.describe(name)
     return description
 
 
 @router.get("/healthz", summary="Is the process alive?")
 async def healthz(request: Request) -> dict[str, str]:
-    """500 once the engine is stuck or its thread is gone for good, which only a restart mends."""
+    """500 once the device has failed, the engine is stuck or its thread gone for good, which only a restart mends."""
     service: Service = request.app.state.service
     if service.broken is not None:
         raise InternalError(service.broken)
@@ -190,13 +182,13 @@ async def healthz(request: Request) -> dict[str, str]:
 @router.get(
     "/readyz",
     summary="May requests be sent here?",
-    responses={503: {"description": "code: not_ready: warming up, failed to, or draining", **_PROBLEM}},
+    responses=problem_responses({503: "not_ready: warming up, failed to, or draining"}),
 )
 async def readyz(request: Request) -> dict[str, str]:
     """200 after warm-up has succeeded and until SIGTERM."""
     service: Service = request.app.state.service
     service.check_ready()
-    return {"status": "ready", "engine": service.engine.name}
+    return {"status": "ready"}
 
 
 @router.get("/metrics", summary="Prometheus metrics")
@@ -208,7 +200,7 @@ async def metrics(request: Request) -> Response:
 @router.get("/", include_in_schema=False)
 async def index(request: Request) -> JSONResponse:
     """Where things are."""
-    names = [model.spec.name for model in request.app.state.service.catalog]
+    names = [model.name for model in request.app.state.service.catalog]
     return JSONResponse(
         {
             "service": "sorl-serve",

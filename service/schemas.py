@@ -169,9 +169,11 @@ class ActRequest(BaseModel):
         "(s + b) mod 2^64. Left out, the server chooses and says which.",
     )
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False, description="Scales the noise: 0 to 2.")
-    model: str | None = Field(None, max_length=200, description="A name from /models; left out, the only one.")
+    model: str | None = Field(None, max_length=200, description="A name from /models; left out, the default one.")
     model_version: str | None = Field(
-        None, max_length=200, description="sha256 of the checkpoint; another one being served is a 409."
+        None,
+        max_length=200,
+        description="sha256 of the checkpoint: the one served, or one before it while it stays; else a 409.",
     )
     priority: int = Field(5, ge=0, le=9, description="0 is served first, 9 last.")
     return_candidates: bool = Field(False, description="Also return all candidates with their q.")

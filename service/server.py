@@ -1,6 +1,11 @@
-"""uvicorn, with a drain: SIGTERM turns /readyz false, accepted requests are answered, and the process exits with 0.
+"""uvicorn, with signals: SIGTERM and SIGINT drain, SIGHUP reloads.
 
-A lost engine ends it as well: its requests are failed, their replies written, and `Service.broken` says why."""
+A drain: /readyz turns false at once; for `drain_grace_seconds` new requests are still served, as load balancers need
+that long to hear of it (not after SIGINT: a person waits); then new ones get a 503 while what was accepted is answered;
+the process exits with 0. A second signal ends it at once.
+
+A lost engine ends it as well: its requests are failed, their replies written, and `Service.broken` says why.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,11 @@ import asyncio
 import contextlib
 import gc
 import logging
-import math
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,6 +29,7 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75  # robots pause between episodes; most load balancers keep connections for 60
 BACKSTOP_SECONDS = 5  # for writing replies, once the scheduler's own drain has ended
+DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Server(uvicorn.Server):
@@ -41,48 +47,74 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=math.ceil(settings.drain_seconds) + BACKSTOP_SECONDS,
+                timeout_graceful_shutdown=BACKSTOP_SECONDS,
             )
         )
         self._service: Service = app.state.service
-        self._service.on_broken = self._leave
+        self._service.on_broken = lambda: self._begin(self._drain(0.0))
+        self._grace_seconds = settings.drain_grace_seconds
+        self._started = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
     @property
     def broken(self) -> bool:
         """Was the engine lost?"""
         return self._service.broken is not None
 
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
             log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
-        self._announcement = asyncio.ensure_future(self._announce())
+        self._started.set()
+        self._begin(self._announce())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drain beside uvicorn's own wait for open connections: those wait for the drain's replies."""
-        stopping = asyncio.ensure_future(self._service.stop())
         await super().shutdown(sockets)
-        await stopping
-        self._announcement.cancel()
-
-    def _leave(self) -> None:
-        self.should_exit = True  # uvicorn looks at it ten times a second, then shuts down as for a signal
+        for task in self._tasks:
+            task.cancel()
+        gc.unfreeze()  # or the interpreter's last collection passes models by, and nanobind reports them as leaks
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        for number in DRAIN_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # the second one's effect, however busy the interpreter is
         log.info("%s: draining", signal.Signals(sig).name)
         self._service.begin_drain()
-        super().handle_exit(sig, frame)
+        grace = self._grace_seconds if sig == signal.SIGTERM else 0.0
+        self._loop.call_soon_threadsafe(lambda: self._begin(self._drain(grace)))
+
+    def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
+        """Reload every model."""
+        log.info("SIGHUP: reloading")
+        self._loop.call_soon_threadsafe(lambda: self._begin(self._service.reload_all()))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, but for its end: that raises the signal again, and a drained server would not exit with 0."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        handlers = dict.fromkeys(DRAIN_SIGNALS, self.handle_exit) | {signal.SIGHUP: self.handle_hangup}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _drain(self, grace: float) -> None:
+        try:
+            await self._started.wait()  # a signal may come before there is a worker to drain
+            await asyncio.sleep(grace)
+            await self._service.stop()
+        finally:
+            self.should_exit = True
 
     async def _announce(self) -> None:
         await self._service.settled()
@@ -92,4 +124,4 @@ class Server(uvicorn.Server):
         gc.freeze()
         if self._service.state == "ready":
             for model in self._service.catalog:
-                log.info("ready: %s (version %.12s) on %s", model.spec.name, model.version, model.engine)
+                log.info("ready: %s (version %.12s) on %s", model.name, model.version, model.engine.name)

@@ -6,9 +6,9 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 ENV_PREFIX = "SORL_"
@@ -28,7 +28,20 @@ class Settings(BaseSettings):
         protected_namespaces=(),
     )
 
-    model: Path = Field(Path("deploy/policies/cube-single.safetensors"), description="checkpoint to serve")
+    model: Path = Field(
+        Path("deploy/policies/cube-single.safetensors"),
+        description="checkpoint to serve, or a folder: every *.safetensors in it, each under its policy's own name",
+    )
+    default_model: str | None = Field(
+        None,
+        description="name of the policy for requests that name none; left out, the first in alphabetical order",
+    )
+    version_grace_seconds: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="after a reload the version before stays in memory this long, for requests with its model_version",
+    )
     host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 is every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one and logs it")
     backend: Literal["auto", "triton", "cpu", "reference"] = Field(
@@ -70,16 +83,31 @@ class Settings(BaseSettings):
         1.0, gt=0, allow_inf_nan=False, description="a waiting request gains a step of priority this often"
     )
     stuck_seconds: float = Field(
-        30.0, gt=0, allow_inf_nan=False, description="an engine call of this length ends the process, with status 3"
+        30.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="an engine call, or a step of a reload, of this length ends the process, with status 3",
     )
     max_returned_candidates: int = Field(4096, ge=1, description="most candidates written into one reply")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
     record_dir: Path | None = Field(None, description="folder of the flight recorder; off when left out")
     record_max_bytes: int = Field(64 << 20, ge=4096, description="size at which a recording goes on in a new file")
     record_max_files: int = Field(16, ge=1, description="recordings kept; the oldest is deleted")
-    drain_seconds: float = Field(30.0, ge=0, allow_inf_nan=False, description="longest wait for requests at SIGTERM")
+    drain_grace_seconds: float = Field(
+        5.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="after SIGTERM new requests are still served this long, while /readyz sends clients elsewhere",
+    )
+    drain_seconds: float = Field(
+        30.0, ge=0, allow_inf_nan=False, description="then, the longest wait for requests that were accepted"
+    )
     api_key: SecretStr | None = Field(
         None, description="when set, POST /act wants 'Authorization: Bearer KEY'; better set by environment"
+    )
+    admin_key: SecretStr | None = Field(
+        None,
+        description="key of POST /models/NAME/reload, which nobody may call while it is unset; not the robots' api_key",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, on stderr")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
@@ -94,13 +122,14 @@ class Settings(BaseSettings):
         refuse_unknown_environment(os.environ, cls.model_fields)
         return values
 
-    @model_validator(mode="after")
-    def _check_key(self) -> Self:
-        if self.api_key is not None and not self.api_key.get_secret_value().isascii():
-            raise ValueError("api_key: expected ASCII, as it travels in a header")
-        if self.api_key is not None and not self.api_key.get_secret_value():
-            raise ValueError("api_key: expected at least one character; leave it out to serve without a key")
-        return self
+    @field_validator("api_key", "admin_key")
+    @classmethod
+    def _check_key(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None and not key.get_secret_value().isascii():
+            raise ValueError("expected ASCII, as it travels in a header")
+        if key is not None and not key.get_secret_value():
+            raise ValueError("expected at least one character; leave it out to have no key")
+        return key
 
 
 def refuse_unknown_environment(environment: Mapping[str, str], fields: Iterable[str]) -> None:

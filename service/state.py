@@ -1,4 +1,4 @@
-"""The parts of one server and its life: warming up -> ready -> draining, or failed."""
+"""The parts of one server and its life: warming up -> ready, or failed; and at its end, draining."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
-from kernels.backend import Backend, BackendChoice, DeviceFailure, Precision, create_backend
-from kernels.gpu.configuration import TritonOptions
-from kernels.threads import serving_threads
-from policy import Policy, load_policy
-from service.admission import Admission, Limits, TimeLeft
-from service.catalog import Catalog, Model
-from service.engine import Engine
+from kernels.backend import DeviceFailure
+from service import dispatch
+from service.admission import TimeLeft
+from service.catalog import Catalog
+from service.device import Device
 from service.errors import NotReady
 from service.job import Job
+from service.loading import Loader, MakeBackend
 from service.metrics import Metrics
+from service.model import Model
 from service.observer import Observer
 from service.recorder import Recorder
+from service.reload import Reloader
 from service.reserve import Reserve
 from service.scheduler import Scheduler
 from service.schemas import ActRequest
@@ -31,16 +32,15 @@ from service.work import Outcome, Work
 
 log = logging.getLogger(__name__)
 
-MakeBackend = Callable[[Policy, BackendChoice, str, Precision, int], Backend]
-
 
 class Service:
     """Everything that routes need, built from settings. Keeps no state between requests.
 
     Raises:
-        CheckpointError: the model's file is missing or damaged.
+        CheckpointError: a model's file is missing or damaged.
+        CatalogError: two files hold policies of one name, or there is none of the default's.
         BackendUnavailable: the backend or device asked for can't run here.
-        DeviceFailure: the device has no room for the policy.
+        DeviceFailure: the device has no room for the policies.
         TracingUnavailable: tracing was asked for without the extra `otel`.
         OSError: the recordings' folder can't be made.
     """
@@ -48,65 +48,41 @@ class Service:
     def __init__(self, settings: Settings, make_backend: MakeBackend | None = None) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        policy = load_policy(settings.model)
-        triton = TritonOptions(replay=settings.triton_replay, split=settings.triton_split)
-        make = make_backend or partial(create_backend, triton=triton)
-        self.engine = Engine(
-            policy,
-            make(policy, settings.backend, settings.device, settings.precision, settings.threads),
-            self.metrics,
-            threads=settings.threads or serving_threads(),
-            max_batch_rows=settings.max_batch_rows,
-            on_device_failure=self._device_failed,
-        )
-        limits = Limits(
-            max_candidates=settings.max_candidates,
-            max_steps=settings.max_steps,
-            max_batch=settings.max_batch,
-            max_returned=settings.max_returned_candidates,
-            max_seconds=settings.max_queue_seconds,
-        )
-        admission = Admission(policy.spec, limits, self.engine.cost)
-        model = Model(policy.spec, policy.version, self.engine.name, admission)
-        self.catalog = Catalog([model])
-        self.scheduler: Scheduler[Work, Outcome] = Scheduler(
-            self.engine.run,
-            self.engine.price,
+        loader = Loader(settings, self.metrics, make_backend, Device(self._device_failed))
+        models, paths = loader.load_all()
+        self.catalog = Catalog(models, default=settings.default_model, grace=settings.version_grace_seconds)
+        self.scheduler: Scheduler[dispatch.Task, Any] = Scheduler(
+            dispatch.run,
+            partial(dispatch.price, slice_seconds=settings.slice_ms / 1000),
             slice_seconds=settings.slice_ms / 1000,
             max_slice_rows=settings.max_batch_rows,
             max_queue_seconds=settings.max_queue_seconds,
             aging_seconds=settings.aging_seconds,
             on_broken=lambda: self._break("the worker thread died"),
         )
-        self.reserve = Reserve()
+        self.reserve = Reserve(time.monotonic)
         self._watchdog = Watchdog(
             lambda: self.scheduler.busy_since,
             settings.stuck_seconds,
             lambda: self._break(f"the engine has not come back for {settings.stuck_seconds:g} s (stuck_seconds)"),
             time.monotonic,
         )
-        self.broken: str | None = None
+        self.reloader = Reloader(settings.model, paths, self.catalog, loader, self.scheduler, self.metrics)
+        self.recorder = self._make_recorder()
+        self.state: Literal["warming up", "ready", "failed"] = "warming up"
+        self.draining = False
+        self.broken: str | None = None  # why only a restart helps
         self.on_broken: Callable[[], None] = lambda: None
-        self.recorder = self._make_recorder(model)
-        self.state: Literal["warming up", "ready", "draining", "failed"] = "warming up"
         self._why_failed = "warm-up failed"
         self._settled = asyncio.Event()
         self._stopping: asyncio.Task[None] | None = None
-        self.metrics.queue_requests.set_function(lambda: self.scheduler.queued)
-        self.metrics.queue_backlog.set_function(lambda: self.scheduler.queued_seconds)
-        self.metrics.count_live(
-            "batch_retries", "Batches that raised and were run request by request", lambda: self.scheduler.retries
-        )
-        self.metrics.count_live(
-            "worker_restarts", "Worker threads that died and were replaced", lambda: self.scheduler.restarts
-        )
-        self.metrics.reserve.set_function(lambda: self.reserve.seconds)
-        self.metrics.show_cost(policy.spec.name, self.engine.cost)
-        self.metrics.ready.set_function(lambda: self.state == "ready")
-        self.metrics.show_model(policy.spec.name, policy.version, self.engine.name)
-        self.metrics.show_engine(self.engine.name, choice=settings.backend, device=settings.device)
-        self.metrics.requests.show_budget(policy.spec.default_budget)
         self.observer = Observer(self.metrics.requests, otlp_tracer() if settings.tracing else None)
+        self._export()
+
+    @property
+    def ready(self) -> bool:
+        """Are new clients welcome?"""
+        return self.state == "ready" and not self.draining
 
     def start(self) -> None:
         """Start the worker, which warms up first, and return at once. From the event loop that will serve."""
@@ -123,33 +99,44 @@ class Service:
         idle = deadline - self.reserve.seconds - time.monotonic()
         return TimeLeft(now=idle - self.scheduler.backlog(priority), idle=idle)
 
-    def submit(self, work: Work, request: ActRequest, model: Model, deadline: float | None) -> Job[Work, Outcome]:
-        """Queue `work`, as granted to `request`. Raises as `Scheduler.submit`."""
-        if deadline is None:
-            return self.scheduler.submit(work, request.priority)
-        reduce = model.admission.reduce if request.on_late == "degrade" else None
-        due = deadline - self.reserve.seconds
-        return self.scheduler.submit(work, request.priority, deadline, due=due, reduce=reduce)
+    def submit(self, work: Work, request: ActRequest, model: Model, deadline: float | None) -> Job[Any, Outcome]:
+        """Queue `work`, as granted to `request`, as an `Assignment`. Raises as `Scheduler.submit`."""
+        due = reduce = None
+        if deadline is not None:
+            due = deadline - self.reserve.seconds
+            if request.on_late == "degrade":
+                reduce = partial(dispatch.reduced, model.admission.reduce)
+        task = dispatch.Assignment(model.engine, work)
+        return self.scheduler.submit(task, request.priority, deadline, due=due, reduce=reduce)
 
     def check_serving(self) -> None:
         """Raises NotReady unless requests can be computed: also while draining, they can."""
-        if self.state in ("warming up", "failed"):
-            self.check_ready()
+        if self.state != "ready":
+            reason = f"{self._why_failed}; the server's log says why" if self.state == "failed" else self.state
+            raise NotReady(f"not ready: {reason}", retry_after_ms=1000)
 
     def check_ready(self) -> None:
         """Raises NotReady unless new clients are welcome."""
-        if self.state == "ready":
-            return
-        reason = f"{self._why_failed}; the server's log says why" if self.state == "failed" else self.state
-        raise NotReady(f"not ready: {reason}", retry_after_ms=1000)
+        self.check_serving()
+        if self.draining:
+            raise NotReady("not ready: draining", retry_after_ms=1000)
 
     async def settled(self) -> None:
         """Wait until warm-up has ended, well or badly."""
         await self._settled.wait()
 
+    async def reload_all(self) -> None:
+        """Serve the files as they are now, once warm-up has ended. What comes of it is in the log and the metrics."""
+        await self.settled()
+        try:
+            self.check_serving()
+            await self.reloader.reload_all()
+        except NotReady as error:
+            log.error("nothing was reloaded: %s", error.detail)
+
     def begin_drain(self) -> None:
         """/readyz turns false, so that load balancers look elsewhere; requests are still served."""
-        self.state = "draining"
+        self.draining = True
 
     async def stop(self) -> None:
         """Answer what was accepted, then end the threads. May be called again: it waits for the first call's end."""
@@ -168,50 +155,58 @@ class Service:
 
     def _prepare(self) -> None:
         """In the worker thread, before the first batch."""
-        try:
-            self.engine.warm_up()
-        except Exception:
-            # Whatever a backend raises here would kill the worker: the server stays up, not ready, and says why.
-            log.exception("warm-up failed: %s stays not ready", self.engine.name)
-            self._loop.call_soon_threadsafe(self._settle, "failed")
-        else:
-            self._loop.call_soon_threadsafe(self._settle, "ready")
+        for model in self.catalog:
+            try:
+                model.engine.warm_up()
+            except Exception:
+                # Whatever a backend raises here would kill the worker: the server stays up, not ready, and says why.
+                log.exception("warm-up failed: %s on %s stays not ready", model.name, model.engine.name)
+                self._loop.call_soon_threadsafe(self._settle, "failed")
+                return
+        self._loop.call_soon_threadsafe(self._settle, "ready")
 
     def _device_failed(self, error: DeviceFailure) -> None:
-        """In the worker thread. Nothing that the device says from here on can be relied on: clients go elsewhere."""
-        log.critical("%s failed, not ready from here on: %s", self.engine.name, error)
-        self._loop.call_soon_threadsafe(self._fail, "the device failed")
+        """In the worker thread."""
+        log.critical("the device failed: %s", error)
+        self._loop.call_soon_threadsafe(self._break, "the device failed")
 
     def _break(self, why: str) -> None:
         """The engine is lost to this process: answer everyone, and let whoever hosts the app end it."""
         log.critical("%s: failing what is held and queued; this process can't compute any more", why)
-        self.broken = why
-        self._fail(why)
-        self._settled.set()
+        self.broken = self._why_failed = why
+        self._settle("failed")
         self.scheduler.abandon("the engine is lost; the server is going down")
         self.on_broken()
 
-    def _fail(self, why: str) -> None:
-        self._why_failed = why
-        self.state = "failed"
-
     def _settle(self, state: Literal["ready", "failed"]) -> None:
-        if self.state == "warming up":  # else a drain has overtaken it
-            self.state = state
+        self.state = "failed" if self.broken is not None else state
         self._settled.set()
 
-    def _make_recorder(self, model: Model) -> Recorder | None:
+    def _export(self) -> None:
+        metrics, settings = self.metrics, self.settings
+        metrics.queue_requests.set_function(lambda: self.scheduler.queued)
+        metrics.queue_backlog.set_function(lambda: self.scheduler.queued_seconds)
+        metrics.count_live(
+            "batch_retries", "Batches that raised and were run request by request", lambda: self.scheduler.retries
+        )
+        metrics.count_live(
+            "worker_restarts", "Worker threads that died and were replaced", lambda: self.scheduler.restarts
+        )
+        metrics.reserve.set_function(lambda: self.reserve.seconds)
+        metrics.slip.set_function(lambda: self.scheduler.slip)
+        metrics.ready.set_function(lambda: self.ready)
+        for model in self.catalog:
+            metrics.show_model(model.name, model.version, model.engine.name)
+            metrics.show_engine(model.engine.name, choice=settings.backend, device=settings.device)
+            metrics.show_cost(model.name, model.engine.cost)
+            metrics.requests.show_budget(model.spec.default_budget)
+
+    def _make_recorder(self) -> Recorder | None:
         if self.settings.record_dir is None:
             return None
-        header = {
-            "checkpoint": str(self.settings.model.resolve()),
-            "model": model.spec.name,
-            "model_version": model.version,
-            "engine": model.engine,
-        }
         return Recorder(
             self.settings.record_dir,
-            header,
+            {"checkpoint": str(self.settings.model.resolve())},
             max_bytes=self.settings.record_max_bytes,
             max_files=self.settings.record_max_files,
             dropped=self.metrics.recorder_dropped.inc,

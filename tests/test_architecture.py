@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"bench", "policy", "kernels", "training", "service", "sorl_client"}
+OURS = {"bench", "deploy", "policy", "kernels", "training", "service", "sorl_client"}
 FOLDERS = {
     "bench": ROOT / "bench",
+    "deploy": ROOT / "deploy",
     "policy": ROOT / "policy",
     "kernels": ROOT / "kernels",
     "training": ROOT / "training",
@@ -19,6 +20,7 @@ FOLDERS = {
 }
 ARROWS: dict[str, set[str]] = {
     "bench": {"policy", "kernels", "training", "service", "sorl_client"},
+    "deploy": {"service"},
     "policy": set(),
     "kernels": {"policy"},
     "training": {"policy", "kernels", "sorl_client"},

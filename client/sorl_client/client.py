@@ -84,14 +84,14 @@ class Client:
                                    DeadlineExceeded is raised
         seed                       uint64, or one per row; without it the server chooses and the reply tells
         temperature                scale of the noise, 0 to 2
-        model_version              refuse (409) any other version than this
+        model_version              this version and no other; VersionGone once the server has let go of it
         priority                   0 is served first, 9 last; 5 if not given
         return_candidates          all N candidates and their values, in `reply`
         request_id                 one is made up if not given; the same for all attempts
 
-        Raises a `SorlError`: RequestRefused, DeadlineExceeded, Overloaded, NotReady, ServerFailed, ConnectionFailed,
-        InvalidReply or StaleReply; or, before anything is sent, ValueError or TypeError for an observation that is no
-        array of numbers, a deadline that is not finite, or, in JSON, numbers that are not.
+        Raises a `SorlError`: RequestRefused or a kind of it, DeadlineExceeded, Overloaded, NotReady, ServerFailed,
+        ConnectionFailed, InvalidReply or StaleReply; or, before anything is sent, ValueError or TypeError for an
+        observation that is no array of numbers, a deadline that is not finite, or, in JSON, numbers that are not.
         """
         return self._run(
             self._conversation.act(
@@ -113,6 +113,16 @@ class Client:
     def models(self) -> list[dict[str, Any]]:
         """What is served: name, version, obs_dim, action_dim, control_hz, default_budget, ... of each model."""
         return self._run(self._conversation.models())
+
+    def reload(self, name: str) -> dict[str, Any]:
+        """Serve the model `name` as its file has it now; for whoever runs the server, with `api_key` its admin key.
+
+        Returns when the new version is warm, which takes seconds for a large one (see `timeout_s`): model,
+        model_version, previous_version, and outcome: "swapped", "restored" or "unchanged". May be sent again.
+
+        Raises ReloadFailed with what is wrong with the file, AdminDisabled, or any other `SorlError`.
+        """
+        return self._run(self._conversation.reload(name))
 
     def ready(self) -> bool:
         """Whether a warmed-up server answers; raises RequestRefused if one answers but refuses to say."""
@@ -224,6 +234,10 @@ class AsyncClient:
     async def models(self) -> list[dict[str, Any]]:
         """What is served, see `Client.models`."""
         return await self._run(self._conversation.models())
+
+    async def reload(self, name: str) -> dict[str, Any]:
+        """Serve a model as its file has it now, see `Client.reload`."""
+        return await self._run(self._conversation.reload(name))
 
     async def ready(self) -> bool:
         """Whether a warmed-up server answers, see `Client.ready`."""

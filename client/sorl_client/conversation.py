@@ -10,6 +10,7 @@ import math
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -18,15 +19,19 @@ import numpy.typing as npt
 from sorl_client import wire
 from sorl_client.action import Action
 from sorl_client.errors import (
+    AdminDisabled,
     ConnectionFailed,
     DeadlineExceeded,
     InvalidReply,
     NotReady,
     Overloaded,
+    ReloadFailed,
     RequestRefused,
     ServerFailed,
     SorlError,
     StaleReply,
+    Unauthorized,
+    VersionGone,
 )
 from sorl_client.retry import RetryPolicy
 
@@ -39,6 +44,7 @@ OnLate = Literal["degrade", "reject"]
 # A reply that does not come at all (ReadTimeout) is not asked for again: it would add to the load that keeps it away.
 BROKEN_CONNECTION = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
 POLL_S = 0.1
+REFUSALS = {kind.default_code: kind for kind in (VersionGone, ReloadFailed, Unauthorized, AdminDisabled)}
 
 
 class Conversation:
@@ -128,6 +134,14 @@ class Conversation:
         if not isinstance(models, list) or not all(isinstance(model, dict) and "name" in model for model in models):
             raise InvalidReply(f"no list of models from {response.url}", status=response.status_code)
         return models
+
+    def reload(self, name: str) -> Exchange[dict[str, Any]]:
+        """POST /models/{name}/reload, see `Client.reload`."""
+        response, _ = yield from self._exchange("POST", f"/models/{quote(name, safe='')}/reload", None, None)
+        reply = self._body(response)
+        if not isinstance(reply, dict) or reply.get("model") != name:
+            raise InvalidReply(f"no reload of {name!r} from {response.url}", status=response.status_code)
+        return reply
 
     def ready(self) -> Exchange[bool]:
         """GET /readyz once, see `Client.ready`."""
@@ -225,7 +239,7 @@ def problem(response: httpx.Response) -> SorlError:
     elif status == 504:
         kind = DeadlineExceeded
     elif 400 <= status < 500:
-        kind = RequestRefused
+        kind = REFUSALS.get(str(code), RequestRefused)
     detail = said.get("detail") or said.get("title") or response.reason_phrase
     field, request_id = said.get("field"), said.get("request_id")
     return kind(
@@ -235,7 +249,8 @@ def problem(response: httpx.Response) -> SorlError:
         field=None if field is None else str(field),
         request_id=None if request_id is None else str(request_id),
         retry_after_s=_retry_after_s(said.get("retry_after_ms"), response.headers.get("Retry-After")),
-        retryable=status == 503,
+        # Without a code the page is a gateway's, whose server has gone; asking again changes nothing anywhere.
+        retryable=status == 503 or (status in (500, 502) and not code),
     )
 
 

@@ -2,10 +2,14 @@
 
 SorlError
 ├── RequestRefused      4xx: the request is at fault; sending it again cannot help
+│   ├── VersionGone     409: the model is served, and not, or no longer, in the version asked for
+│   ├── ReloadFailed    409: the model's file is not fit to serve; what was served before still is
+│   ├── Unauthorized    401: the key is missing or wrong
+│   └── AdminDisabled   403: the server was started without an admin key
 ├── DeadlineExceeded    504 from the server, or the deadline was spent on this side
 ├── Overloaded          503: the queue is full                                        (retried)
 ├── NotReady            503: no model is warm yet                                     (retried)
-├── ServerFailed        500 and every other status that is not a success
+├── ServerFailed        500 and every other status that is not a success; a gateway's own 500 or 502 is retried
 ├── ConnectionFailed    no reply: unreachable, cut off (retried), or silent too long (not retried)
 └── InvalidReply        a success that is not a reply of this protocol
     └── StaleReply      the reply to another request
@@ -56,6 +60,30 @@ class RequestRefused(SorlError):
     """The server refused the request as it is (4xx)."""
 
     default_code = "invalid_request"
+
+
+class VersionGone(RequestRefused):
+    """The model is not, or no longer, served in the `model_version` asked for: ask `models()` and pin anew."""
+
+    default_code = "version_gone"
+
+
+class ReloadFailed(RequestRefused):
+    """`detail` says what is wrong with the model's file; the version served before is served on."""
+
+    default_code = "reload_failed"
+
+
+class Unauthorized(RequestRefused):
+    """The key is missing or wrong (401)."""
+
+    default_code = "unauthorized"
+
+
+class AdminDisabled(RequestRefused):
+    """The server takes no admin calls, as it was started without an admin key (403)."""
+
+    default_code = "admin_disabled"
 
 
 class DeadlineExceeded(SorlError):

@@ -14,7 +14,7 @@ class RetryPolicy:
     The wait after the n-th failure (n = 0, 1, ...) is uniform in [0, min(longest_s, first_s * 2^n)], so that robots
     that failed together do not come back together; if the server said when to come back, it is that much later.
     A server that says more than `patience_s` is not waited for. Only what may succeed unchanged is sent again (503,
-    and connections that broke), at most `attempts` times in all; 1 never retries.
+    connections that broke, and a gateway's own 500 or 502), at most `attempts` times in all; 1 never retries.
     """
 
     attempts: int = 5

@@ -137,7 +137,12 @@ PANELS = (
         "short",
         (Query(now("sorl_queue_requests"), "waiting"), Query(now("sorl_requests_in_flight"), "in flight")),
     ),
-    Panel("Backlog", "Predicted compute waiting.", "s", (Query(now("sorl_queue_backlog_seconds"), "{{instance}}"),)),
+    Panel(
+        "Backlog",
+        "Predicted compute waiting, and how much later than predicted one request in a hundred is computed.",
+        "s",
+        (Query(now("sorl_queue_backlog_seconds"), "backlog"), Query(now("sorl_queue_slip_seconds"), "slip")),
+    ),
     Panel(
         "Batch size",
         "Means. Rows are observations x candidates.",

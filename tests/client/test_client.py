@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import sorl_client
 from sorl_client import (
+    AdminDisabled,
     AsyncClient,
     Client,
     ConnectionFailed,
@@ -16,11 +17,14 @@ from sorl_client import (
     InvalidReply,
     NotReady,
     Overloaded,
+    ReloadFailed,
     RequestRefused,
     RetryPolicy,
     ServerFailed,
     SorlError,
     StaleReply,
+    Unauthorized,
+    VersionGone,
 )
 
 OBSERVATION = [0.5, -0.5]
@@ -283,11 +287,13 @@ def test_silence_without_a_deadline_is_not_asked_again(ask):
     [
         (problem(422, "invalid_request", detail="28 numbers", field="observation"), RequestRefused, "invalid_request"),
         (problem(404, "unknown_model"), RequestRefused, "unknown_model"),
-        (problem(409, "version_gone"), RequestRefused, "version_gone"),
+        (problem(409, "version_gone"), VersionGone, "version_gone"),
+        (problem(409, "something_new"), RequestRefused, "something_new"),
+        (problem(401, "unauthorized"), Unauthorized, "unauthorized"),
         (httpx.Response(404, json={"detail": "Not Found"}), RequestRefused, "http_404"),
         (problem(504, "deadline_exceeded"), DeadlineExceeded, "deadline_exceeded"),
         (problem(500, "engine_failed"), ServerFailed, "engine_failed"),
-        (httpx.Response(502, html="<h1>Bad Gateway</h1>"), ServerFailed, "http_502"),
+        (httpx.Response(501), ServerFailed, "http_501"),
         (httpx.Response(307, headers={"Location": "/elsewhere"}), ServerFailed, "http_307"),
     ],
 )
@@ -313,11 +319,25 @@ def test_an_error_reads_as_one_line(ask):
 
 
 @pytest.mark.parametrize(
-    ("failure", "kind"), [(problem(503, "not_ready"), NotReady), (httpx.Response(503), Overloaded), (CUT, None)]
+    ("failure", "kind"),
+    [
+        (problem(503, "not_ready"), NotReady),
+        (httpx.Response(503), Overloaded),
+        (httpx.Response(502, html="<h1>Bad Gateway</h1>"), ServerFailed),
+        (httpx.Response(500, text="Internal Server Error"), ServerFailed),
+        (CUT, None),
+    ],
 )
 def test_the_last_failure_is_the_one_raised(ask, failure, kind):
     with pytest.raises(kind or ConnectionFailed):
         ask(Script(failure))
+
+
+@pytest.mark.parametrize("status", [500, 502])
+def test_a_gateways_own_page_is_asked_past(ask, good, status):
+    script = Script(httpx.Response(status, html="<h1>It broke</h1>"), good)
+    assert ask(script, request_id="mine").attempts == 2
+    assert [sent["request_id"] for sent in script.sent] == ["mine", "mine"]
 
 
 @pytest.mark.parametrize("answered", ["another", None])
@@ -366,6 +386,35 @@ def test_models_are_listed(ask):
     for body in ({}, [], {"models": {}}, {"models": [{}]}):
         with pytest.raises(InvalidReply, match="no list of models"):
             ask(Script(httpx.Response(200, json=body)), "models")
+
+
+def test_reload_asks_for_the_model_by_name(ask):
+    paths = []
+
+    def answer(request, _):
+        paths.append((request.method, request.url.raw_path, request.headers["Authorization"]))
+        return httpx.Response(200, json={"model": "a/b c", "model_version": "2", "outcome": "swapped"})
+
+    reply = ask(Script(BUSY, CUT, answer), "reload", "a/b c", options={"api_key": "sesame"})
+    assert reply["outcome"] == "swapped"
+    assert paths == [("POST", b"/models/a%2Fb%20c/reload", "Bearer sesame")]
+    for body in ([], {}, {"model": "other"}):
+        with pytest.raises(InvalidReply, match="no reload of 'a'"):
+            ask(Script(httpx.Response(200, json=body)), "reload", "a")
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (problem(409, "reload_failed", detail="cube.safetensors: truncated"), ReloadFailed),
+        (problem(403, "admin_disabled"), AdminDisabled),
+    ],
+)
+def test_a_reload_that_is_refused_says_why(ask, answer, kind):
+    with pytest.raises(RequestRefused) as caught:
+        ask(Script(answer), "reload", "cube")
+    assert type(caught.value) is kind
+    assert caught.value.status == answer.status_code
 
 
 def test_ready_is_yes_or_no_and_a_refusal_is_an_error(ask):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import fnmatch
 import shutil
 import sys
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from service.server import BACKSTOP_SECONDS
 from service.settings import Settings, refuse_unknown_environment
+from tests.deploy import image
+from tests.deploy.image import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
-DOCKERFILE = (ROOT / "Dockerfile").read_text()
+OURS = ("sorl", "sorl-gpu")
 
 
 @pytest.fixture(scope="module")
@@ -23,41 +25,53 @@ def compose() -> dict[str, Any]:
     return value
 
 
-def dockerfile_environment() -> dict[str, str]:
-    line = re.search(r"^ENV (.*)$", DOCKERFILE, re.MULTILINE)
-    assert line
-    return dict(pair.split("=", 1) for pair in line[1].split())
-
-
-def test_the_image_sets_known_settings(compose: dict[str, Any]) -> None:
-    environment = dockerfile_environment() | compose["services"]["sorl"]["environment"]
+@pytest.mark.parametrize("name", OURS)
+def test_the_image_sets_known_settings(
+    compose: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    environment = image.environment() | compose["services"][name]["environment"]
     refuse_unknown_environment(environment, Settings.model_fields)
-    assert Settings(host=environment["SORL_HOST"], port=environment["SORL_PORT"]).port == 8000
+    for variable, value in environment.items():
+        if variable.startswith("SORL_"):
+            default = value.partition(":-")[2].rstrip("}") if value.startswith("${") else value
+            monkeypatch.setenv(variable, default)
+    settings = Settings()
+    assert settings.port == image.exposed_port() == 8000
+    assert settings.device == ("cuda" if name == "sorl-gpu" else "auto")
 
 
 def test_the_images_command_is_installed() -> None:
-    command = re.search(r'^CMD \["(.*?)"\]$', DOCKERFILE, re.MULTILINE)
-    assert command
-    assert shutil.which(command[1], path=str(Path(sys.executable).parent))
+    assert shutil.which(image.command()[0], path=str(Path(sys.executable).parent))
 
 
 def test_what_is_copied_and_mounted_exists(compose: dict[str, Any]) -> None:
-    sources = [
-        word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE) for word in line.split()
-    ]
-    mounts = [volume.split(":")[0] for service in compose["services"].values() for volume in service.get("volumes", [])]
-    assert sources
+    volumes = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
+    mounts = [volume.split(":")[0] for volume in volumes if volume.startswith(".")]
     assert mounts
-    for name in sources + mounts:
+    for name in image.copied() + mounts:
         assert (ROOT / name).exists(), name
+    named = {volume.split(":")[0] for volume in volumes if not volume.startswith(".")}
+    assert named == set(compose["volumes"])
 
 
-def test_prometheus_scrapes_the_services_port(compose: dict[str, Any]) -> None:
+def test_nothing_that_is_copied_is_ignored() -> None:
+    first, *lines = (ROOT / ".dockerignore").read_text().split()
+    assert first == "*"
+    let_in = [line[1:] for line in lines if line.startswith("!")]
+    assert sorted(let_in) == sorted(image.copied())
+    for pattern in (line for line in lines if not line.startswith("!")):
+        assert pattern.startswith("**/")
+        assert not [name for name in image.copied() if fnmatch.fnmatch(Path(name).name, pattern[3:])]
+
+
+def test_prometheus_scrapes_the_services_ports(compose: dict[str, Any]) -> None:
     configuration = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
-    (target,) = configuration["scrape_configs"][0]["static_configs"][0]["targets"]
-    host, port = target.split(":")
-    assert host in compose["services"]
-    assert port == dockerfile_environment()["SORL_PORT"]
+    fixed, named = configuration["scrape_configs"]
+    assert fixed["static_configs"] == [{"targets": [f"sorl:{image.exposed_port()}"]}]
+    (lookup,) = named["dns_sd_configs"]
+    assert lookup["names"] == ["sorl-gpu"]
+    assert lookup["port"] == image.exposed_port()
+    assert set(OURS) < set(compose["services"])
 
 
 def test_grafana_asks_that_prometheus(compose: dict[str, Any]) -> None:
@@ -67,7 +81,34 @@ def test_grafana_asks_that_prometheus(compose: dict[str, Any]) -> None:
     assert "prometheus" in compose["services"]
 
 
-def test_ports_are_published_to_this_machine_only(compose: dict[str, Any]) -> None:
+def test_ports_are_published_to_this_machine_only_and_once(compose: dict[str, Any]) -> None:
+    published = []
     for service in compose["services"].values():
-        for port in service.get("ports", []):
-            assert port.startswith("127.0.0.1:")
+        (port,) = service["ports"]
+        assert port.startswith("127.0.0.1:")
+        published.append(port.split(":")[1])
+    assert len(set(published)) == len(published)
+
+
+def test_a_drain_ends_before_the_container_is_killed(compose: dict[str, Any]) -> None:
+    drains = [field.default for name, field in Settings.model_fields.items() if name.startswith("drain_")]
+    for name in OURS:
+        assert int(compose["services"][name]["stop_grace_period"].removesuffix("s")) > sum(drains) + BACKSTOP_SECONDS
+
+
+def test_services_wait_for_the_health_of_what_they_need(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        for needed, how in service.get("depends_on", {}).items():
+            assert how == {"condition": "service_healthy"}
+            checked = needed in OURS and "HEALTHCHECK" in image.STAGE
+            assert checked or "healthcheck" in compose["services"][needed]
+
+
+def test_every_service_is_bounded_and_without_privileges(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+    for name in OURS:
+        assert compose["services"][name]["read_only"] is True
+    assert compose["services"]["sorl-gpu"]["profiles"] == ["gpu"]

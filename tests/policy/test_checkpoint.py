@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from policy import CheckpointError, load_policy, save_policy
+from policy import CheckpointError, PolicyFile, load_policy, policy_files, save_policy
 from policy.checkpoint import METADATA_KEY
 from tests.policies import random_policy
 
@@ -138,3 +139,47 @@ def test_a_spec_that_is_damaged_or_disagrees_with_the_tensors(path: Path, spec: 
     with pytest.raises(CheckpointError, match=message) as raised:
         load_policy(path)
     assert str(path) in str(raised.value)
+
+
+@pytest.mark.parametrize("writes", ["in place", "longer"])
+def test_a_file_that_is_written_to_while_it_is_read(path: Path, monkeypatch: pytest.MonkeyPatch, writes: str) -> None:
+    """Another process writes between the first look at the file and the last one."""
+    fstat, looks = os.fstat, []
+
+    def then_write(descriptor: int) -> os.stat_result:
+        looked = fstat(descriptor)
+        if not looks:
+            with path.open("r+b") as file:
+                file.seek(100 if writes == "in place" else 0, os.SEEK_SET if writes == "in place" else os.SEEK_END)
+                file.write(b"torn")
+            os.utime(path, ns=(looked.st_atime_ns, looked.st_mtime_ns + 1))
+        looks.append(descriptor)
+        return looked
+
+    monkeypatch.setattr("os.fstat", then_write)
+    with pytest.raises(CheckpointError, match="written to while it was read"):
+        PolicyFile.read(path)
+
+
+def test_what_is_loaded_is_what_was_read_whatever_the_file_becomes(path: Path) -> None:
+    file = PolicyFile.read(path)
+    save_policy(random_policy(1, obs_dim=5), path)
+    policy = file.policy()
+    assert (policy.spec.obs_dim, policy.version) == (11, file.version)
+    assert torch.equal(
+        policy.state_dict()["actor.layers.0.weight"], random_policy().state_dict()["actor.layers.0.weight"]
+    )
+    assert load_policy(path).version != file.version
+
+
+def test_files_of_a_folder_in_order(path: Path) -> None:
+    assert policy_files(path) == [path]
+    for name in ("b.safetensors", "a.safetensors", ".hidden.safetensors", "notes.txt"):
+        (path.parent / name).touch()
+    assert [found.name for found in policy_files(path.parent)] == ["a.safetensors", "b.safetensors", path.name]
+
+
+def test_a_folder_without_policies(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(CheckpointError, match="a folder without any"):
+        policy_files(tmp_path)

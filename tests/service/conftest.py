@@ -18,6 +18,7 @@ from kernels.backend import Backend, SampleBatch, SampleResult, create_backend
 from policy import Budget, Policy, PolicySpec, save_policy
 from service.app import create_app
 from service.settings import Settings
+from tests.policies import random_policy
 
 OBS_DIM, ACTION_DIM = 6, 3
 WAIT = 30  # seconds until a wait for an event that must come is called a failure
@@ -125,6 +126,23 @@ def gated() -> tuple[Callable[..., GatedBackend], list[GatedBackend]]:
         return made[-1]
 
     return make, made
+
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """`write(name, seed, **spec)`: a policy of `SPEC`'s dimensions with its own weights, in the folder `policies`."""
+
+    def write_policy(name: str, seed: int, file: str = "", **changes: Any) -> Path:
+        path = tmp_path / "policies" / f"{file or name}.safetensors"
+        fields = {"obs_dim": OBS_DIM, "action_dim": ACTION_DIM, "action_low": SPEC.action_low, "name": name}
+        fields |= {"action_high": SPEC.action_high, "default_budget": SPEC.default_budget}
+        save_policy(random_policy(seed, **{**fields, **changes}), path)
+        return path
+
+    return write_policy
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ async def queued(client: httpx.AsyncClient, count: int) -> None:
 
 def plant(client: httpx.AsyncClient, seconds: float) -> None:
     """From here on a row of one step is predicted to take `seconds`, and nothing else to cost anything."""
-    cost = client.app.state.service.engine.cost  # type: ignore[attr-defined]
+    cost = client.app.state.service.catalog.find(None).engine.cost  # type: ignore[attr-defined]
     cost.fit(
         (Batch(b, n * m, n), n * m * seconds) for b, n, m in [(1, 1, 1), (2, 8, 1), (1, 1, 8), (4, 8, 8), (1, 64, 1)]
     )
@@ -513,6 +513,7 @@ async def test_a_device_that_fails_ends_readiness(
         assert "the device failed" in response.json()["detail"]
         await refused(client, "not_ready", observation=row)
         assert await metric(client, "sorl_ready") == 0
+        assert (await client.get("/healthz")).status_code == 500  # only a restart mends it
 
 
 async def test_after_a_device_failed_nothing_it_says_is_an_answer(serve: Any, gated: Any, observations: Rows) -> None:

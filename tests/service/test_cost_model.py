@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from service.calibration import FEWEST, Calibration
-from service.cost_model import TERMS, Batch, CostModel, nonnegative_least_squares
+from service.cost_model import HALF_LIFE, QUIET, TERMS, Batch, CostModel, nonnegative_least_squares
 
 PLANTED = (90e-6, 3e-6, 1.1e-6, 2.5e-6)
 SHAPES = [(b, n, m) for b in (1, 8, 64) for n in (1, 8, 64) for m in (1, 4, 8)]
@@ -144,3 +144,25 @@ def test_calibration_knows_small_machines_and_policies() -> None:
     model = CostModel()
     model.fit(calibration.measured)
     assert model.seconds(Batch(1, 1, 1)) > 0
+
+
+def test_slowness_is_forgotten_while_there_are_no_batches() -> None:
+    now = 0.0
+    model = CostModel(lambda: now)
+    model.fit([(Batch(b, b * n, b), 1e-3 * b * n) for b, n in [(1, 1), (2, 8), (1, 8), (4, 64), (1, 64)]])
+    batch = Batch(1, 10, 1)
+    for _ in range(60):
+        model.observe(batch, 0.08)
+    assert model.seconds(batch) == pytest.approx(0.08, rel=0.05)
+    assert not model.within(1, 0.02)(10, 1)
+    now = QUIET
+    assert model.factor == pytest.approx(8, rel=0.05)
+    now = QUIET + HALF_LIFE
+    assert model.factor == pytest.approx(8**0.5, rel=0.05)
+    assert model.price(1, 10, 1).seconds() == pytest.approx(0.01 * 8**0.5, rel=0.05)
+    now = 100.0
+    assert model.seconds(batch) == pytest.approx(0.01, rel=0.01)
+    assert model.within(1, 0.0102)(10, 1)
+    model.observe(batch, 0.01)
+    assert model.factor == pytest.approx(1, rel=0.01)
+    assert model.relative_error < 0.01

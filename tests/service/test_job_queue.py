@@ -140,10 +140,24 @@ def test_a_machine_too_slow_for_its_slices_still_gets_ahead() -> None:
 
 def test_late_ones_are_not_computed() -> None:
     queue = make_queue()
-    late, in_time = put(queue, 1, deadline=10), put(queue, 1, deadline=11)
+    late, in_time = put(queue, 1, deadline=10), put(queue, 1, deadline=13.5)
     taken, found = queue.take(10)
     assert (taken.jobs, found) == ([in_time], [late])
     assert (late.state, in_time.state) == ("done", "running")
+
+
+def test_what_can_no_longer_be_met_and_not_be_reduced_is_not_computed() -> None:
+    queue = make_queue()
+    hopeless, behind = put(queue, 20, deadline=30, due=22), put(queue, 20, deadline=40, due=24)
+    reducible = put(queue, 20, deadline=50, due=20, reduce=halve)
+    taken, late = queue.take(0)
+    assert (taken.jobs, late) == ([behind, reducible], [hopeless])
+    assert reducible.work.rows == 1
+    begun = put(make_queue(), 40, deadline=30)
+    begun.done = 20
+    queue.add(begun)
+    assert queue.take(8)[1] == [begun]
+    assert not len(queue)
 
 
 def test_a_slice_ends_by_the_deadline_of_what_it_holds() -> None:
@@ -153,7 +167,7 @@ def test_a_slice_ends_by_the_deadline_of_what_it_holds() -> None:
     put(queue, 5)
     assert ranges(queue.take(0)[0]) == [(20, 0, 20), (5, 0, 5)]  # 28.0 of 30; a third would pass it
     # A deadline that is missed in any case protects nobody.
-    put(queue, 20, deadline=30, due=10)
+    put(queue, 20, deadline=30, due=10, reduce=lambda work, seconds, done: work)
     assert len(queue.take(0)[0].jobs) == 2
 
 
@@ -271,7 +285,8 @@ class Machine(RuleBasedStateMachine):
         assert taken.jobs or late
         for job in late:
             assert job.deadline is not None
-            assert job.deadline <= self.now
+            assert job.deadline <= self.now or job.reduce is None
+            assert job.deadline < self.now + taken.seconds + CALL + job.seconds
             self.waiting.remove(job)
             self.ends[id(job)].append("late")
         rows = sum(portion.stop - portion.start for portion in taken.portions)

@@ -141,3 +141,31 @@ async def test_missing_checkpoint_and_record_that_does_not_fit(
     tamper(recording, lambda value: value.update(num_steps=9))
     assert main([str(recording)]) == 2
     assert "does not fit 'small'" in capsys.readouterr().err
+
+
+async def test_a_recording_across_reloads_needs_the_files_of_its_versions(
+    serve: Any, write: Any, tmp_path: Path, observations: Callable[[int], Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two models of a folder, one of them replaced midway: a record says what answered it."""
+    folder = write("cube", 1).parent
+    write("maze", 2, obs_dim=4)
+    row = observations(1)[0]
+    async with serve(model=folder, record_dir=tmp_path / "recordings") as client:
+        for seed in range(2, 5):
+            for name, size in (("cube", 6), ("maze", 4)):
+                body = {"observation": row[:size], "model": name, "seed": seed}
+                assert (await client.post("/act", json=body)).status_code == 200
+            kept = tmp_path / f"cube-{seed}.safetensors"
+            kept.write_bytes((folder / "cube.safetensors").read_bytes())
+            write("cube", 10 + seed)
+            await client.app.state.service.reload_all()
+    (path,) = (tmp_path / "recordings").iterdir()
+    assert main([str(path)]) == 2
+    assert "answered by 'cube' version" in capsys.readouterr().err
+    assert main([str(path), "--tolerance", "0", "--model", str(folder), str(tmp_path)]) == 0
+    assert "6 requests, 6 rows" in (out := capsys.readouterr().out)
+    assert "6 equal to the bit" in out
+    (folder / "cube.safetensors").write_bytes((tmp_path / "cube-2.safetensors").read_bytes())
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join(lines[:3]) + "\n")  # the header and what came before the first reload
+    assert main([str(path)]) == 0

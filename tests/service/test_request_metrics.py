@@ -59,7 +59,7 @@ def rose(samples: Samples, name: str, label: str) -> dict[str, float]:
 
 def plant(client: httpx.AsyncClient, seconds: float) -> None:
     """From here on a row of one step is predicted to take `seconds`, and nothing else to cost anything."""
-    cost = client.app.state.service.engine.cost  # type: ignore[attr-defined]
+    cost = client.app.state.service.catalog.find(None).engine.cost  # type: ignore[attr-defined]
     cost.fit(
         (Batch(b, n * m, n), n * m * seconds) for b, n, m in [(1, 1, 1), (2, 8, 1), (1, 1, 8), (4, 8, 8), (1, 64, 1)]
     )

@@ -50,6 +50,9 @@ def test_unknown_keyword_is_refused() -> None:
         ("--aging-seconds", "-1"),
         ("--stuck-seconds", "0"),
         ("--api-key", ""),
+        ("--admin-key", "schlüssel"),
+        ("--drain-grace-seconds", "-1"),
+        ("--version-grace-seconds", "inf"),
     ],
 )
 def test_value_out_of_range_is_one_line_with_the_name(flag: str, value: str) -> None:
@@ -67,5 +70,6 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
         assert field.description is not None
 
 
-def test_key_is_not_printed() -> None:
-    assert "hunter2" not in repr(Settings(api_key="hunter2"))
+@pytest.mark.parametrize("name", ["api_key", "admin_key"])
+def test_key_is_not_printed(name: str) -> None:
+    assert "hunter2" not in repr(Settings(**{name: "hunter2"}))

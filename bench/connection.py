@@ -1,0 +1,126 @@
+"""One HTTP/1.1 connection, as thin as load generation wants it: one request at a time, and it notices what it did not
+ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import httptools
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back; header names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def encode_request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
+    """A request's bytes; JSON unless `headers` say otherwise."""
+    lines = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    head = "".join(f"{name}: {value}\r\n" for name, value in {**lines, **(headers or {})}.items())
+    return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+class Connection(asyncio.Protocol):
+    """See the module; made by `connect`.
+
+    Attributes:
+        surplus: answers that came without a question.
+    """
+
+    def __init__(self) -> None:
+        self.surplus = 0
+        self._parser = httptools.HttpResponseParser(self)
+        self._waiting: asyncio.Future[Response] | None = None
+        self._transport: asyncio.Transport | None = None
+        self._open = True
+
+    @property
+    def usable(self) -> bool:
+        """Can it take a request?"""
+        return self._open and self._waiting is None
+
+    def send(self, request: bytes) -> asyncio.Future[Response]:
+        """The future of its answer; it ends in ConnectionError if the connection breaks first."""
+        assert self._waiting is None
+        assert self._transport is not None
+        waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        if self._open:
+            self._waiting = waiting
+            self._transport.write(request)
+        else:
+            waiting.set_exception(ConnectionResetError("closed by the server"))
+        return waiting
+
+    def close(self) -> None:
+        """Hang up, answered or not."""
+        self._open = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # uvloop's is no subclass
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            if self._waiting is None:
+                self.surplus += 1
+            self._fail(ConnectionError(f"not HTTP: {error}"))
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._open = False
+        self._fail(ConnectionResetError(str(error or "closed by the server")))
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._headers: dict[str, str] = {}
+        self._body: list[bytes] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # an interim answer; the answer follows
+            return
+        self._open = self._open and bool(self._parser.should_keep_alive())
+        waiting, self._waiting = self._waiting, None
+        if waiting is None:
+            self.surplus += 1
+        elif not waiting.done():
+            waiting.set_result(Response(status, self._headers, b"".join(self._body)))
+
+    def _fail(self, error: ConnectionError) -> None:
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None and not waiting.done():
+            waiting.set_exception(error)
+
+
+async def connect(url: str) -> Connection:
+    """Raises OSError."""
+    address = urlsplit(url)
+    assert address.hostname is not None
+    assert address.port is not None
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, address.hostname, address.port)
+    return connection

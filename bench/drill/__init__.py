@@ -1,0 +1,1 @@
+"""`sorl-bench drill`: faults under load, and an account of every request."""

@@ -1,0 +1,131 @@
+"""Clients that ask until they have a final answer: /act is pure, so asking again is safe."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from bench.connection import Connection, Response, connect
+from bench.drill.ledger import Answer, Ledger
+from bench.drill.plan import Ask
+
+if TYPE_CHECKING:
+    from sorl_client.retry import RetryPolicy
+
+PATIENCE_S = 60.0
+"""An accepted request that is not answered in this time is lost."""
+
+
+async def ask_all(url: str, asks: Iterable[Ask], obs_dim: int, ledger: Ledger, clients: int = 32) -> None:
+    """Put every request to the server at `url`, `clients` at a time; the ledger has what came of it.
+
+    `url` must stay the same while the server behind it comes and goes.
+    """
+    remaining = iter(asks)
+    async with asyncio.TaskGroup() as group:
+        for number in range(clients):
+            group.create_task(_Client(url, obs_dim, ledger, number).ask_each(remaining))
+
+
+class _GaveUp(Exception):
+    """A request has no final answer, and no more attempts are made."""
+
+
+class _Client:
+    """One connection at a time, kept between requests."""
+
+    def __init__(self, url: str, obs_dim: int, ledger: Ledger, number: int) -> None:
+        self._url = url
+        self._obs_dim = obs_dim
+        self._ledger = ledger
+        self._random = random.Random(number)
+        self._retry = retry_policy()
+        self._connection: Connection | None = None
+        self.now = asyncio.get_running_loop().time
+
+    async def ask_each(self, asks: Iterator[Ask]) -> None:
+        for ask in asks:
+            try:
+                if ask.kind == "hang-up":
+                    await self._hang_up(ask)
+                await self._ask(ask)
+            except _GaveUp as reason:
+                self._drop()
+                self._ledger.gave_up(ask, str(reason))
+        self._drop()
+
+    async def _ask(self, ask: Ask) -> None:
+        request = ask.encode(self._obs_dim)
+        failures = 0
+        while True:
+            self._ledger.counts["attempts"] += 1
+            after: float | None = None
+            try:
+                connection = await self._connected()
+                sent = self.now()
+                response = await asyncio.wait_for(connection.send(request), PATIENCE_S)
+                if response.status != 503:
+                    self._ledger.answered(Answer(ask, response, sent, self.now()))
+                    return
+                self._ledger.counts["answers 503"] += 1
+                why, after = "503", retry_after_s(response)
+            except TimeoutError:
+                raise _GaveUp(f"no answer in {PATIENCE_S:g} s on an open connection") from None
+            except OSError as error:
+                self._ledger.counts["connections refused or broken"] += 1
+                why = str(error)
+            failures += 1
+            await self._back_off(failures, why, after)
+
+    async def _hang_up(self, ask: Ask) -> None:
+        """Leave in the middle of the body (even numbers), or with the request sent."""
+        request = ask.encode(self._obs_dim)
+        failures = 0
+        while True:
+            try:
+                connection = await self._connected()
+                break
+            except OSError as error:
+                failures += 1
+                await self._back_off(failures, str(error))
+        answer = connection.send(request if ask.number % 2 else request[: len(request) - 20])
+        await asyncio.sleep(0)  # so that it leaves before the connection does
+        answer.cancel()
+        self._ledger.counts["hang-ups"] += 1
+        self._drop()
+
+    async def _back_off(self, failures: int, why: str, after: float | None = None) -> None:
+        wait = self._retry.wait_s(failures - 1, after, self._random.random)
+        if wait is None:
+            raise _GaveUp(f"{failures} attempts, the last one: {why}")
+        await asyncio.sleep(wait)
+
+    async def _connected(self) -> Connection:
+        if self._connection is None or not self._connection.usable:
+            self._drop()
+            self._connection = await connect(self._url)
+        return self._connection
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._ledger.counts["surplus answers"] += self._connection.surplus
+            self._connection.close()
+            self._connection = None
+
+
+def retry_policy() -> RetryPolicy:
+    """That of `sorl_client`, with attempts for as long as a restart takes."""
+    from sorl_client.retry import RetryPolicy
+
+    return RetryPolicy(attempts=200)
+
+
+def retry_after_s(response: Response) -> float | None:
+    """What a 503 asks for: milliseconds in its problem, else the header's whole seconds."""
+    try:
+        return float(response.json()["retry_after_ms"]) / 1e3
+    except (ValueError, KeyError, TypeError):
+        given = response.headers.get("retry-after", "")
+        return float(given) if given.isdecimal() else None

@@ -1,0 +1,160 @@
+"""What is done to the server while it answers: new versions, broken files, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+from bench.connection import Response, connect, encode_request
+from bench.drill.judge import Violation
+from bench.drill.ledger import Ledger
+from bench.drill.versions import NAME, Timeline, Version
+from bench.process import ServerProcess, sorl_serve, sorl_serve_ready
+
+Fault = Literal["reload", "broken reload", "restart"]
+SETTLE_SECONDS = 30.0
+"""At the end, until the server has noticed every client that left."""
+
+
+def schedule(requests: int, reloads: int, broken: int, restarts: int) -> list[tuple[int, Fault]]:
+    """(after how many requests, what), spread evenly: broken files among the reloads, restarts among all.
+
+    Raises:
+        ValueError: more broken files than reloads, or a number below 0.
+    """
+    if min(reloads, broken, restarts) < 0 or broken > reloads:
+        raise ValueError(f"need 0 <= broken <= reloads and 0 <= restarts, got {broken}, {reloads} and {restarts}")
+    kinds: list[tuple[float, Fault]] = [((i + 0.5) / (reloads - broken), "reload") for i in range(reloads - broken)]
+    kinds += [((i + 0.5) / broken, "broken reload") for i in range(broken)]
+    kinds += [((i + 0.5) / restarts, "restart") for i in range(restarts)]
+    ordered = [fault for _, fault in sorted(kinds)]
+    return [((i + 1) * requests // (len(ordered) + 1), fault) for i, fault in enumerate(ordered)]
+
+
+@dataclass
+class Victim:
+    """Our server under the drill, always at the same address.
+
+    Attributes:
+        path: the file it serves.
+        versions: good contents of that file; the first is served at first.
+        broken: contents that it must refuse.
+        flags: of its command line.
+        reloadable: give it an admin key.
+        violations, counts: what happened to it.
+    """
+
+    path: Path
+    versions: tuple[Version, Version]
+    broken: list[bytes]
+    flags: tuple[str, ...]
+    reloadable: bool
+    violations: list[Violation] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._key = secrets.token_hex() if self.reloadable else ""
+        self._current = self.versions[0]
+        self.timeline = Timeline(self._current.sha)
+        self._replace_file(self._current.content)
+        self._server = self._start(0)
+        self.url = self._server.url
+
+    async def suffer(self, faults: Iterable[tuple[int, Fault]], ledger: Ledger) -> None:
+        """Each fault once the ledger has as many requests as it waits for; one after the other."""
+        for after, fault in faults:
+            await ledger.reached(after)
+            if fault == "restart":
+                await self._restart()
+            elif fault == "reload":
+                await self._reload()
+            else:
+                await self._reload_broken()
+
+    async def settle(self) -> None:
+        """Is nothing left behind, once every client has gone?"""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + SETTLE_SECONDS
+        while True:
+            text = (await self._call("GET", "/metrics")).body.decode()
+            left = {name: _gauge(text, name) for name in ("sorl_requests_in_flight", "sorl_queue_requests")}
+            if not any(left.values()):
+                return
+            if loop.time() > until:
+                self.violations.append(Violation("left behind", "server", str(left)))
+                return
+            await asyncio.sleep(0.1)
+
+    def stop(self) -> None:
+        """SIGTERM; the server must drain, end with 0 and have logged no traceback."""
+        status, log = self._server.stop()
+        if status != 0:
+            self.violations.append(Violation("bad end", "server", f"exit status {status}: {log[-400:]}"))
+        if found := re.search(r"Traceback \(most recent call last\)[\s\S]{0,2000}", log):
+            self.violations.append(Violation("traceback", "server", found[0]))
+
+    async def _restart(self) -> None:
+        await asyncio.to_thread(self.stop)
+        self._server = await asyncio.to_thread(self._start, urlsplit(self.url).port)
+        self.counts["restarts"] += 1
+
+    async def _reload(self) -> None:
+        new = self.versions[1] if self._current is self.versions[0] else self.versions[0]
+        self._replace_file(new.content)
+        now = asyncio.get_running_loop().time
+        self.timeline.begins(new.sha, now())
+        response = await self._call("POST", f"/models/{NAME}/reload")
+        self.timeline.replaced(now())
+        self._current = new
+        if response.status == 200 and response.json().get("model_version") == new.sha:
+            self.counts["reloads"] += 1
+        else:
+            self.violations.append(Violation("reload failed", new.sha[:12], _said(response)))
+
+    async def _reload_broken(self) -> None:
+        self._replace_file(self.broken[self.counts["broken reloads"] % len(self.broken)])
+        response = await self._call("POST", f"/models/{NAME}/reload")
+        self.counts["broken reloads"] += 1
+        self._replace_file(self._current.content)
+        if not 400 <= response.status < 500:
+            self.violations.append(Violation("broken file not refused", "reload", _said(response)))
+
+    async def _call(self, method: str, path: str) -> Response:
+        connection = await connect(self.url)
+        try:
+            headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+            return await connection.send(encode_request(method, path, headers=headers))
+        finally:
+            connection.close()
+
+    def _start(self, port: int | None) -> ServerProcess:
+        key = ("--admin-key", self._key) if self._key else ()
+        server = ServerProcess(sorl_serve(self.path, *self.flags, *key, port=port or 0))
+        try:
+            server.wait_until_ready(sorl_serve_ready)
+        except RuntimeError:
+            server.stop()
+            raise
+        return server
+
+    def _replace_file(self, content: bytes) -> None:
+        """Whole, as a deployment would."""
+        temporary = self.path.with_suffix(".new")
+        temporary.write_bytes(content)
+        temporary.replace(self.path)
+
+
+def _said(response: Response) -> str:
+    return f"{response.status}: {response.body[:400].decode(errors='replace')}"
+
+
+def _gauge(text: str, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else float("nan")

@@ -1,0 +1,99 @@
+"""The account: every request has exactly one final answer, the right one, or it is a violation."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.drill.ledger import Answer, Ledger
+from bench.drill.plan import Ask
+from bench.drill.versions import Timeline, Version
+
+
+@dataclass(frozen=True)
+class Violation:
+    """What must not happen. `kind` is for counting; `where` is a request's id or a fault's name."""
+
+    kind: str
+    where: str
+    detail: str
+
+
+def judge(asks: Sequence[Ask], ledger: Ledger, versions: Mapping[str, Version], timeline: Timeline) -> list[Violation]:
+    """All violations of a drill's requests. `versions` by sha256."""
+    found: list[Violation] = []
+    answered: dict[str, list[Answer]] = defaultdict(list)
+    for ask in asks:
+        answers = ledger.answers.get(ask.number, [])
+        if not answers:
+            found.append(Violation("lost", ask.id, ledger.given_up.get(ask.number, "never asked")))
+        if len(answers) > 1:
+            found.append(Violation("answered twice", ask.id, f"{len(answers)} final answers"))
+        for answer in answers:
+            faults = list(_faults_of_form(answer, versions))
+            found += faults
+            if answer.response.status == 200 and not faults:
+                answered[answer.response.json()["model_version"]].append(answer)
+    for sha, answers in answered.items():
+        found += _faults_of_content(versions[sha], answers, timeline)
+    if surplus := ledger.counts["surplus answers"]:
+        found.append(Violation("answered twice", "connections", f"{surplus} answers that nobody asked for"))
+    return found
+
+
+def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator[Violation]:
+    """Status, id and members: what can be said without computing."""
+    ask, response = answer.ask, answer.response
+    reply = _object(response.body)
+    ids = {response.headers.get("x-request-id"), reply.get("request_id")}
+    if ids != {ask.id}:
+        yield Violation("wrong id", ask.id, f"answered as {', '.join(sorted(map(str, ids)))}")
+    problem = response.headers.get("content-type") == "application/problem+json" and "code" in reply
+    said = f"{response.status} {reply.get('code', '')}".strip()
+    if ask.kind == "malformed":
+        if not (problem and 400 <= response.status < 500):
+            yield Violation("poison not refused", ask.id, said)
+    elif response.status == 200:
+        if reply.get("model_version") not in versions:
+            yield Violation("wrong version", ask.id, f"named version {reply.get('model_version')}")
+    elif ask.kind != "extreme":
+        yield Violation("valid request refused", ask.id, f"{said}: {reply.get('detail', '')}")
+    elif not (problem and reply.get("code") == "nonfinite_output"):
+        yield Violation("poison not contained", ask.id, said)
+    elif all(version.actions([ask])[0] is not None for version in versions.values()):
+        yield Violation("wrong action", ask.id, "called nonfinite_output, and is finite in every version")
+
+
+def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Timeline) -> Iterator[Violation]:
+    """Answers that name `version`: is each what that version gives, to the bit, and was it being served?"""
+    expected = version.actions([answer.ask for answer in answers])
+    for answer, action in zip(answers, expected, strict=True):
+        ask, reply = answer.ask, answer.response.json()
+        if not timeline.allows(version.sha, answer.sent, answer.received):
+            yield Violation("wrong version", ask.id, f"{version.sha[:12]} was not served then")
+        if reply.get("engine") != version.engine:
+            yield Violation("wrong engine", ask.id, f"expected {version.engine}, found {reply.get('engine')}")
+        elif action is None:
+            yield Violation("poison not contained", ask.id, f"{version.sha[:12]} gives no finite action")
+        elif not _equal(reply.get("action"), action):
+            yield Violation(
+                "wrong action", ask.id, f"{version.sha[:12]} gives {action.tolist()}: {reply.get('action')}"
+            )
+
+
+def _equal(found: Any, expected: np.ndarray) -> bool:
+    """JSON carries every float32 exactly."""
+    return bool(isinstance(found, list) and np.array_equal(np.asarray(found, dtype=np.float64), expected))
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

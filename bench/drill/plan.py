@@ -1,0 +1,110 @@
+"""What is asked in a drill: every request with an id, a seed and a budget of its own, some of them hostile."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from bench.connection import encode_request
+
+Kind = Literal["plain", "hang-up", "malformed", "extreme"]
+
+BUDGETS = [(1, 1), (4, 2), (8, 8), (32, 4)]
+OBSERVATIONS = 16
+EXTREME = 3e38
+"""Finite in float32, and beyond it after the first product."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request of a drill.
+
+    Attributes:
+        number: 0, 1, ...; also its seed.
+        kind: plain; hang-up, whose client leaves before the answer and asks again; malformed, to be refused; extreme,
+            an observation that no network can take.
+    """
+
+    number: int
+    kind: Kind
+
+    @property
+    def id(self) -> str:
+        return f"drill-{self.number:07}"
+
+    @property
+    def budget(self) -> tuple[int, int]:
+        return BUDGETS[self.number % len(BUDGETS)]
+
+    def observation(self, obs_dim: int) -> np.ndarray:
+        """(obs_dim,) float32."""
+        if self.kind == "extreme":
+            signs = np.random.default_rng(self.number).choice([-1.0, 1.0], obs_dim)
+            return (EXTREME * signs).astype(np.float32)
+        drawn = np.random.default_rng(self.number % OBSERVATIONS).standard_normal(obs_dim)
+        return drawn.round(4).astype(np.float32)
+
+    def encode(self, obs_dim: int) -> bytes:
+        """As it travels. The id is in a header, since a malformed body may hide it."""
+        if self.kind == "malformed":
+            body, headers = _MALFORMED[self.number % len(_MALFORMED)]
+        else:
+            body, headers = json.dumps(self._fields(obs_dim)).encode(), {}
+        return encode_request("POST", "/act", body, {"X-Request-ID": self.id, **headers})
+
+    def _fields(self, obs_dim: int) -> dict[str, Any]:
+        n, m = self.budget
+        observation = self.observation(obs_dim).tolist()
+        return {"observation": observation, "num_candidates": n, "num_steps": m, "seed": self.number}
+
+
+def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[Ask]:
+    """`requests` of them, shuffled; `hang_ups` and `poison` (half malformed, half extreme) are among them.
+
+    Raises:
+        ValueError: more of the special ones than requests, or fewer than none.
+    """
+    if min(hang_ups, poison) < 0 or hang_ups + poison > requests:
+        raise ValueError(f"need 0 <= hang_ups + poison <= requests, got {hang_ups}, {poison} and {requests}")
+    malformed, extreme = poison - poison // 2, poison // 2
+    counts: dict[Kind, int] = {"hang-up": hang_ups, "malformed": malformed, "extreme": extreme}
+    counts["plain"] = requests - sum(counts.values())
+    kinds = [kind for kind, count in counts.items() for _ in range(count)]
+    random.Random(seed).shuffle(kinds)
+    return [Ask(number, kind) for number, kind in enumerate(kinds)]
+
+
+def keep_asking(asks: list[Ask], enough: Callable[[], bool]) -> Iterator[Ask]:
+    """The plan, and then its kinds over again until `enough` says so; what is asked beyond the plan joins `asks`."""
+    planned = len(asks)
+    yield from asks[:planned]
+    while not enough():
+        asks.append(Ask(len(asks), asks[len(asks) % planned].kind))
+        yield asks[-1]
+
+
+def _malformed() -> Iterator[tuple[bytes, dict[str, str]]]:
+    """Bodies that no policy of another size than one number could answer, each with headers of its own."""
+    yield b"", {}
+    yield b'{"observation": [1, 2', {}
+    yield b"[" * 10_000, {}
+    yield b'{"observation": [1, NaN, 2]}', {}
+    yield b'{"observation": [1e39]}', {}
+    yield b'{"observation": "all of it"}', {}
+    yield b'{"observation": [[1, 2], [3]]}', {}
+    yield b'{"observation": [0.5, 0.5, 0.5], "num_candidates": 0}', {}
+    yield b'{"observation": [0.5, 0.5, 0.5], "num_steps": 10000000000}', {}
+    yield b'{"observation": [0.5, 0.5, 0.5], "candidates": 4}', {}
+    yield b'{"observation": [0.5, 0.5, 0.5], "seed": -1}', {}
+    yield b'{"observation": [0.5, 0.5, 0.5], "deadline_ms": "soon"}', {}
+    yield b"\xff\xfe\x00", {}
+    yield b"\xc1", {"Content-Type": "application/msgpack"}
+    yield b"observation=1", {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+_MALFORMED = list(_malformed())

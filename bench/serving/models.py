@@ -1,0 +1,41 @@
+"""The policy that the benchmarks serve, and what a server says of those it has."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from dataclasses import replace
+from typing import Any
+
+from bench.engine import EngineBenchConfig, make_policy
+from policy import Measurement, Policy, Provenance
+
+PLANTED = "frontier planted for benchmarks: nobody measured it, and the weights are random"
+EPISODES = 1_000_000
+"""Of a planted cell: so many that no two intervals overlap, since cells that overlap count as equal."""
+
+
+def policy_with_frontier() -> Policy:
+    """A policy of cube-single's dimensions and the paper's width with random weights, and a frontier that rises as real
+    ones do: with either of N and M, ever less. Its provenance says that it is planted."""
+    policy = make_policy(EngineBenchConfig())
+    cells = tuple(planted_cell(n, m) for n in (1, 2, 4, 8, 16, 32, 64, 128) for m in (1, 2, 4, 8))
+    policy.spec = replace(policy.spec, name="planted", frontier=cells, provenance=Provenance(notes=PLANTED))
+    return policy
+
+
+def planted_cell(num_candidates: int, num_steps: int) -> Measurement:
+    """Success 0.95 less a loss for few candidates and one for few steps, whose sizes make all cells differ."""
+    from sorl_client.statistics import wilson_interval
+
+    share = 0.95 - 0.30 * num_candidates**-0.6 - 0.23 * num_steps**-0.6
+    successes = round(share * EPISODES)
+    low, high = wilson_interval(successes, EPISODES)
+    return Measurement(num_candidates, num_steps, successes / EPISODES, low, high, EPISODES)
+
+
+def get_models(url: str) -> list[dict[str, Any]]:
+    """What GET /models says. Raises OSError."""
+    with urllib.request.urlopen(f"{url}/models", timeout=10) as response:
+        found: list[dict[str, Any]] = json.loads(response.read())["models"]
+        return found

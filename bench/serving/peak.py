@@ -1,0 +1,59 @@
+"""Section peak: requests/s and latency in a closed loop, by budget and number of clients."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from bench import wrk
+from bench.serving.setup import Setup
+
+BUDGETS = [(32, 4), (1, 1)]
+
+Figures = dict[str, float]
+Place = tuple[str, int]
+"""(N, M) as text, clients."""
+
+
+def run(setup: Setup) -> dict[str, Any]:
+    """Alternating rounds over all servers; rows of medians."""
+    config = setup.config
+    rounds: list[dict[tuple[str, Place], Figures]] = []
+    for _ in range(config.rounds):
+        found: dict[tuple[str, Place], Figures] = {}
+        for contestant in setup.contestants:
+            with contestant.serving(setup.model, setup.body(*BUDGETS[0])) as server:
+                for n, m in BUDGETS:
+                    for clients in config.connections:
+                        wrk.load(server.url, setup.body(n, m), clients, 1)
+                        figures = wrk.load(server.url, setup.body(n, m), clients, config.seconds)
+                        found[contestant.name, (f"({n},{m})", clients)] = figures
+        rounds.append(found)
+    places = [(f"({n},{m})", clients) for n, m in BUDGETS for clients in config.connections]
+    peers = [contestant.name for contestant in setup.contestants if not contestant.ours]
+    return {"rows": [_row(c.name, place, peers, rounds) for place in places for c in setup.contestants]}
+
+
+def _row(name: str, place: Place, peers: list[str], rounds: list[dict[tuple[str, Place], Figures]]) -> dict[str, Any]:
+    found = [figures[name, place] for figures in rounds]
+    ratios = None
+    if peers and name not in peers:  # round by round: figures drift on a shared machine, ratios in one round hold
+        ratios = [
+            _rate(figures[name, place]) / max(1e-9, *(_rate(figures[peer, place]) for peer in peers))
+            for figures in rounds
+        ]
+    return {
+        "server": name,
+        "(N,M)": place[0],
+        "clients": place[1],
+        "requests/s": statistics.median(map(_rate, found)),
+        "p50 ms": statistics.median(figures["p50_ms"] for figures in found),
+        "p99 ms": statistics.median(figures["p99_ms"] for figures in found),
+        "x best peer": None if ratios is None else statistics.median(ratios),
+        "failed": int(sum(figures["failed"] for figures in found)),
+    }
+
+
+def _rate(figures: Figures) -> float:
+    """Answered with 2xx, a second."""
+    return (figures["requests"] - figures["failed"]) / figures["seconds"]

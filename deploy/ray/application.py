@@ -1,0 +1,102 @@
+"""`create_app` as a Ray Serve application, for `serve run deploy.ray.application:build` and `serve deploy serve.yaml`.
+
+Ray starts, watches and counts replicas, and shares requests out; everything else is the same application as
+`sorl-serve`'s. The queue, its bound and its errors are each replica's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve
+
+from deploy.ray.autoscaling import LoadMeter, LoadPolicy
+from deploy.ray.options import Options
+from service.app import create_app
+from service.settings import Settings
+from service.state import Service
+
+REPLY_SECONDS = 5  # for replies on their way, once a replica's queue is drained
+
+
+class Replica:
+    """What Ray asks of a replica, beside HTTP."""
+
+    app: FastAPI  # Ray's wrapper puts it there
+
+    @property
+    def _service(self) -> Service:
+        service: Service = self.app.state.service
+        return service
+
+    async def check_health(self) -> None:
+        """Raises NotReady after a failure that only a restart mends; Ray then replaces the replica."""
+        self._service.check_ready()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What `LoadPolicy` decides by."""
+        meter: LoadMeter = self.app.state.load
+        return meter.read()
+
+
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """The application; `arguments` are the fields of `Options`.
+
+    Raises:
+        ValueError: an option or a setting is unknown or out of range.
+    """
+    options = Options.model_validate(arguments)
+    settings = options.server_settings()
+
+    def replica_app() -> FastAPI:
+        return create_warm_app(settings)
+
+    deployment = serve.deployment(
+        name="sorl",
+        max_ongoing_requests=options.max_ongoing_requests,
+        ray_actor_options={
+            "num_cpus": options.num_cpus,
+            "num_gpus": options.num_gpus,
+            # As `sorl-serve` sets for itself: OpenMP's threads must not spin beside the event loop.
+            "runtime_env": {"env_vars": {"OMP_WAIT_POLICY": "passive"}},
+        },
+        graceful_shutdown_timeout_s=settings.drain_seconds + REPLY_SECONDS,
+        health_check_period_s=5,
+        logging_config={"enable_access_log": False},
+        autoscaling_config={
+            "min_replicas": options.min_replicas,
+            "max_replicas": options.max_replicas,
+            "upscale_delay_s": 10,
+            "downscale_delay_s": 300,
+            "policy": {
+                "policy_function": LoadPolicy,
+                "policy_kwargs": options.model_dump(include={"target_backlog_seconds", "target_busy"}),
+            },
+        },
+    )
+    return deployment(serve.ingress(replica_app)(Replica)).bind()
+
+
+def create_warm_app(settings: Settings) -> FastAPI:
+    """`create_app`, but its start ends when warm-up has: Ray sends requests to a replica from then on.
+
+    Raises:
+        CheckpointError, BackendUnavailable, OSError: see `Service`. NotReady, at the start: warm-up failed.
+    """
+    app = create_app(settings)
+    start = app.router.lifespan_context
+    service: Service = app.state.service
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with start(app):
+            await service.settled()
+            service.check_ready()
+            app.state.load = LoadMeter(service.metrics.registry)
+            yield
+
+    app.router.lifespan_context = lifespan
+    return app

@@ -1,0 +1,341 @@
+"""The drill's account against servers with planted faults, and the parts of the drill by themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.connection import connect, encode_request
+from bench.drill import cli
+from bench.drill.client import ask_all
+from bench.drill.faults import schedule
+from bench.drill.judge import Violation, judge
+from bench.drill.ledger import Ledger
+from bench.drill.plan import Ask, keep_asking, plan
+from bench.drill.versions import Timeline, Version, broken_files, make_versions
+from policy import CheckpointError, load_policy
+from tests.bench.planted import Request, planted_server, reply
+
+Versions = tuple[Version, Version]
+
+
+class PlantedVersion(Version):
+    """Knows its answers by heart: five numbers that its name and the request's number make."""
+
+    def __init__(self, name: str) -> None:
+        self.sha = hashlib.sha256(name.encode()).hexdigest()
+        self.obs_dim = 3
+        self.engine = "planted"
+
+    def actions(self, asks: Sequence[Ask]) -> list[np.ndarray | None]:
+        seed = int(self.sha[:8], 16)
+        return [
+            None if ask.kind == "extreme" else np.random.default_rng([seed, ask.number]).normal(size=5).astype("f4")
+            for ask in asks
+        ]
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three attempts, a millisecond apart: a lost request need not cost a restart's patience here."""
+    from sorl_client.retry import RetryPolicy
+
+    monkeypatch.setattr(
+        "bench.drill.client.retry_policy", lambda: RetryPolicy(attempts=3, first_s=0.001, longest_s=0.001)
+    )
+
+
+@pytest.fixture
+def versions(impatient: None) -> Versions:
+    return PlantedVersion("first"), PlantedVersion("second")
+
+
+@pytest.fixture(scope="module")
+def real_versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    pytest.importorskip("kernels.cpu._engine", reason="needs the native engine")
+    return make_versions(tmp_path_factory.mktemp("drill"), "cpu", "bf16")
+
+
+class HonestServer:
+    """Answers as the first version does; subclasses do one thing wrong, to the requests of `number % 8 == 3`."""
+
+    def __init__(self, versions: Versions, asks: list[Ask]) -> None:
+        self.versions = versions
+        self.asks = {ask.id: ask for ask in asks}
+        self.attempts: Counter[str] = Counter()
+
+    async def __call__(self, request: Request) -> bytes:
+        ask = self.asks[request.headers["x-request-id"]]
+        self.attempts[ask.id] += 1
+        if ask.number % 8 == 3:
+            return self.odd(ask)
+        return self.honest(ask)
+
+    def odd(self, ask: Ask) -> bytes:
+        return self.honest(ask)
+
+    def honest(self, ask: Ask, named: int = 0, computed: int = 0) -> bytes:
+        if ask.kind == "malformed":
+            return self.problem(ask, 422, "invalid_request")
+        (action,) = self.versions[computed].actions([ask])
+        if action is None:
+            return self.problem(ask, 500, "nonfinite_output")
+        return self.ok(ask, action.tolist(), self.versions[named])
+
+    def ok(self, ask: Ask, action: list[float], version: Version) -> bytes:
+        fields = {"action": action, "model_version": version.sha, "engine": version.engine, "request_id": ask.id}
+        return reply(fields, X_Request_ID=ask.id)
+
+    def problem(self, ask: Ask, status: int, code: str, **more: Any) -> bytes:
+        kind = {"Content_Type": "application/problem+json", "X_Request_ID": ask.id}
+        lines = {name.replace("_", "-"): value for name, value in kind.items()}
+        return reply({"code": code, "status": status, "request_id": ask.id, **more}, status, **lines)
+
+
+class AnswersTwice(HonestServer):
+    def odd(self, ask: Ask) -> bytes:
+        return 2 * self.honest(ask)
+
+
+class NeverAnswers(HonestServer):
+    def odd(self, ask: Ask) -> bytes:
+        return b""
+
+
+class WrongAction(HonestServer):
+    def odd(self, ask: Ask) -> bytes:
+        return self.honest(ask, named=0, computed=1)
+
+
+class OneBitOff(HonestServer):
+    def odd(self, ask: Ask) -> bytes:
+        (action,) = self.versions[0].actions([ask])
+        if action is None:
+            return self.honest(ask)
+        action[2] = np.nextafter(action[2], np.float32(0.5))
+        return self.ok(ask, action.tolist(), self.versions[0])
+
+
+class NotServedYet(HonestServer):
+    def odd(self, ask: Ask) -> bytes:
+        return self.honest(ask, named=1, computed=1)
+
+
+class WrongId(HonestServer):
+    def odd(self, ask: Ask) -> bytes:
+        return self.honest(ask).replace(ask.id.encode(), b"drill-9999999")
+
+
+class RefusesValid(HonestServer):
+    def odd(self, ask: Ask) -> bytes:
+        return self.problem(ask, 500, "engine_failed")
+
+
+class SwallowsPoison(HonestServer):
+    def honest(self, ask: Ask, named: int = 0, computed: int = 0) -> bytes:
+        return self.ok(ask, [0.0] * 5, self.versions[0])
+
+
+class ComesAndGoes(HonestServer):
+    """What a restart looks like: 503 with a time, a broken connection, and then the answer."""
+
+    def odd(self, ask: Ask) -> bytes:
+        if self.attempts[ask.id] == 1:
+            return self.problem(ask, 503, "not_ready", retry_after_ms=1)
+        return b"" if self.attempts[ask.id] == 2 else self.honest(ask)
+
+
+def drill(
+    server: Callable[[Versions, list[Ask]], HonestServer], versions: Versions, asks: list[Ask]
+) -> tuple[Ledger, HonestServer, list[Violation]]:
+    ledger, planted = Ledger(), server(versions, asks)
+
+    async def run() -> None:
+        async with planted_server(planted) as url:
+            await ask_all(url, asks, versions[0].obs_dim, ledger, clients=4)
+
+    asyncio.run(run())
+    known = {version.sha: version for version in versions}
+    return ledger, planted, judge(asks, ledger, known, Timeline(versions[0].sha))
+
+
+def test_an_honest_server_passes(versions: Versions) -> None:
+    asks = plan(64, 8, 8)
+    ledger, server, violations = drill(HonestServer, versions, asks)
+    assert violations == []
+    assert len(ledger.answers) == 64
+    assert ledger.counts["hang-ups"] == 8
+    assert ledger.counts["attempts"] == 64
+    assert all(server.attempts[ask.id] in (1, 2) for ask in asks)
+
+
+@pytest.mark.parametrize(
+    ("server", "kinds"),
+    [
+        (AnswersTwice, {"answered twice", "wrong id"}),
+        (NeverAnswers, {"lost"}),
+        (WrongAction, {"wrong action"}),
+        (OneBitOff, {"wrong action"}),
+        (NotServedYet, {"wrong version"}),
+        (WrongId, {"wrong id"}),
+        (RefusesValid, {"valid request refused"}),
+    ],
+)
+def test_a_planted_fault_is_found(server: type[HonestServer], kinds: set[str], versions: Versions) -> None:
+    asks = plan(64, 0, 0)
+    _, _, violations = drill(server, versions, asks)
+    odd = {ask.id for ask in asks if ask.number % 8 == 3}
+    assert {violation.kind for violation in violations} <= kinds
+    if server is AnswersTwice:  # the second answer is taken for the next request's, or comes when nothing was asked
+        assert violations
+    else:
+        assert {violation.where for violation in violations} == odd
+        assert len(violations) == len(odd)
+
+
+def test_poison_that_is_answered_is_found(versions: Versions) -> None:
+    asks = plan(16, 0, 16)
+    _, _, violations = drill(SwallowsPoison, versions, asks)
+    kinds = Counter(violation.kind for violation in violations)
+    assert kinds == {"poison not refused": 8, "poison not contained": 8}
+
+
+def test_a_client_asks_again_until_there_is_an_answer(versions: Versions) -> None:
+    asks = plan(64, 0, 0)
+    ledger, server, violations = drill(ComesAndGoes, versions, asks)
+    assert violations == []
+    odd = [ask for ask in asks if ask.number % 8 == 3]
+    assert all(server.attempts[ask.id] == 3 for ask in odd)
+    assert ledger.counts["answers 503"] == ledger.counts["connections refused or broken"] == len(odd)
+
+
+def test_two_final_answers_are_a_violation(versions: Versions) -> None:
+    asks = plan(1, 0, 0)
+    ledger, _, _ = drill(HonestServer, versions, asks)
+    ledger.answered(ledger.answers[0][0])
+    violations = judge(asks, ledger, {version.sha: version for version in versions}, Timeline(versions[0].sha))
+    assert [violation.kind for violation in violations] == ["answered twice"]
+
+
+def test_a_surplus_answer_is_noticed() -> None:
+    async def run() -> int:
+        asked = asyncio.Event()
+
+        async def answering(request: Request) -> bytes:
+            asked.set()
+            return 3 * reply({"a": 1})
+
+        async with planted_server(answering) as url:
+            connection = await connect(url)
+            assert (await connection.send(encode_request("POST", "/act", b"{}"))).json() == {"a": 1}
+            while connection.surplus < 2:
+                await asyncio.sleep(0)
+            return connection.surplus
+
+    assert asyncio.run(asyncio.wait_for(run(), 30)) == 2
+
+
+def test_the_timeline_allows_both_versions_while_one_replaces_the_other() -> None:
+    timeline = Timeline("a")
+    timeline.begins("b", 10.0)
+    timeline.replaced(12.0)
+    assert timeline.allows("a", 9.0, 9.5)
+    assert not timeline.allows("b", 9.0, 9.5)
+    assert timeline.allows("a", 11.0, 14.0)
+    assert timeline.allows("b", 11.0, 14.0)
+    assert not timeline.allows("a", 12.5, 13.0)
+    timeline.begins("a", 20.0)
+    timeline.replaced(21.0)
+    assert timeline.allows("a", 22.0, 23.0)
+    assert not timeline.allows("b", 22.0, 23.0)
+
+
+def test_a_plan_has_what_was_ordered() -> None:
+    asks = plan(1000, 50, 25)
+    assert Counter(ask.kind for ask in asks) == {"plain": 925, "hang-up": 50, "malformed": 13, "extreme": 12}
+    assert [ask.number for ask in asks] == list(range(1000))
+    assert plan(1000, 50, 25) == asks
+    with pytest.raises(ValueError, match="hang_ups"):
+        plan(10, 8, 8)
+
+
+def test_asking_goes_on_until_it_is_enough() -> None:
+    asks = plan(4, 2, 0)
+    kinds = [ask.kind for ask in asks]
+    asked = list(keep_asking(asks, lambda: len(asks) >= 10))
+    assert asked == asks
+    assert [ask.number for ask in asks] == list(range(10))
+    assert [ask.kind for ask in asks] == (kinds * 3)[:10]
+
+
+def test_faults_are_spread_over_the_requests() -> None:
+    faults = schedule(14_000, reloads=10, broken=2, restarts=3)
+    assert [after for after, _ in faults] == [1000 * i for i in range(1, 14)]
+    assert Counter(fault for _, fault in faults) == {"reload": 8, "broken reload": 2, "restart": 3}
+    assert schedule(100, 0, 0, 0) == []
+    with pytest.raises(ValueError, match="broken"):
+        schedule(100, 1, 2, 0)
+
+
+def test_versions_differ_and_answers_do_not_depend_on_company(real_versions: Versions) -> None:
+    asks = plan(8, 0, 0)
+    first, second = (version.actions(asks) for version in real_versions)
+    assert all(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))  # type: ignore[arg-type]
+    for ask, action in zip(asks, first, strict=True):
+        np.testing.assert_array_equal(real_versions[0].actions([ask])[0], action)
+
+
+def test_broken_files_are_broken(real_versions: Versions, tmp_path: Path) -> None:
+    for number, content in enumerate(broken_files(real_versions[0].content, tmp_path)):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            load_policy(path)
+
+
+def test_an_observation_that_no_network_can_take_is_finite_itself(real_versions: Versions) -> None:
+    extreme = Ask(5, "extreme")
+    assert np.isfinite(extreme.observation(28)).all()
+    assert real_versions[0].actions([extreme]) == [None]
+
+
+def test_status_1_for_a_violation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = {
+        "machine": "m",
+        "engine": "e",
+        "seconds": 1.0,
+        "asked": {"plain": 2},
+        "on the way": {"attempts": 2},
+        "faults": {"restarts": 1},
+        "final answers": {"200": 1},
+        "violations": [{"kind": "lost", "where": "drill-0000001", "detail": "never asked"}],
+    }
+    monkeypatch.setattr(cli, "run", lambda config: report)
+    assert cli.main(["--json", str(tmp_path / "drill.json")]) == 1
+    assert "lost: drill-0000001: never asked" in capsys.readouterr().err
+    assert json.loads((tmp_path / "drill.json").read_text()) == report
+    report["violations"] = []
+    assert cli.main([]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("reloads", "broken"), [(0, 0), (3, 1)])
+def test_a_real_server_survives(reloads: int, broken: int) -> None:
+    pytest.importorskip("kernels.cpu._engine", reason="needs the native engine")
+    config = cli.DrillConfig(
+        requests=300, hang_ups=20, poison=20, reloads=reloads, broken=broken, restarts=1, threads=1
+    )
+    report = cli.run(config)
+    assert report["violations"] == []
+    assert Counter(report["faults"]) == Counter({"restarts": 1, "reloads": reloads - broken, "broken reloads": broken})
+    assert sum(report["final answers"].values()) == sum(report["asked"].values()) >= 300

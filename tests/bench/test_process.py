@@ -1,0 +1,76 @@
+"""Servers as processes, with small scripts for servers."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.process import ServerProcess, memory_mib, serving, sorl_serve_ready
+
+READY = "print('listening on http://127.0.0.1:4567', flush=True); print('ready: it', flush=True)"
+
+
+def script(*lines: str) -> list[str]:
+    return [sys.executable, "-c", "\n".join(["import os, signal, subprocess, sys", *lines])]
+
+
+def test_the_address_comes_with_readiness() -> None:
+    assert sorl_serve_ready("") is None
+    assert sorl_serve_ready("INFO x: listening on http://127.0.0.1:4567\n") is None
+    assert (
+        sorl_serve_ready("listening on http://127.0.0.1:4567\nINFO x: ready: cube on cpu\n") == "http://127.0.0.1:4567"
+    )
+
+
+def test_a_server_runs_until_the_block_ends() -> None:
+    with serving(script(READY, "signal.pause()")) as server:
+        assert server.url == "http://127.0.0.1:4567"
+        os.kill(server.pid, 0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(server.pid, 0)
+
+
+def test_stop_gives_exit_status_and_log() -> None:
+    lines = ["signal.signal(signal.SIGTERM, lambda *_: (print('draining', flush=True), sys.exit(3)))", READY]
+    server = ServerProcess(script(*lines, "while True: signal.pause()"))
+    server.wait_until_ready(sorl_serve_ready)
+    status, log = server.stop()
+    assert status == 3
+    assert log.splitlines()[-1] == "draining"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["sys.exit('no such file: x')"], ["print('no such file: x; stays not ready', flush=True)", "signal.pause()"]],
+)
+def test_a_server_that_can_not_start_says_why(lines: list[str]) -> None:
+    with pytest.raises(RuntimeError, match="did not become ready:\nno such file: x"), serving(script(*lines)):
+        pass
+
+
+def test_workers_end_with_their_server(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    worker = f"import signal; file = open({str(fifo)!r}, 'w'); print('up', file=file, flush=True); signal.pause()"
+    with serving(script(f"worker = subprocess.Popen([sys.executable, '-c', {worker!r}])", READY, "signal.pause()")) as (
+        server
+    ):
+        file = fifo.open()  # waits for the worker
+        assert file.readline() == "up\n"
+        assert memory_mib(server.pid) > 1.2 * memory_mib_alone(server.pid)
+    with file:
+        assert file.read() == ""  # ends when the worker does
+
+
+def memory_mib_alone(pid: int) -> float:
+    pss = next(line for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:"))
+    return int(pss.split()[1]) / 1024
+
+
+def test_memory_is_at_most_what_is_resident() -> None:
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    assert 0 < memory_mib(os.getpid()) <= 1.05 * resident
+    assert memory_mib(2**22 + 1) == 0.0

@@ -1,0 +1,433 @@
+"""`sorl-bench serve` up to the servers: what is compared, what is counted, and what the tables say."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench import wrk
+from bench.openloop import GeneratorTooSlow, Samples
+from bench.peers_http.sampler import Options, TorchPolicy
+from bench.serving import cli, elastic, head_of_line, overload, peak
+from bench.serving.check import Checker, WrongAnswer
+from bench.serving.contestants import OURS, PEERS, Contestant, calibrated, contestants
+from bench.serving.models import PLANTED, policy_with_frontier
+from bench.serving.setup import ServeBenchConfig, Setup
+from kernels.backend import SampleBatch
+from kernels.philox import standard_normals
+from kernels.reference import ReferenceBackend
+from policy import Policy, load_policy, save_policy
+from tests.bench.planted import Request, planted_server, reply
+from tests.policies import random_policy
+
+
+@dataclass(frozen=True)
+class NamedOnly(Contestant):
+    """A contestant whose address is its name."""
+
+    def serving(self, model: Path, body: Path) -> AbstractContextManager[Any]:
+        return nullcontext(SimpleNamespace(url=self.name, pid=0))
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    return random_policy(normaliser="standardise", action_low=(-2.0, -1.0, 0.0), action_high=(1.0, 1.0, 4.0))
+
+
+@pytest.fixture
+def setup(policy: Policy, tmp_path: Path) -> Setup:
+    servers: list[Contestant] = [NamedOnly("ours, a"), NamedOnly("ours, b"), NamedOnly("peer", package="peer")]
+    config = ServeBenchConfig(connections=(1, 4), rounds=3, seconds=0.5, out=tmp_path / "out")
+    return Setup(config, tmp_path, policy, tmp_path / "none", servers)
+
+
+def samples(*rows: tuple[int, float, int, int]) -> Samples:
+    """Of (status, latency in ms, N, M)."""
+    status, latency, n, m = (np.array(column) for column in zip(*rows, strict=True))
+    empty = Samples.unanswered(np.arange(len(rows), dtype=float))
+    return replace(
+        empty,
+        status=status.astype(np.int16),
+        latency=latency / 1e3,
+        num_candidates=n.astype(np.int32),
+        num_steps=m.astype(np.int32),
+    )
+
+
+# Peers
+
+
+def peer_replies(policy: Policy, folder: Path, precision: str, budgets: list[tuple[int, int]]) -> tuple[Any, Any]:
+    """(replies of the peers' sampler to a mixed batch, what the reference makes of the same noise)."""
+    path = folder / "policy.safetensors"
+    save_policy(policy, path)
+    torch_threads = torch.get_num_threads()
+    sampler = TorchPolicy(Options(path, 0, torch_threads, 1, precision))
+    observation = np.random.default_rng(0).standard_normal((len(budgets), policy.spec.obs_dim)).astype(np.float32)
+    requests = []
+    for seed, (n, m) in enumerate(budgets):
+        noise = standard_normals(torch.full((n,), seed), torch.arange(n), policy.spec.action_dim).tolist()
+        seen = observation[seed].tolist()
+        requests.append({"observation": seen, "num_candidates": n, "num_steps": m, "noise": noise})
+    n, m = zip(*budgets, strict=True)
+    result = ReferenceBackend(policy).sample_and_score(SampleBatch.of(observation, n, m, range(len(budgets))))
+    return sampler(requests), result
+
+
+def test_the_peers_sampler_is_the_reference_in_a_mixed_batch(policy: Policy, tmp_path: Path) -> None:
+    budgets = [(4, 2), (1, 1), (4, 2), (32, 4), (1, 1)]
+    replies, result = peer_replies(policy, tmp_path, "fp32", budgets)
+    expected = policy.spec.action_to_environment(result.action)
+    np.testing.assert_allclose([reply["action"] for reply in replies], expected, atol=2e-4)
+    np.testing.assert_allclose([reply["q"] for reply in replies], result.q, atol=2e-4)
+    assert [(reply["num_candidates"], reply["num_steps"]) for reply in replies] == budgets
+
+
+def test_in_bf16_it_is_the_reference_within_rounding(policy: Policy, tmp_path: Path) -> None:
+    replies, result = peer_replies(policy, tmp_path, "bf16", [(1, 4)] * 4)
+    expected = policy.spec.action_to_environment(result.action)
+    np.testing.assert_allclose([reply["action"] for reply in replies], expected, atol=0.1)
+
+
+def test_without_noise_the_peer_draws_its_own(policy: Policy, tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    save_policy(policy, path)
+    sampler = TorchPolicy(Options(path, 0, torch.get_num_threads(), 1, "fp32"))
+    request = {"observation": [0.0] * policy.spec.obs_dim, "num_candidates": 1, "num_steps": 4}
+    drawn = np.array([reply["action"] for reply in sampler([request] * 500)])
+    seeds = range(500)
+    batch = SampleBatch.of(np.zeros((500, policy.spec.obs_dim), np.float32), 1, 4, seeds)
+    ours = policy.spec.action_to_environment(ReferenceBackend(policy).sample_and_score(batch).action)
+    error = ours.std(axis=0) * np.sqrt(2 / 500)
+    assert (np.abs(drawn.mean(axis=0) - ours.mean(axis=0)) < 5 * error).all()
+    np.testing.assert_allclose(drawn.std(axis=0), ours.std(axis=0), rtol=0.25)
+
+
+def test_options_come_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x", "--model", "a.st", "--port", "5", "--threads", "2", "--precision", "bf16"])
+    assert Options.parse() == Options(Path("a.st"), 5, 2, 1, "bf16")
+
+
+def test_the_checker_knows_right_from_wrong(policy: Policy) -> None:
+    checker = Checker(policy, num_candidates=4, num_steps=2)
+    result = ReferenceBackend(policy).sample_and_score(
+        SampleBatch.of(np.array([checker._fields["observation"]]), 4, 2, 7, return_candidates=True)
+    )
+    assert result.candidates is not None
+    best = policy.spec.action_to_environment(result.action[0])
+    candidates = policy.spec.action_to_environment(result.candidates[0])
+    other = candidates[(int(result.index[0]) + 1) % 4]
+    checker.compare({"action": best.tolist()}, "fp32")
+    checker.compare({"action": (best + 0.01).tolist()}, "bf16")
+    checker.compare({"action": other.tolist()}, "bf16")
+    for action, precision in [
+        (other.tolist(), "fp32"),
+        ((best + 0.01).tolist(), "fp32"),
+        ((candidates.max(axis=0) + 0.5).tolist(), "bf16"),
+        (best.tolist()[:-1], "fp32"),
+        ([float("nan")] * 3, "bf16"),
+        (None, "fp32"),
+    ]:
+        with pytest.raises(WrongAnswer, match="action:"):
+            checker.compare({"action": action}, precision)
+
+
+def test_a_peer_that_is_not_installed_is_named_and_skipped(tmp_path: Path, policy: Policy) -> None:
+    absent = Path(shutil.which("false") or "/bin/false")  # a Python that has nothing
+    everyone = contestants((), 0, absent)
+    assert [c.name for c in everyone] == [*OURS, *PEERS]
+    peers = [c for c in everyone if not c.ours]
+    assert all("is not installed" in c.failed for c in peers)
+    checker = Checker(policy, 1, 1)
+    assert calibrated(peers[0], tmp_path, tmp_path, checker, 1.0) == peers[0]
+    assert [c.name for c in contestants(("bf16", "mosec"), 0, absent)] == ["ours, cpu/bf16", "mosec"]
+    with pytest.raises(ValueError, match="'nobody' is part of no name"):
+        contestants(("nobody",), 0, absent)
+
+
+def test_calibration_takes_the_setting_that_answers_most(
+    policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def serving(self: Contestant, model: Path, body: Path) -> AbstractContextManager[Any]:
+        if "fp32" in self.flags:
+            raise RuntimeError("does not start")
+        return nullcontext(SimpleNamespace(url=" ".join(self.flags)))
+
+    def load(url: str, body: Path, clients: int, seconds: float) -> dict[str, float]:
+        fast = "--threads 1 --workers 1" in url
+        return {"requests": 90.0 if fast else 100.0, "failed": 0.0 if fast else 50.0, "seconds": 1.0}
+
+    monkeypatch.setattr(Contestant, "serving", serving)
+    monkeypatch.setattr(wrk, "load", load)
+    monkeypatch.setattr("bench.serving.contestants.available_cores", lambda: 4)
+    checker = Checker(policy, 1, 1)
+    monkeypatch.setattr(checker, "check", lambda url, precision: None)
+    peer = Contestant("peer", package="peer")
+    best = calibrated(peer, tmp_path, tmp_path, checker, 1.0)
+    assert best.flags == ("--threads", "1", "--workers", "1", "--precision", "bf16")
+
+    def wrong(url: str, precision: str) -> None:
+        raise WrongAnswer("action: 0.5 from the reference's")
+
+    monkeypatch.setattr(checker, "check", wrong)
+    assert "0.5 from the reference's" in calibrated(peer, tmp_path, tmp_path, checker, 1.0).failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PEERS)
+def test_a_real_peer_answers_as_the_reference_does(name: str, setup: Setup) -> None:
+    (peer,) = contestants((name,), 0, Path(sys.executable))
+    if peer.failed:
+        pytest.skip(peer.failed)
+    save_policy(setup.policy, setup.model)
+    checker = Checker(setup.policy)
+    for precision in ("fp32", "bf16"):
+        flags = ("--threads", "1", "--workers", "2", "--precision", precision)
+        with replace(peer, flags=flags).serving(setup.model, setup.body(1, 1)) as server:
+            checker.check(server.url, precision)
+
+
+# The policy
+
+
+def test_the_planted_frontier_has_at_least_15_points_worth_choosing(tmp_path: Path) -> None:
+    planted = policy_with_frontier()
+    save_policy(planted, tmp_path / "planted.safetensors")
+    spec = load_policy(tmp_path / "planted.safetensors").spec
+    assert "planted" in spec.provenance.notes
+    assert spec.provenance.notes == PLANTED
+
+    def cost(cell: Any) -> int:
+        return int(cell.num_candidates * (cell.num_steps + spec.ensemble_size))
+
+    worth = [
+        cell
+        for cell in spec.frontier
+        if not any(cost(o) <= cost(cell) and o.success > cell.success for o in spec.frontier)
+    ]
+    worth.sort(key=cost)
+    assert len({(cell.num_candidates, cell.num_steps) for cell in worth}) >= 15
+    assert all(worse.high < better.low for worse, better in pairwise(worth))
+
+
+# Sections
+
+
+def test_peak_compares_round_by_round(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = iter(range(1000))
+
+    def load(url: str, body: Path, clients: int, seconds: float) -> dict[str, float]:
+        drift = 1 + next(rounds) // (3 * 2 * 2 * 2)  # of the machine, from round to round
+        rate = {"ours, a": 300, "ours, b": 100, "peer": 200}[url]
+        return {"requests": rate * drift * clients, "seconds": 1.0, "p50_ms": 1.0, "p99_ms": 2.0, "failed": 0.0}
+
+    monkeypatch.setattr(wrk, "load", load)
+    rows = peak.run(setup)["rows"]
+    assert len(rows) == 3 * 2 * 2
+    assert {row["x best peer"] for row in rows if row["server"] == "ours, a"} == {1.5}
+    assert {row["x best peer"] for row in rows if row["server"] == "ours, b"} == {0.5}
+    assert {row["x best peer"] for row in rows if row["server"] == "peer"} == {None}
+    found = next(row for row in rows if row["server"] == "ours, a" and row["clients"] == 4)
+    assert found["requests/s"] == 300 * 4 * 2
+
+
+def test_head_of_line_judges_by_two_slices(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside: list[str] = []
+
+    def load(url: str, body: Path, clients: int, seconds: float) -> dict[str, float]:
+        slow = {"ours, a": 9.0, "peer": 30.0}[url] if url in beside else 0.0
+        assert json.loads(body.read_text())["num_candidates"] == 1
+        return {"p50_ms": 1.0, "p99_ms": 2.0 + slow, "failed": 0.0}
+
+    def background(url: str, body: Path, clients: int) -> AbstractContextManager[None]:
+        assert (json.loads(body.read_text())["num_candidates"], clients) == (256, 4)
+        beside.append(url)
+        return nullcontext()
+
+    monkeypatch.setattr(wrk, "load", load)
+    monkeypatch.setattr(wrk, "background", background)
+    setup = replace(setup, config=replace(setup.config, rounds=1))
+    ours, peer = head_of_line.run(setup)["rows"]
+    assert (ours["server"], ours["aim ms"], ours["met"]) == ("ours, a", 12.0, "yes")
+    assert (peer["server"], peer["p99 beside ms"], peer["met"]) == ("peer", 32.0, "no")
+
+
+def test_overload_counts_who_was_answered_in_time_and_who_was_refused_in_time() -> None:
+    found = overload.summarise(
+        samples(
+            (200, 10, 1, 1), (200, 49, 1, 1), (200, 51, 1, 1),  # two in time, one late
+            (503, 3, 0, 0), (504, 49, 0, 0), (504, 60, 0, 0),  # two refused in time, one too late
+            (500, 1, 0, 0), (0, np.inf, 0, 0),  # neither
+        ),
+        deadline_ms=50.0,
+        seconds=2.0,
+    )  # fmt: skip
+    assert found["offered/s"] == 4.0
+    assert found["goodput/s"] == 1.0
+    assert (found["accepted"], found["others"]) == (3, 5)
+    assert found["of these in time"] == pytest.approx(2 / 3)
+    assert found["refused in time"] == pytest.approx(2 / 5)
+
+
+def test_overload_reports_a_row_for_everyone(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    offered: list[tuple[str, float]] = []
+
+    def at(self: overload.Load, rate: float, seconds: float, memory: Any = None, pid: int = 0) -> Samples:
+        if self.url == "peer":
+            raise GeneratorTooSlow("the generator itself was 99 ms late")
+        assert self.fields["on_late"] == "reject"
+        offered.append((self.url, rate))
+        if memory is not None:
+            memory += [(second, 100.0 + second) for second in range(20)]
+        return samples(*[(200, 1, 32, 4)] * int(min(rate, 90) * seconds), (504, 1, 0, 0))
+
+    monkeypatch.setattr(overload.Load, "at", at)
+    monkeypatch.setattr(wrk, "load", lambda *_: {"requests": 100.0, "seconds": 1.0})
+    setup = replace(setup, config=replace(setup.config, seconds=1.0, overload_seconds=10.0))
+    report = overload.run(setup)
+    ours, peer = report["rows"]
+    assert list(ours) == list(peer)
+    assert offered[-1] == ("ours, a", 270.0)
+    assert (ours["peak/s"], ours["of peak"], ours["note"]) == (90.0, 1.0, "")
+    assert (ours["MiB early"], ours["MiB end"]) == (102.0, 119.0)
+    assert peer["note"] == "the generator itself was 99 ms late"
+    assert peer["goodput/s"] is None
+    assert len(report["memory"]["ours, a"]) == 20
+
+
+FRONTIER = [
+    {"num_candidates": 1, "num_steps": 1, "success": 0.4},
+    {"num_candidates": 8, "num_steps": 2, "success": 0.6},
+    {"num_candidates": 8, "num_steps": 8, "success": 0.7},
+]
+
+
+@pytest.mark.parametrize(
+    ("granted", "expected"), [((1, 1), 0.4), ((8, 2), 0.6), ((64, 4), 0.6), ((64, 8), 0.7), ((7, 8), 0.4), ((0, 0), 0)]
+)
+def test_expected_success_is_that_of_the_best_cell_within_the_budget(granted: tuple[int, int], expected: float) -> None:
+    assert elastic.expected_success(FRONTIER, *granted) == expected
+
+
+def test_elastic_says_what_was_granted(tmp_path: Path) -> None:
+    found = elastic.summarise(samples((200, 5, 8, 8), (200, 10, 8, 8), (200, 30, 1, 1), (504, 20, 0, 0)), 2.0, FRONTIER)
+    assert (found["N"], found["M"], found["answered"]) == (8, 8, 3)
+    assert found["success"] == pytest.approx((0.7 + 0.7 + 0.4) / 3)
+    assert found["in time"] == 0.5
+    assert found["p50 ms"] == pytest.approx(10.0)
+    rows = [{**dict.fromkeys(elastic.COLUMNS), **found, "offered/s": rate, "note": ""} for rate in (1.0, 10.0)]
+    rows.append({**dict.fromkeys(elastic.COLUMNS), "offered/s": 100.0, "note": "late"})
+    report = {"server": "s", "deadline_ms": 20.0, "saturation/s": 5.0, "frontier is": "planted", "rows": rows}
+    elastic.write(report, tmp_path / "new")
+    written = [*csv.DictReader((tmp_path / "new" / "elastic.csv").read_text().splitlines())]
+    assert [row["N"] for row in written] == ["8", "8", ""]
+    assert (tmp_path / "new" / "elastic.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_elastic_sweeps_from_one_request_a_second_to_three_times_saturation(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def at(self: overload.Load, rate: float, seconds: float) -> Samples:
+        assert set(self.fields) == {"observation"}
+        asked.append((rate, seconds))
+        if len(asked) == 4:
+            raise GeneratorTooSlow("late")
+        return samples((200, 5, 8, 8))
+
+    described = {"frontier": FRONTIER, "provenance": {"notes": "planted"}}
+    monkeypatch.setattr(elastic, "get_models", lambda url: [described])
+    monkeypatch.setattr(elastic, "peak_goodput", lambda setup, load: 50.0)
+    monkeypatch.setattr(overload.Load, "at", at)
+    report = elastic.run(setup)
+    assert asked[0] == (1.0, 20.0)
+    assert asked[-1] == (pytest.approx(150.0), 0.5)
+    assert [row["note"] for row in report["rows"]] == ["", "", "", "late", *[""] * 5]
+    assert setup.config.out is not None
+    assert (setup.config.out / "elastic.csv").exists()
+
+
+# The command
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seconds": 0.0}, "seconds must be positive"),
+        ({"connections": (0,)}, "connections"),
+        ({"threads": -1}, "threads"),
+    ],
+)
+def test_settings_are_checked(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        ServeBenchConfig(**changes)
+
+
+def test_a_section_that_fails_costs_the_others_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(setup: Setup) -> dict[str, Any]:
+        raise GeneratorTooSlow("the generator itself was late")
+
+    sections: dict[str, Callable[[Setup], dict[str, Any]]] = {
+        "peak": lambda setup: {"rows": [{"server": "ours", "requests/s": 1234.0}]},
+        "overload": fails,
+    }
+    monkeypatch.setattr(cli, "RUN", sections)
+    monkeypatch.setattr(wrk, "require_wrk", lambda: None)
+    absent = shutil.which("false") or "/bin/false"
+    path = tmp_path / "serve.json"
+    arguments = ["--sections", "peak", "overload", "--peer-python", absent, "--json", str(path)]
+    assert cli.main(arguments) == 1
+    shown = capsys.readouterr().out
+    assert "1234" in shown
+    assert "overload: the generator itself was late" in shown
+    assert "mosec: skipped: mosec is not installed" in shown
+    report = json.loads(path.read_text())
+    assert set(report["skipped"]) == set(PEERS)
+    assert set(report["servers"]) == set(OURS)
+    assert report["sections"]["overload"] == {"rows": [], "failed": "the generator itself was late"}
+    assert cli.main([*arguments[:2], *arguments[3:]]) == 0
+
+
+def test_without_wrk_it_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="apt-get install wrk"):
+        cli.main([])
+
+
+@pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
+def test_wrk_counts_answers_and_failures(tmp_path: Path) -> None:
+    body = tmp_path / "body.json"
+    body.write_text('{"observation": [0.0]}')
+
+    async def run() -> tuple[dict[str, float], list[bytes]]:
+        bodies: list[bytes] = []
+
+        async def answering(request: Request) -> bytes:
+            bodies.append(request.body)
+            return reply({"action": [0.0]}, 503 if request.number % 2 else 200)
+
+        async with planted_server(answering) as url:
+            return await asyncio.to_thread(wrk.load, url, body, 2, 1), bodies
+
+    figures, bodies = asyncio.run(run())
+    assert set(bodies) == {b'{"observation": [0.0]}'}
+    assert figures["failed"] == pytest.approx(figures["requests"] / 2, abs=2)
+    assert 0 <= len(bodies) - figures["requests"] <= 2
+    assert 0 < figures["p50_ms"] <= figures["p99_ms"]
