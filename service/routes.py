@@ -79,7 +79,7 @@ async def _answer(service: Service, request: Request, received: float) -> Respon
     act_request = parse_act(fields, media_type)
     model = service.catalog.find(act_request.model, act_request.model_version)
     observation = model.rows_of(act_request.observation)
-    deadline = None if act_request.deadline_ms is None else received + act_request.deadline_ms / 1000
+    deadline = service.deadline(received, act_request.deadline_ms)
     grant = model.admission.grant(act_request, service.time_left(deadline, act_request.priority))
     seed = secrets.randbits(53) if act_request.seed is None else act_request.seed
     work = Work(
