@@ -74,6 +74,7 @@ def one_request(spec: PolicySpec) -> Journey:
     journey = Journey(time.monotonic())
     journey.request = parse_act(asked, codec.JSON)
     journey.spec = spec
+    journey.deadline = journey.received + 0.02
     journey.grant = Grant(1, 1)
     journey.work = Work(observation, 1, 1, np.zeros(1, np.uint64))
     journey.outcome = Outcome(np.zeros((1, spec.action_dim), np.float32), value, value, value, value, "")

@@ -20,6 +20,7 @@ class Journey:
 
     Attributes:
         received, serialising, ended: the body was awaited, the outcome was there, the reply was encoded.
+        deadline: when the reply is due, if it is.
         request, spec, grant: what was asked, of which policy, and admitted.
         job: in the queue and after it.
         work: as computed, which may be less than `grant`.
@@ -27,13 +28,26 @@ class Journey:
         error: what the request ended with in place of a reply; None: it was answered.
     """
 
-    __slots__ = ("ended", "error", "grant", "job", "outcome", "received", "request", "serialising", "spec", "work")
+    __slots__ = (
+        "deadline",
+        "ended",
+        "error",
+        "grant",
+        "job",
+        "outcome",
+        "received",
+        "request",
+        "serialising",
+        "spec",
+        "work",
+    )
 
     def __init__(self, received: float) -> None:
         self.received = received
         self.serialising = self.ended = 0.0
         self.request: ActRequest | None = None
         self.spec: PolicySpec | None = None
+        self.deadline: float | None = None
         self.grant: Grant | None = None
         self.job: Job[Any, Outcome] | None = None
         self.work: Work | None = None

@@ -98,7 +98,7 @@ class RequestMetrics:
         if error is None:
             self._ok.inc()
             self._record_answer(journey)
-            in_time = True
+            in_time = journey.deadline is None or journey.ended <= journey.deadline
         else:
             self._failed[error.code].inc()
             if error.reason is not None:
@@ -107,7 +107,6 @@ class RequestMetrics:
                 return
             in_time = False
         if journey.request is not None and (deadline := journey.request.deadline_ms) is not None:
-            in_time = in_time and (journey.ended - journey.received) * 1e3 <= deadline
             (self._met if in_time else self._missed)[bisect_left(_PERIODS_MS, deadline)].inc()
 
     def _record_answer(self, journey: Journey) -> None:

@@ -78,7 +78,7 @@ async def _answer(service: Service, request: Request, journey: Journey) -> Respo
     model = service.catalog.find(act_request.model, act_request.model_version)
     journey.spec = model.spec
     observation = model.rows_of(act_request.observation)
-    deadline = None if act_request.deadline_ms is None else journey.received + act_request.deadline_ms / 1000
+    journey.deadline = deadline = service.deadline(journey.received, act_request.deadline_ms)
     journey.grant = grant = model.admission.grant(act_request, service.time_left(deadline, act_request.priority))
     seed = secrets.randbits(53) if act_request.seed is None else act_request.seed
     work = Work(

@@ -162,8 +162,10 @@ class Scheduler(Generic[W, R]):
             self._queue.add(job)
             self._wake.notify()
         if deadline is not None:
-            # The worker may be busy for longer than this job can wait: the loop itself answers in time.
-            job.timer = self._loop.call_later(deadline - now, self._expire, job)
+            # The worker may be busy for longer than this job can wait: the loop itself answers in time. What is exact
+            # is lost when it is due, which leaves time to say so.
+            last = deadline if reduce is not None or job.due is None else job.due
+            job.timer = self._loop.call_later(last - now, self._expire, job)
         return job
 
     def cancel(self, job: Job[W, R]) -> None:
