@@ -139,8 +139,8 @@ PANELS = (
     ),
     Panel(
         "Backlog and lag",
-        "Predicted compute waiting; how much later than predicted one request in a hundred is computed, and how long it "
-        "waits for the event loop.",
+        "Predicted compute waiting; how much later than predicted one request in a hundred is computed, and how long "
+        "it waits for the event loop.",
         "s",
         (
             Query(now("sorl_queue_backlog_seconds"), "backlog"),
