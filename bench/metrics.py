@@ -16,12 +16,11 @@ from bench.table import print_table, run_subcommand
 from policy import PolicySpec
 from policy.flops import flops_of
 from service import codec
-from service.admission import Admission, Grant, Limits
-from service.cost_model import Batch, CostModel
+from service.admission import Grant
+from service.cost_model import Batch
 from service.job import Job, Price
 from service.journey import Journey
 from service.metrics import Metrics
-from service.model import Model
 from service.schemas import parse_act
 from service.work import Outcome, Work
 
@@ -69,13 +68,13 @@ def run(config: MetricsBenchConfig) -> dict[str, Any]:
 
 def one_request(spec: PolicySpec) -> Journey:
     """A (1, 1) request with a deadline, answered."""
-    limits = Limits(max_candidates=1, max_steps=1, max_batch=1, max_returned=1, max_seconds=1.0)
     observation = np.zeros((1, spec.obs_dim), np.float32)
     value = np.zeros(1, np.float32)
     asked = {"observation": observation[0].tolist(), "num_candidates": 1, "num_steps": 1, "deadline_ms": 20.0}
     journey = Journey(time.monotonic())
     journey.request = parse_act(asked, codec.JSON)
-    journey.model = Model(spec, "", None, Admission(spec, limits, CostModel()))  # type: ignore[arg-type]
+    journey.spec = spec
+    journey.deadline = journey.received + 0.02
     journey.grant = Grant(1, 1)
     journey.work = Work(observation, 1, 1, np.zeros(1, np.uint64))
     journey.outcome = Outcome(np.zeros((1, spec.action_dim), np.float32), value, value, value, value, "")

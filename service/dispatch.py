@@ -98,7 +98,7 @@ def run(portions: Sequence[Portion[Task]]) -> list[Any]:
         elif (engine := task.engine) is not None:
             groups.setdefault(engine, []).append((index, Portion(task.work, *portion[1:])))
         else:
-            outcomes[index] = ClientGone("nobody waits for this request any more")
+            outcomes[index] = ClientGone("nobody waits for this request any more", reason="queued")
     for engine, members in groups.items():
         computed = engine.run([portion for _, portion in members])
         for (index, _), outcome in zip(members, computed, strict=True):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
+from policy import PolicySpec
 from service.admission import Grant
 from service.errors import InternalError, ServiceError
 from service.job import Job
 from service.schemas import ActRequest
 from service.work import Outcome, Work
-
-if TYPE_CHECKING:  # a model knows its engine, an engine its metrics, and those what a journey is
-    from service.model import Model
 
 _FAULT = InternalError("neither answered nor refused")
 
@@ -22,22 +20,36 @@ class Journey:
 
     Attributes:
         received, serialising, ended: the body was awaited, the outcome was there, the reply was encoded.
-        request, model, grant: what was asked, of whom, and admitted.
+        deadline: when the reply is due, if it is.
+        request, spec, grant: what was asked, of which policy, and admitted.
         job: in the queue and after it.
         work: as computed, which may be less than `grant`.
         outcome: from the engine.
         error: what the request ended with in place of a reply; None: it was answered.
     """
 
-    __slots__ = ("ended", "error", "grant", "job", "model", "outcome", "received", "request", "serialising", "work")
+    __slots__ = (
+        "deadline",
+        "ended",
+        "error",
+        "grant",
+        "job",
+        "outcome",
+        "received",
+        "request",
+        "serialising",
+        "spec",
+        "work",
+    )
 
     def __init__(self, received: float) -> None:
         self.received = received
         self.serialising = self.ended = 0.0
         self.request: ActRequest | None = None
-        self.model: Model | None = None
+        self.spec: PolicySpec | None = None
+        self.deadline: float | None = None
         self.grant: Grant | None = None
-        self.job: Job[Work, Outcome] | None = None
+        self.job: Job[Any, Outcome] | None = None
         self.work: Work | None = None
         self.outcome: Outcome | None = None
         self.error: ServiceError | None = _FAULT

@@ -76,6 +76,9 @@ class Metrics:
         self.reserve = Gauge(
             "sorl_reply_reserve_seconds", "What deadlines leave for replies to be written", registry=registry
         )
+        self.lag = Gauge(
+            "sorl_loop_lag_seconds", "What a request waits for the event loop, 99 of 100 at most", registry=registry
+        )
         self.slip = Gauge(
             "sorl_queue_slip_seconds", "How much later than predicted one request in a hundred is computed",
             registry=registry,

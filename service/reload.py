@@ -170,6 +170,7 @@ class Reloader:
         self._paths[model.name] = path
         self._metrics.show_model(model.name, model.version, model.engine.name)
         self._metrics.show_cost(model.name, model.engine.cost)
+        self._metrics.requests.show_budget(model.spec.default_budget)
         self._expire()
 
     def _expire(self) -> None:

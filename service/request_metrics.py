@@ -98,7 +98,7 @@ class RequestMetrics:
         if error is None:
             self._ok.inc()
             self._record_answer(journey)
-            in_time = True
+            in_time = journey.deadline is None or journey.ended <= journey.deadline
         else:
             self._failed[error.code].inc()
             if error.reason is not None:
@@ -107,14 +107,13 @@ class RequestMetrics:
                 return
             in_time = False
         if journey.request is not None and (deadline := journey.request.deadline_ms) is not None:
-            in_time = in_time and (journey.ended - journey.received) * 1e3 <= deadline
             (self._met if in_time else self._missed)[bisect_left(_PERIODS_MS, deadline)].inc()
 
     def _record_answer(self, journey: Journey) -> None:
-        request, model, grant, job = journey.request, journey.model, journey.grant, journey.job
+        request, spec, grant, job = journey.request, journey.spec, journey.grant, journey.job
         work, outcome = journey.work, journey.outcome
         assert request is not None
-        assert model is not None
+        assert spec is not None
         assert grant is not None
         assert job is not None
         assert work is not None
@@ -125,7 +124,7 @@ class RequestMetrics:
         self._compute.observe(job.finished - job.started)
         self._serialise.observe(journey.ended - journey.serialising)
 
-        rows, members = len(work.observation), model.spec.ensemble_size
+        rows, members = len(work.observation), spec.ensemble_size
         asked_n, asked_m = request.num_candidates or grant.num_candidates, request.num_steps or grant.num_steps
         self._requested.inc(rows * asked_n * (asked_m + members))
         by_budget = self._series(work.num_candidates, work.num_steps)

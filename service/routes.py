@@ -77,9 +77,10 @@ async def _answer(service: Service, request: Request, journey: Journey) -> Respo
     if (given := parse_request_id(fields.get("request_id"))) is not None:
         request.state.request_id = given  # before the rest is looked at, so that errors carry it too
     journey.request = act_request = parse_act(fields, media_type)
-    journey.model = model = service.catalog.find(act_request.model, act_request.model_version)
+    model = service.catalog.find(act_request.model, act_request.model_version)
+    journey.spec = model.spec
     observation = model.rows_of(act_request.observation)
-    deadline = None if act_request.deadline_ms is None else journey.received + act_request.deadline_ms / 1000
+    journey.deadline = deadline = service.deadline(journey.received, act_request.deadline_ms)
     journey.grant = grant = model.admission.grant(act_request, service.time_left(deadline, act_request.priority))
     seed = secrets.randbits(53) if act_request.seed is None else act_request.seed
     work = Work(

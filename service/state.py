@@ -17,6 +17,7 @@ from service.device import Device
 from service.errors import NotReady
 from service.job import Job
 from service.loading import Loader, MakeBackend
+from service.loop_lag import LoopLag
 from service.metrics import Metrics
 from service.model import Model
 from service.observer import Observer
@@ -63,6 +64,7 @@ class Service:
             on_broken=lambda: self._break("the worker thread died"),
         )
         self.reserve = Reserve(time.monotonic)
+        self._lag = LoopLag(time.monotonic)
         self._watchdog = Watchdog(
             lambda: self.scheduler.busy_since,
             settings.stuck_seconds,
@@ -93,6 +95,11 @@ class Service:
             self.recorder.start()
         self.scheduler.start(self._prepare)
         self._watchdog.start()
+        self._lag.start()
+
+    def deadline(self, received: float, milliseconds: float | None) -> float | None:
+        """When the reply is due, on time.monotonic: as long after receipt, which was before the event loop noticed."""
+        return None if milliseconds is None else received - self._lag.seconds + milliseconds / 1000
 
     def time_left(self, deadline: float | None, priority: int) -> TimeLeft | None:
         """What `deadline`, on time.monotonic, leaves for compute; None without one."""
@@ -151,6 +158,7 @@ class Service:
         if not await self.scheduler.drain(self.settings.drain_seconds):
             log.warning("drain_seconds (%g) passed with requests unanswered", self.settings.drain_seconds)
         self._watchdog.stop()
+        self._lag.stop()
         if self.recorder is not None:
             await asyncio.to_thread(self.recorder.close)
         await asyncio.to_thread(self.observer.close)
@@ -195,6 +203,7 @@ class Service:
             "worker_restarts", "Worker threads that died and were replaced", lambda: self.scheduler.restarts
         )
         metrics.reserve.set_function(lambda: self.reserve.seconds)
+        metrics.lag.set_function(lambda: self._lag.seconds)
         metrics.slip.set_function(lambda: self.scheduler.slip)
         metrics.ready.set_function(lambda: self.ready)
         for model in self.catalog:

@@ -88,7 +88,7 @@ def otlp_tracer() -> Tracer:
 
 def _attributes(journey: Journey, request_id: str) -> dict[str, AttributeValue]:
     """By OpenTelemetry's conventions for HTTP servers, and ours below `sorl.`."""
-    error, work, model = journey.error, journey.work, journey.model
+    error, work, spec = journey.error, journey.work, journey.spec
     attributes: dict[str, AttributeValue] = {
         "http.request.method": "POST",
         "http.route": "/act",
@@ -97,8 +97,8 @@ def _attributes(journey: Journey, request_id: str) -> dict[str, AttributeValue]:
     }
     if error is not None:
         attributes["error.type"] = error.code
-    if model is not None:
-        attributes["sorl.model"] = model.spec.name
+    if spec is not None:
+        attributes["sorl.model"] = spec.name
     if work is not None:
         attributes["sorl.num_candidates"] = work.num_candidates
         attributes["sorl.num_steps"] = work.num_steps

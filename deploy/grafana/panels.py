@@ -137,7 +137,17 @@ PANELS = (
         "short",
         (Query(now("sorl_queue_requests"), "waiting"), Query(now("sorl_requests_in_flight"), "in flight")),
     ),
-    Panel("Backlog", "Predicted compute waiting.", "s", (Query(now("sorl_queue_backlog_seconds"), "{{instance}}"),)),
+    Panel(
+        "Backlog and lag",
+        "Predicted compute waiting; how much later than predicted one request in a hundred is computed, and how long "
+        "it waits for the event loop.",
+        "s",
+        (
+            Query(now("sorl_queue_backlog_seconds"), "backlog"),
+            Query(now("sorl_queue_slip_seconds"), "slip"),
+            Query(now("sorl_loop_lag_seconds"), "loop lag"),
+        ),
+    ),
     Panel(
         "Batch size",
         "Means. Rows are observations x candidates.",

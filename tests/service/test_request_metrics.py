@@ -12,6 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.metrics import one_request
 from policy.spec import Budget
 from service.cost_model import Batch
 from service.errors import DeadlineExceeded, InvalidRequest, Overloaded
@@ -19,6 +20,7 @@ from service.journey import Journey
 from service.metrics import Metrics
 from service.request_metrics import CONTROL_RATES, Q_BUCKETS, RequestMetrics
 from service.schemas import parse_act
+from tests.policies import random_policy
 
 pytestmark = pytest.mark.anyio
 WAIT = 30
@@ -202,3 +204,16 @@ def test_budgets_are_few_series_however_many_are_asked_for() -> None:
     assert all(math.log2(int(n)).is_integer() for n, _ in budgets)
     assert {int(m) for _, m in budgets} == {1, 6, 11, 16, 32, 64, 128, 256, 512, 1024}
     assert len(budgets) <= 13 * 10
+
+
+@pytest.mark.parametrize(("early", "outcome"), [(1e-6, "met"), (0.0, "met"), (-1e-6, "missed")])
+def test_an_answer_is_in_time_until_its_deadline(early: float, outcome: str) -> None:
+    metrics = Metrics()
+    journey = one_request(random_policy().spec)  # deadline_ms is 20; when it ends, the server's clock says
+    journey.deadline = journey.ended + early
+    metrics.requests.record(journey)
+    samples = parsed(metrics.text().decode())
+    assert {o: value(samples, "sorl_deadlines_total", hz="50", outcome=o) for o in ("met", "missed")} == {
+        "met": float(outcome == "met"),
+        "missed": float(outcome == "missed"),
+    }

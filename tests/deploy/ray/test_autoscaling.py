@@ -57,7 +57,7 @@ def test_a_replica_tells_its_backlog_and_the_share_of_time_it_computed(clock: Cl
 def test_the_server_exports_what_the_meter_reads(clock: Clock) -> None:
     metrics = Metrics()
     meter = LoadMeter(metrics.registry, clock)
-    metrics.count_batch(Batch(1, 4, 4), requests=1, members=2, flops=Flops(1, 1, 1, 1), seconds=0.3)
+    metrics.count_batch(Batch(1, 4, 4), requests=1, members=1, flops=Flops(1, 1, 1, 1), seconds=0.3)
     clock.now += 1.0
     assert meter.read() == {"backlog_seconds": 0.0, "busy": pytest.approx(0.3)}
 
