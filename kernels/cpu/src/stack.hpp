@@ -475,7 +475,12 @@ void TileStack<P>::add_gradients(Job& job, int task) {
             multiply_panel(right, task, left, tape.padded, rows, Start{zeros_.data, 0},
                            AddTo{to.weight[layer], to.stride[layer], layer == 0 ? s_.inputs : s_.widths[layer - 1]});
             if (task != 0) return;
-            if (to.bias[layer] != nullptr) add_bias(left, tape.padded, rows, to.bias[layer]);
+            if (output) {  // in float32: values' errors cancel each other, and bfloat16's roundings would not
+                const float* d_output = job.d_output + size_t(member) * job.rows * s_.outputs;
+                for (int i = 0; i < job.rows * s_.outputs; ++i) to.bias[layer][i % s_.outputs] += d_output[i];
+            } else if (to.bias[layer] != nullptr) {
+                add_bias(left, tape.padded, rows, to.bias[layer]);
+            }
             for (const Scratch& scratch : scratch_)
                 for (int at = 0; s_.layer_norm && !output && at < s_.widths[layer]; ++at) {
                     to.scale[layer][at] += scratch.normed.data[2 * entry * width_ + at];
