@@ -36,6 +36,7 @@ for case, isa in enumerate(native.supported_isas() * 4):
     obs_dim, action_dim, members = (int(rng.integers(1, most)) for most in (120, 25, 6))
     policy = random_policy(case, obs_dim=obs_dim, action_dim=action_dim, ensemble_size=members,
                            critic_layer_norm=case % 3 > 0, q_agg=("mean", "min")[case % 2], **sizes)
+    policy.requires_grad_(True)
     requests = int(rng.integers(1, 9))
     batch = SampleBatch.of(rng.standard_normal((requests, obs_dim)).astype(np.float32), rng.integers(1, 150, requests),
                            rng.integers(1, 9, requests), range(requests), return_candidates=case % 2 == 0)
