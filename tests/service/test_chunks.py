@@ -57,11 +57,18 @@ def in_portions(backend: Backend, work: Work, cuts: list[int], beside: Work | No
 
 
 def same(found: SampleResult, expected: SampleResult, exact: bool) -> None:
+    assert expected.candidate_q is not None
+    alike = found.index == expected.index
+    for row in np.flatnonzero(~alike):  # rounding decides between values that are next to equal
+        assert not exact
+        q = expected.candidate_q[row]
+        assert q[found.index[row]] >= q.max() - 2e-5
     for name in EXACT:
-        if exact or name in ("index", "nonfinite"):
+        if exact or name == "nonfinite":
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
         else:
-            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5, err_msg=name)
+            ours, theirs = getattr(found, name)[alike], getattr(expected, name)[alike]
+            np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
     for name in ("q_sum", "q_sumsq"):  # of portions' sums that were rounded to float32
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-4, err_msg=name)
     for name in ("candidates", "candidate_q"):
