@@ -11,6 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 import torch
 
+from tests.clock import Clock
 from training.parity_file import ParityFile
 
 # Figures made by running the released JAX code (docs/algorithm.md): "small" has the paper's settings, "min" others
@@ -28,3 +29,8 @@ if not torch.cuda.is_available():
 def release() -> ParityFile:
     """Figures from the released JAX code."""
     return ParityFile(PARITY_FILES["small"])
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

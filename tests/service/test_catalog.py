@@ -14,6 +14,7 @@ from service.cost_model import CostModel
 from service.engine import Engine
 from service.errors import UnknownModel, VersionGone
 from service.model import Model
+from tests.clock import Clock
 from tests.policies import random_policy
 
 LIMITS = Limits(max_candidates=8, max_steps=8, max_batch=8, max_returned=64, max_seconds=5.0)
@@ -24,19 +25,6 @@ def model(name: str, version: str) -> Model:
     statistics = {"observation_mean": np.zeros(spec.obs_dim), "observation_std": np.ones(spec.obs_dim)}
     engine = cast(Engine, SimpleNamespace(name="fake", **statistics))
     return Model(spec, version, engine, Admission(spec, LIMITS, CostModel()))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -169,13 +169,19 @@ async def test_an_unchanged_file_is_left_alone(client: httpx.AsyncClient) -> Non
     assert await counted(client, "maze", "unchanged") == 1
 
 
-async def test_back_to_a_version_in_memory_needs_no_second_copy(serve: Any, write: Any) -> None:
+def counting_backends() -> tuple[Callable[..., Any], list[str]]:
+    """`create_backend`, and the versions of the policies that it was called with."""
     made: list[str] = []
 
     def make(policy: Policy, *choices: Any) -> Any:
         made.append(policy.version)
         return create_backend(policy, *choices)
 
+    return make, made
+
+
+async def test_back_to_a_version_in_memory_needs_no_second_copy(serve: Any, write: Any) -> None:
+    make, made = counting_backends()
     async with serve(make, model=write("cube", 1), admin_key="sesame") as client:
         write("cube", 2)
         first = (await reload(client, "cube"))["previous_version"]
@@ -268,12 +274,7 @@ async def test_what_was_accepted_for_a_version_is_answered_by_it(
 
 
 async def test_reloads_of_the_same_file_at_once_load_it_once(serve: Any, write: Any) -> None:
-    made: list[str] = []
-
-    def make(policy: Policy, *choices: Any) -> Any:
-        made.append(policy.version)
-        return create_backend(policy, *choices)
-
+    make, made = counting_backends()
     async with serve(make, model=write("cube", 1), admin_key="sesame") as client:
         write("cube", 2)
         replies = await asyncio.gather(*(reload(client, "cube") for _ in range(5)))

@@ -17,19 +17,10 @@ from hypothesis import strategies as st
 from service.errors import DeadlineExceeded, EngineFailed, NonfiniteOutput, NotReady, Overloaded, ServiceError
 from service.job import Job, Portion, Price
 from service.scheduler import Scheduler
+from tests.clock import Clock
 
 pytestmark = pytest.mark.anyio
 WAIT = 30
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass(frozen=True)

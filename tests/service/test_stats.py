@@ -10,19 +10,7 @@ import pytest
 from service.schemas import parse_act
 from service.stats import FRESH, MOST, WINDOW, Stats
 from service.work import Work
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 50.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.clock import Clock
 
 
 @pytest.fixture

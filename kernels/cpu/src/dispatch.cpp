@@ -20,6 +20,12 @@ std::vector<std::string> supported_isas() {
     return isas;
 }
 
+Precision precision_of(const std::string& name) {
+    if (name == "fp32") return Precision::fp32;
+    if (name == "bf16") return Precision::bf16;
+    throw std::invalid_argument("precision: expected fp32 or bf16");
+}
+
 namespace {
 
 enum class Isa { avx512_bf16, avx512, avx2, portable };

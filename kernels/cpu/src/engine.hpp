@@ -48,6 +48,9 @@ class Engine {
 
 enum class Precision { fp32, bf16 };
 
+// Throws std::invalid_argument for other names than these two.
+Precision precision_of(const std::string& name);
+
 // The instruction sets this build knows, best first: "avx512_bf16", "avx512", "avx2", "portable".
 std::vector<std::string> supported_isas();
 

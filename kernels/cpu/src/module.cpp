@@ -30,7 +30,6 @@ class Sampler {
             const In<float>& critic_steps)
         : obs_dim_(obs_dim), action_dim_(action_dim), max_steps_(int(critic_steps.size()) - 1) {
         if (threads < 1) throw std::invalid_argument("threads: expected at least 1");
-        if (precision != "fp32" && precision != "bf16") throw std::invalid_argument("precision: expected fp32 or bf16");
         sorl::Policy policy;
         policy.obs_dim = obs_dim;
         policy.action_dim = action_dim;
@@ -61,7 +60,7 @@ class Sampler {
         policy.step_t.assign(step_t.data(), step_t.data() + table);
         policy.step_log2.assign(step_log2.data(), step_log2.data() + table);
         policy.critic_steps.assign(critic_steps.data(), critic_steps.data() + critic_steps.size());
-        engine_ = sorl::make_engine(policy, isa, precision == "bf16" ? sorl::Precision::bf16 : sorl::Precision::fp32,
+        engine_ = sorl::make_engine(policy, isa, sorl::precision_of(precision),
                                     threads);
     }
 

@@ -51,7 +51,6 @@ class LearningStack {
     LearningStack(std::shared_ptr<sorl::Pool> pool, const std::string& isa, const std::string& precision, int members,
                   int inputs, const std::vector<int>& widths, int outputs, std::optional<float> layer_norm_eps)
         : pool_(std::move(pool)), spare_(std::make_shared<SpareTapes>()) {
-        if (precision != "fp32" && precision != "bf16") throw std::invalid_argument("precision: expected fp32 or bf16");
         if (widths.empty()) throw std::invalid_argument("widths: expected at least one hidden layer");
         shape_.members = members;
         shape_.inputs = inputs;
@@ -59,7 +58,7 @@ class LearningStack {
         shape_.widths = widths;
         shape_.layer_norm = layer_norm_eps.has_value();
         shape_.layer_norm_eps = layer_norm_eps.value_or(0.0f);
-        stack_ = sorl::make_stack(shape_, isa, precision == "bf16" ? sorl::Precision::bf16 : sorl::Precision::fp32, *pool_);
+        stack_ = sorl::make_stack(shape_, isa, sorl::precision_of(precision), *pool_);
     }
 
     // Arrays are (members, out, in) for weights and (members, size) for vectors; the first layer's weights may have

@@ -475,9 +475,13 @@ void TileStack<P>::add_gradients(Job& job, int task) {
             multiply_panel(right, task, left, tape.padded, rows, Start{zeros_.data, 0},
                            AddTo{to.weight[layer], to.stride[layer], layer == 0 ? s_.inputs : s_.widths[layer - 1]});
             if (task != 0) return;
-            if (output) {  // in float32: values' errors cancel each other, and bfloat16's roundings would not
+            if (output) {  // not of what was rounded: values' errors cancel each other, roundings would not
                 const float* d_output = job.d_output + size_t(member) * job.rows * s_.outputs;
-                for (int i = 0; i < job.rows * s_.outputs; ++i) to.bias[layer][i % s_.outputs] += d_output[i];
+                for (int at = 0; at < s_.outputs; ++at) {
+                    double total = 0.0;
+                    for (int i = 0; i < job.rows; ++i) total += d_output[size_t(i) * s_.outputs + at];
+                    to.bias[layer][at] += static_cast<float>(total);
+                }
             } else if (to.bias[layer] != nullptr) {
                 add_bias(left, tape.padded, rows, to.bias[layer]);
             }

@@ -12,18 +12,7 @@ from deploy.ray.autoscaling import LoadMeter, LoadPolicy
 from policy.flops import Flops
 from service.cost_model import Batch
 from service.metrics import Metrics
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.clock import Clock
 
 
 def decide(told: dict[str, dict[str, float]] | None, **targets: float) -> float:
