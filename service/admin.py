@@ -27,7 +27,7 @@ _MEANINGS = {
 async def reload(request: Request, name: str) -> ReloadReply:
     """Answers once the new version is warm and every request from now on gets it, or with what is wrong with it."""
     service: Service = request.app.state.service
-    check_admin_key(service.settings, request)
+    check_admin_key(service.settings, request.headers.get("authorization"))
     service.check_serving()
     done = await service.reloader.reload(name)
     assert done.previous is not None

@@ -7,14 +7,29 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from service import admin, page
+from service.act import Act
 from service.loading import MakeBackend
 from service.problem import install_error_handlers
-from service.routes import act, router
+from service.routes import router
 from service.settings import Settings
 from service.state import Service
+
+
+class Application(FastAPI):
+    """FastAPI's, but POST /act goes straight to `Act`, past routing, middleware and dependencies: 0.1 ms of CPU time a
+    request, as much as all the rest. Once a host adds middleware, or mounts the application, nothing is passed by.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        direct = scope["type"] == "http" and scope["path"] == "/act" and scope["method"] == "POST"
+        if direct and not self.user_middleware:
+            act: Act = self.state.act
+            await act(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> FastAPI:
@@ -34,7 +49,7 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         yield
         await service.stop()
 
-    app = FastAPI(
+    app = Application(
         title="SORL Serve",
         description="A robot's observation and a compute budget in, the best action out.",
         version=version("sorl-serve"),
@@ -42,11 +57,9 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         redoc_url=None,
     )
     app.state.service = service
+    app.state.act = Act(service)
     app.include_router(router)
     app.include_router(admin.router)
     app.include_router(page.router)
-    # Ahead of FastAPI's own route for /act, which stays for /docs: past its dependency machinery a request costs
-    # 0.31 ms of CPU time instead of 0.39 (28 numbers, 64 at once, engine left out).
-    app.router.routes.insert(0, Route("/act", act, methods=["POST"]))
     install_error_handlers(app)
     return app

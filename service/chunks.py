@@ -7,6 +7,8 @@ backend's bits do not depend on the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,32 +20,65 @@ from service.work import Work
 
 def batch_of(portions: Sequence[Portion[Work]]) -> tuple[SampleBatch, list[NDArray[np.intp]]]:
     """The portions as one batch, and for each of them which observations of its work have rows there."""
-    works = [portion.work for portion in portions]
-    parts = [_candidates_of(portion) for portion in portions]
-    rows = [len(which) for which, _, _ in parts]
+    observation, seed, which = [], [], []
+    columns = _Columns([], [], [], [])
+    for portion in portions:
+        work, start, stop, _ = portion
+        observations = len(work.observation)
+        if start == 0 and stop == work.rows:  # most are: 1 us each, where the general case takes 15
+            indices = _first(observations)
+            observation.append(work.observation)
+            seed.append(work.seeds)
+            columns.add(work, [work.num_candidates] * observations, [0] * observations)
+        else:
+            indices, first, counts = _candidates_of(portion)
+            observation.append(work.observation[indices])
+            seed.append(work.seeds[indices])
+            columns.add(work, counts.tolist(), first.tolist())
+        which.append(indices)
     batch = SampleBatch(
-        observation=np.concatenate([w.observation[which] for w, (which, _, _) in zip(works, parts, strict=True)]),
-        num_candidates=np.concatenate([count for _, _, count in parts]),
-        num_steps=np.repeat(np.array([work.num_steps for work in works], dtype=np.int32), rows),
-        seed=np.concatenate([w.seeds[which] for w, (which, _, _) in zip(works, parts, strict=True)]),
-        temperature=np.repeat(np.array([work.temperature for work in works], dtype=np.float32), rows),
-        first_candidate=np.concatenate([first for _, first, _ in parts]),
-        return_candidates=any(work.return_candidates for work in works),
+        observation=np.concatenate(observation),
+        num_candidates=np.array(columns.num_candidates, np.int32),
+        num_steps=np.array(columns.num_steps, np.int32),
+        seed=np.concatenate(seed),
+        temperature=np.array(columns.temperature, np.float32),
+        first_candidate=np.array(columns.first_candidate, np.int32),
+        return_candidates=any(portion.work.return_candidates for portion in portions),
     )
-    return batch, [which for which, _, _ in parts]
+    return batch, which
 
 
-def _candidates_of(portion: Portion[Work]) -> tuple[NDArray[np.intp], NDArray[np.int32], NDArray[np.int32]]:
+class _Columns(NamedTuple):
+    """A batch's scalars, one a row."""
+
+    num_candidates: list[int]
+    num_steps: list[int]
+    temperature: list[float]
+    first_candidate: list[int]
+
+    def add(self, work: Work, counts: list[int], first: list[int]) -> None:
+        self.num_candidates.extend(counts)
+        self.num_steps.extend([work.num_steps] * len(counts))
+        self.temperature.extend([work.temperature] * len(counts))
+        self.first_candidate.extend(first)
+
+
+@lru_cache(maxsize=64)
+def _first(count: int) -> NDArray[np.intp]:
+    """0 to count - 1; not to be written to."""
+    indices = np.arange(count)
+    indices.flags.writeable = False
+    return indices
+
+
+def _candidates_of(portion: Portion[Work]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
     """Which observations have candidates in the portion, from which on, and how many. `job` has the rows' numbering."""
     work, start, stop, _ = portion
     observations = np.arange(len(work.observation))
-    if start == 0 and stop == work.rows:
-        count = len(observations)
-        return observations, np.zeros(count, np.int32), np.full(count, work.num_candidates, np.int32)
     first = -((observations - start) // len(observations))
     counts = -((observations - stop) // len(observations)) - first
     which = np.flatnonzero(counts)
-    return which, first[which].astype(np.int32), counts[which].astype(np.int32)
+    return which, first[which], counts[which]
 
 
 class RunningBest:

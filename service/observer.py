@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 
-from fastapi import Request
+from starlette.datastructures import Headers
 
+from service.exchange import Exchange
 from service.journey import Journey
-from service.problem import request_id_of
 from service.request_metrics import RequestMetrics
 from service.tracing import Tracer
 
@@ -32,15 +32,17 @@ class Observer:
         self._metrics.in_flight.inc()
         return Journey(time.monotonic())
 
-    def end(self, journey: Journey, request: Request) -> None:
+    def end(self, journey: Journey, exchange: Exchange) -> None:
         """It has its reply, or `journey.error`."""
         journey.ended = time.monotonic()
         self._metrics.in_flight.dec()
         self._metrics.record(journey)
-        trace = None if self.tracer is None else self.tracer.record(journey, request.headers, request_id_of(request))
+        trace = None
+        if self.tracer is not None:
+            trace = self.tracer.record(journey, Headers(scope=exchange.scope), exchange.request_id)
         level = logging.WARNING if journey.error is not None and journey.error.status == 500 else logging.DEBUG
         if log.isEnabledFor(level):
-            _log(level, journey, request_id_of(request), trace)
+            _log(level, journey, exchange.request_id, trace)
 
     def close(self) -> None:
         """Send what has not been sent. May block: not from the event loop."""

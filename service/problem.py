@@ -4,45 +4,40 @@ from __future__ import annotations
 
 import json
 import logging
-import uuid
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, ServiceError
-from service.schemas import MAX_REQUEST_ID, REQUEST_ID
+from service.exchange import REQUEST_ID_HEADER, Exchange, Reply
 
 log = logging.getLogger(__name__)
 
-REQUEST_ID_HEADER = "X-Request-ID"
+_ID_HEADER = REQUEST_ID_HEADER.lower().encode("ascii")
 
 
 def request_id_of(request: Request) -> str:
-    """The id of this request: what its body or header gave, or a new one; fixed once asked for."""
-    known: str | None = getattr(request.state, "request_id", None)
-    if known is None:
-        given = request.headers.get(REQUEST_ID_HEADER)
-        known = given if given is not None and REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        request.state.request_id = known
-    return known
+    """The id of a request to other pages than /act, whose `Exchange` has its own."""
+    return Exchange(request.scope, request.receive).request_id
 
 
-def check_request_id_header(request: Request) -> None:
-    """Raises InvalidRequest for a header that couldn't be echoed, rather than answering under another id."""
-    given = request.headers.get(REQUEST_ID_HEADER)
-    if given is not None and not REQUEST_ID.fullmatch(given):
-        raise InvalidRequest(
-            f"{REQUEST_ID_HEADER}: expected 1 to {MAX_REQUEST_ID} printable ASCII characters without spaces",
-            field=REQUEST_ID_HEADER,
-        )
+def id_header(request_id: str) -> tuple[bytes, bytes]:
+    """The reply's header for it."""
+    return _ID_HEADER, request_id.encode("ascii")
 
 
-def problem_response(error: ServiceError, request_id: str) -> Response:
+def problem_reply(error: ServiceError, request_id: str) -> Reply:
     """The reply for `error`. JSON in ASCII: a detail may quote lone surrogates, which UTF-8 can't hold."""
-    body = json.dumps({**error.problem(), "request_id": request_id})
-    headers = {**error.headers(), REQUEST_ID_HEADER: request_id}
-    return Response(body, error.status, headers, media_type="application/problem+json")
+    body = json.dumps({**error.problem(), "request_id": request_id}).encode("ascii")
+    headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in error.headers().items()]
+    return Reply(error.status, "application/problem+json", body, (*headers, id_header(request_id)))
+
+
+def fault_reply(error: Exception, request_id: str) -> Reply:
+    """The reply for what nobody foresaw, which the log has."""
+    log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
+    return problem_reply(InternalError("the server failed; its log has the traceback"), request_id)
 
 
 def install_error_handlers(app: FastAPI) -> None:
@@ -50,16 +45,14 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        return problem_response(error, request_id_of(request))
+        return problem_reply(error, request_id_of(request)).response()
 
     async def framework_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem_response(_of_framework(request, error), request_id_of(request))
+        return problem_reply(_of_framework(request, error), request_id_of(request)).response()
 
     async def fault(request: Request, error: Exception) -> Response:
-        request_id = request_id_of(request)
-        log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
-        return problem_response(InternalError("the server failed; its log has the traceback"), request_id)
+        return fault_reply(error, request_id_of(request)).response()
 
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(HTTPException, framework_error)
