@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,9 @@ class Response:
         return json.loads(self.body)
 
 
+Answered = Callable[[Response | ConnectionError], None]
+
+
 def encode_request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
     """A request's bytes; JSON unless `headers` say otherwise."""
     lines = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body))}
@@ -42,7 +45,7 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.surplus = 0
         self._parser = httptools.HttpResponseParser(self)
-        self._waiting: asyncio.Future[Response] | None = None
+        self._waiting: Answered | None = None
         self._transport: asyncio.Transport | None = None
         self._open = True
 
@@ -51,16 +54,29 @@ class Connection(asyncio.Protocol):
         """Can it take a request?"""
         return self._open and self._waiting is None
 
-    def send(self, request: bytes) -> asyncio.Future[Response]:
-        """The future of its answer; it ends in ConnectionError if the connection breaks first."""
+    def ask(self, request: bytes, answered: Answered) -> None:
+        """Send, and call `answered` once: with the answer, or with a ConnectionError if the connection breaks first."""
         assert self._waiting is None
         assert self._transport is not None
-        waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         if self._open:
-            self._waiting = waiting
+            self._waiting = answered
             self._transport.write(request)
         else:
-            waiting.set_exception(ConnectionResetError("closed by the server"))
+            answered(ConnectionResetError("closed by the server"))
+
+    def send(self, request: bytes) -> asyncio.Future[Response]:
+        """As `ask`, with a future."""
+        waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Response | ConnectionError) -> None:
+            if waiting.done():  # nobody waits any more
+                return
+            if isinstance(answer, Response):
+                waiting.set_result(answer)
+            else:
+                waiting.set_exception(answer)
+
+        self.ask(request, answered)
         return waiting
 
     def close(self) -> None:
@@ -108,13 +124,13 @@ class Connection(asyncio.Protocol):
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             self.surplus += 1
-        elif not waiting.done():
-            waiting.set_result(Response(status, self._headers, b"".join(self._body)))
+        else:
+            waiting(Response(status, self._headers, b"".join(self._body)))
 
     def _fail(self, error: ConnectionError) -> None:
         waiting, self._waiting = self._waiting, None
-        if waiting is not None and not waiting.done():
-            waiting.set_exception(error)
+        if waiting is not None:
+            waiting(error)
 
 
 async def connect(url: str) -> Connection:
