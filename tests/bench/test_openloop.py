@@ -69,7 +69,8 @@ def test_every_request_is_sent_and_counted_once() -> None:
     assert all(json.loads(body) == {"observation": [0.0]} for body in seen)
 
 
-def test_a_known_delay_is_measured() -> None:
+@pytest.mark.parametrize("tick", [0.0, 0.002])
+def test_a_known_delay_is_measured(tick: float) -> None:
     async def run() -> Samples:
         async def answering(request: Request) -> bytes:
             loop = asyncio.get_running_loop()
@@ -79,7 +80,7 @@ def test_a_known_delay_is_measured() -> None:
             return OK
 
         async with planted_server(answering) as url:
-            return await send(load(url))
+            return await send(load(url), tick)
 
     found = asyncio.run(run())
     assert (found.status == 200).all()

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 from prometheus_client.parser import text_string_to_metric_families
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult, create_backend
 from kernels.reference import ReferenceBackend
@@ -695,6 +698,65 @@ async def test_large_request_is_computed_in_slices(
     )
     np.testing.assert_allclose(reply["action"], expected, atol=1e-5)
     assert np.shape(reply["candidates"]) == (10, 7, 3)
+
+
+@pytest.mark.parametrize("how", ["middleware", "mounted"])
+async def test_hosts_may_wrap_the_application(serve: Any, observations: Rows, how: str) -> None:
+    """Its short cut for /act passes nobody by who asked to see requests, and answers the same."""
+    seen: list[str] = []
+
+    class Watching:
+        def __init__(self, app: ASGIApp) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(scope["path"])
+            await self._app(scope, receive, send)
+
+    body = {"observation": observations(1)[0], "seed": 5, "num_candidates": 4, "num_steps": 2}
+    async with serve() as client:
+        plain = await ask(client, **body)
+    async with serve() as client:
+        app = client.app
+        if how == "middleware":
+            app.add_middleware(Watching)
+        else:
+            app = Watching(Starlette(routes=[Mount("/robots", app)]))
+        prefix = "" if how == "middleware" else "/robots"
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://sorl") as wrapped:
+            response = await wrapped.post(f"{prefix}/act", json=body)
+            failed = await wrapped.post(f"{prefix}/act", json={"seed": 5})
+    assert seen == [f"{prefix}/act"] * 2
+    assert response.status_code == 200
+    for name in ("action", "q", "q_std", "seed", "num_candidates"):
+        assert response.json()[name] == plain[name]
+    assert response.headers["x-request-id"] == response.json()["request_id"]
+    assert failed.status_code == 422
+    assert failed.json()["field"] == "observation"
+    assert failed.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_fault_of_the_server_is_answered_and_logged(
+    serve: Any, observations: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve() as client:
+        monkeypatch.setattr(client.app.state.service.catalog, "find", lambda *arguments: 1 / 0)
+        problem = await refused(client, "internal_error", observation=observations(1)[0], request_id="unlucky")
+        assert await metric(client, "sorl_requests_total", outcome="internal_error", code="500") == 1
+        assert await metric(client, "sorl_requests_in_flight") == 0
+    assert problem["request_id"] == "unlucky"
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert "request unlucky failed" in record.getMessage()
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+async def test_seeds_and_ids_that_the_server_chooses_differ(serve: Any, observations: Rows) -> None:
+    async with serve() as client:
+        replies = [await ask(client, observation=observations(1)[0]) for _ in range(50)]
+    assert len({reply["seed"] for reply in replies}) == 50
+    assert len({reply["request_id"] for reply in replies}) == 50
+    assert all(0 <= reply["seed"] <= 2**53 for reply in replies)
 
 
 async def test_documented_in_openapi(serve: Any) -> None:
