@@ -16,8 +16,11 @@ from bench.process import NO_GRACE, ServerProcess, serving, sorl_serve
 from bench.serving.check import Checker, WrongAnswer
 from kernels.threads import available_cores
 
+ONE_THREAD = "ours, cpu/bf16, 1 thread"
+"""Slower, and it leaves the event loop a core of its own, which counts when most requests must be refused."""
 OURS = {
     "ours, cpu/bf16": ("--backend", "cpu", "--precision", "bf16"),
+    ONE_THREAD: ("--backend", "cpu", "--precision", "bf16", "--threads", "1"),
     "ours, cpu/fp32": ("--backend", "cpu", "--precision", "fp32"),
     "ours, reference": ("--backend", "reference"),
 }
@@ -65,7 +68,8 @@ def contestants(wanted: tuple[str, ...], threads: int, python: Path) -> list[Con
     Raises:
         ValueError: `wanted` has a part of no name.
     """
-    everyone = [Contestant(name, (*flags, "--threads", str(threads))) for name, flags in OURS.items()]
+    chosen = ("--threads", str(threads))
+    everyone = [Contestant(name, flags if name == ONE_THREAD else (*flags, *chosen)) for name, flags in OURS.items()]
     for name, package in PEERS.items():
         missing = "" if _installed(package, python) else f"{package} is not installed (extra bench)"
         everyone.append(Contestant(name, package=package, python=python, failed=missing))

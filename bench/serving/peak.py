@@ -5,8 +5,13 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+import torch
+
 from bench import wrk
+from bench.machine import gemm_peak
 from bench.serving.setup import Setup
+from kernels.threads import available_cores
+from policy.flops import flops_of
 
 BUDGETS = [(32, 4), (1, 1)]
 
@@ -16,8 +21,10 @@ Place = tuple[str, int]
 
 
 def run(setup: Setup) -> dict[str, Any]:
-    """Alternating rounds over all servers; rows of medians."""
+    """Alternating rounds over all servers; rows of medians. "of peak" is the matrix products that were served, against
+    what all cores do of them in bf16 when nothing else runs: HTTP and the load need some of these cores, too."""
     config = setup.config
+    machine = 1e9 * gemm_peak(torch.bfloat16, available_cores())
     rounds: list[dict[tuple[str, Place], Figures]] = []
     for _ in range(config.rounds):
         found: dict[tuple[str, Place], Figures] = {}
@@ -31,7 +38,14 @@ def run(setup: Setup) -> dict[str, Any]:
         rounds.append(found)
     places = [(f"({n},{m})", clients) for n, m in BUDGETS for clients in config.connections]
     peers = [contestant.name for contestant in setup.contestants if not contestant.ours]
-    return {"rows": [_row(c.name, place, peers, rounds) for place in places for c in setup.contestants]}
+    flops = flops_of(setup.policy.spec)
+    rows = []
+    for (n, m), place in zip([budget for budget in BUDGETS for _ in config.connections], places, strict=True):
+        work = n * (m * flops.actor_row + flops.critic_row) + flops.actor_observation + flops.critic_observation
+        for contestant in setup.contestants:
+            row = _row(contestant.name, place, peers, rounds)
+            rows.append({**row, "of peak": row["requests/s"] * work / machine})
+    return {"gemm_peak_gflops": machine / 1e9, "rows": rows}
 
 
 def _row(name: str, place: Place, peers: list[str], rounds: list[dict[tuple[str, Place], Figures]]) -> dict[str, Any]:

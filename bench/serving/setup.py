@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.serving.bodies import observation
-from bench.serving.contestants import Contestant
+from bench.serving.contestants import ONE_THREAD, Contestant
 from policy import Policy
 
 Section = Literal["peak", "head-of-line", "overload", "elastic"]
@@ -34,7 +34,8 @@ class ServeBenchConfig:
     rounds: int = 3
     """Alternating rounds; tables show medians."""
     threads: int = 0
-    """Compute threads of our server; 0 is its own choice. Peers get the best of their calibration."""
+    """Compute threads of our servers but one, which has one; 0 is their own choice. Peers get the best of their
+    calibration."""
     deadline_ms: float = 50.0
     """Deadline of overload; elastic's is 20 ms, a tick of a 50 Hz robot."""
     overload_seconds: float = 30.0
@@ -82,6 +83,7 @@ class Setup:
 
     @property
     def fastest(self) -> list[Contestant]:
-        """Our native engine in bf16, where it takes part, and the peers: who the longer sections are about."""
+        """Our fastest engine with each number of threads, and the peers: who the longer sections are about."""
         ours = [contestant for contestant in self.contestants if contestant.ours]
-        return ours[:1] + [contestant for contestant in self.contestants if not contestant.ours]
+        fastest = [c for c in ours if c == ours[0] or c.name == ONE_THREAD]
+        return fastest + [contestant for contestant in self.contestants if not contestant.ours]

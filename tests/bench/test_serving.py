@@ -154,7 +154,12 @@ def test_a_peer_that_is_not_installed_is_named_and_skipped(tmp_path: Path, polic
     assert all("is not installed" in c.failed for c in peers)
     checker = Checker(policy, 1, 1)
     assert calibrated(peers[0], tmp_path, tmp_path, checker, 1.0) == peers[0]
-    assert [c.name for c in contestants(("bf16", "mosec"), 0, absent)] == ["ours, cpu/bf16", "mosec"]
+    assert [c.name for c in contestants(("bf16", "mosec"), 0, absent)] == [
+        "ours, cpu/bf16",
+        "ours, cpu/bf16, 1 thread",
+        "mosec",
+    ]
+    assert {c.name: c.flags.count("--threads") for c in everyone if c.ours} == dict.fromkeys(OURS, 1)
     with pytest.raises(ValueError, match="'nobody' is part of no name"):
         contestants(("nobody",), 0, absent)
 
@@ -236,13 +241,21 @@ def test_peak_compares_round_by_round(setup: Setup, monkeypatch: pytest.MonkeyPa
         return {"requests": rate * drift * clients, "seconds": 1.0, "p50_ms": 1.0, "p99_ms": 2.0, "failed": 0.0}
 
     monkeypatch.setattr(wrk, "load", load)
-    rows = peak.run(setup)["rows"]
+    monkeypatch.setattr(peak, "gemm_peak", lambda dtype, threads: 1.0)
+    report = peak.run(setup)
+    rows = report["rows"]
     assert len(rows) == 3 * 2 * 2
+    assert report["gemm_peak_gflops"] == 1.0
     assert {row["x best peer"] for row in rows if row["server"] == "ours, a"} == {1.5}
     assert {row["x best peer"] for row in rows if row["server"] == "ours, b"} == {0.5}
     assert {row["x best peer"] for row in rows if row["server"] == "peer"} == {None}
     found = next(row for row in rows if row["server"] == "ours, a" and row["clients"] == 4)
     assert found["requests/s"] == 300 * 4 * 2
+    per_row = 4 * sum(p.numel() for p in setup.policy.actor.parameters() if p.ndim == 2)
+    per_row += sum(p.numel() for p in setup.policy.critic.parameters() if p.ndim == 3)
+    served = 2e-9 * 300 * 4 * 2 * 32 * per_row  # an upper bound: the observation's share is computed once, not 32 times
+    assert found["(N,M)"] == "(32,4)"
+    assert 0.5 * served < found["of peak"] < served
 
 
 def test_head_of_line_judges_by_two_slices(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
