@@ -8,9 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import tyro
+from sorl_client.statistics import wilson_interval
 
 from policy import Budget, CheckpointError, Measurement, Policy, load_policy
 from training.readback import save_and_read_back
+from training.results.errors import ResultsError
+from training.results.experiments import best_cell, record_folder
+from training.results.plan import Plan
+from training.results.protocol import Cell, Seeds
+from training.results.record import Record
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,9 @@ class ExportConfig:
     """Reports of `sorl-evaluate --json` on the selection seeds."""
     headline: Path | None = None
     """Report of `sorl-evaluate --json` with ONE cell, on seeds that chose nothing."""
+    results: Path | None = None
+    """In place of both: a folder of `sorl-results`, say docs/results/TASK. The frontier is its grid on selection seeds,
+    the headline its best cell on report seeds."""
     default_budget: tuple[int, int] | None = None
     """N and M of a request that names neither; without it, the headline's."""
     notes: str | None = None
@@ -39,28 +48,63 @@ def export(config: ExportConfig) -> Policy:
     Raises:
         CheckpointError: the policy is damaged, or what was read back is not what was written.
         ValueError: a report does not belong to this policy, or frontier and headline share seeds.
+        ResultsError: the folder of `results` is damaged.
     """
     source = config.policy / "policy.safetensors" if config.policy.is_dir() else config.policy
     policy = load_policy(source)
-    frontier = [_read(path, policy) for path in config.frontier]
-    headline = _read(config.headline, policy) if config.headline else None
-    if headline and len(headline["cells"]) != 1:
-        raise ValueError(f"{config.headline}: a headline is one cell, found {len(headline['cells'])}")
-    if headline:
-        _require_disjoint(frontier, headline)
+    frontier, headline = _of_reports(config, policy) if config.results is None else _of_results(config, policy)
     spec = replace(policy.spec, name=config.name or config.out.stem)
     if frontier:
-        cells = [_measurement(cell) for report in frontier for cell in report["cells"]]
-        spec = replace(spec, frontier=tuple(sorted(cells, key=lambda cell: (cell.num_candidates, cell.num_steps))))
+        frontier.sort(key=lambda cell: (cell.num_candidates, cell.num_steps))
+        spec = replace(spec, frontier=tuple(frontier))
     if headline:
-        cell = _measurement(headline["cells"][0])
-        spec = replace(spec, headline=cell, default_budget=Budget(cell.num_candidates, cell.num_steps))
+        budget = Budget(headline.num_candidates, headline.num_steps)
+        spec = replace(spec, headline=headline, default_budget=budget)
     if config.default_budget:
         spec = replace(spec, default_budget=Budget(*config.default_budget))
     if config.notes is not None:
         spec = replace(spec, provenance=replace(spec.provenance, notes=config.notes))
     policy.spec = spec
     return save_and_read_back(policy, config.out)
+
+
+def _of_reports(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
+    frontier = [_read(path, policy) for path in config.frontier]
+    cells = [_measurement(cell) for report in frontier for cell in report["cells"]]
+    if config.headline is None:
+        return cells, None
+    headline = _read(config.headline, policy)
+    if len(headline["cells"]) != 1:
+        raise ValueError(f"{config.headline}: a headline is one cell, found {len(headline['cells'])}")
+    _require_disjoint(frontier, headline)
+    return cells, _measurement(headline["cells"][0])
+
+
+def _of_results(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
+    assert config.results is not None
+    if config.frontier or config.headline:
+        raise ValueError("results: give either these, or frontier and headline")
+    protocol = Plan.read(config.results / "plan.json").protocol
+    folder = record_folder(config.results, policy.version)
+    if not folder.exists():
+        raise ValueError(f"{config.results} holds no measurement of this file (sha256 {policy.version[:12]})")
+    record = Record(folder)
+    best = best_cell(record, protocol)
+    if best is None:
+        raise ValueError(f"{config.results}: the grid is not complete; run sorl-results again")
+    grid = [_measured(record, cell, protocol.selection) for cell in protocol.grid()]
+    headline = _measured(record, best, protocol.report)
+    return [cell for cell in grid if cell is not None], headline
+
+
+def _measured(record: Record, cell: Cell, seeds: Seeds) -> Measurement | None:
+    """A cell's success; None until all its episodes have been run."""
+    rows = record.rows(cell, seeds)
+    if rows is None:
+        return None
+    successes = sum(row.success for row in rows)
+    low, high = wilson_interval(successes, len(rows))
+    return Measurement(cell.num_candidates, cell.num_steps, successes / len(rows), low, high, len(rows))
 
 
 def _read(path: Path, policy: Policy) -> dict[str, Any]:
@@ -108,5 +152,5 @@ def main() -> None:
     try:
         config = tyro.cli(ExportConfig)
         print(f"{config.out}\n{format_card(export(config))}")
-    except (CheckpointError, ValueError, OSError) as error:
+    except (CheckpointError, ResultsError, ValueError, OSError) as error:
         raise SystemExit(f"sorl-export: {error}") from None

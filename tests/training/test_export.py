@@ -17,6 +17,11 @@ from policy import Budget, CheckpointError, Measurement, load_policy, save_polic
 from tests.policies import random_policy
 from training.export import ExportConfig, export, format_card
 from training.files import sha256_of, write_json
+from training.results.experiments import record_folder
+from training.results.plan import Plan, Subject
+from training.results.protocol import Cell, Protocol, Seeds
+from training.results.record import Record
+from training.rollout import EpisodeResult, Job
 
 
 @pytest.fixture
@@ -100,3 +105,57 @@ def test_a_damaged_policy_is_refused(config: ExportConfig, source: Path) -> None
     source.write_bytes(source.read_bytes()[:100])
     with pytest.raises(CheckpointError, match="truncated"):
         export(config)
+
+
+PROTOCOL = Protocol(num_candidates=(1, 8), num_steps=(4,), selection=Seeds(10, 4), report=Seeds(20, 5))
+SUCCESSES = {Cell(1, 4): 1, Cell(8, 4): 3}
+"""Of the 4 selection episodes."""
+
+
+def measured_results(folder: Path, version: str, reported: int | None = 4, cells: tuple[Cell, ...] = ()) -> Path:
+    """What `sorl-results` leaves: the grid, or `cells`; the best cell on report seeds; a cell of random choice."""
+    Plan("task", PROTOCOL, (Subject("it", version, 1),), ()).write(folder / "plan.json")
+    facts = {"policy_sha256": version, "task": "task", "engine": "reference/fp32/cpu"}
+    record = Record.create(record_folder(folder, version), facts)
+    for cell in cells or tuple(SUCCESSES):
+        record.add(episode(cell, seed, seed < 10 + SUCCESSES[cell]) for seed in PROTOCOL.selection.range)
+    if reported is not None:
+        record.add(episode(Cell(8, 4), seed, seed < 20 + reported) for seed in PROTOCOL.report.range)
+    record.add(episode(Cell(8, 4, "random"), seed, True) for seed in PROTOCOL.selection.range)
+    return folder
+
+
+def episode(cell: Cell, seed: int, success: bool) -> EpisodeResult:
+    job = Job(seed, cell.num_candidates, cell.num_steps, select=cell.select)
+    return EpisodeResult(job, success, 9, -1.0, (float(seed),), -2.0, -3.0, -4.0, False, 0.1)
+
+
+def test_the_grid_and_best_cell_of_a_results_folder_travel(source: Path, tmp_path: Path) -> None:
+    results = measured_results(tmp_path / "task", sha256_of(source))
+    spec = export(ExportConfig(source, tmp_path / "out.safetensors", results=results)).spec
+    assert [(m.num_candidates, m.num_steps, m.success, m.episodes) for m in spec.frontier] == [
+        (1, 4, 0.25, 4),
+        (8, 4, 0.75, 4),
+    ]
+    assert spec.headline is not None
+    assert (spec.headline.num_candidates, spec.headline.success, spec.headline.episodes) == (8, 0.8, 5)
+    assert spec.headline.low < 0.8 < spec.headline.high
+    assert spec.default_budget == Budget(8, 4)
+
+
+def test_without_report_episodes_there_is_no_headline(source: Path, tmp_path: Path) -> None:
+    results = measured_results(tmp_path / "task", sha256_of(source), reported=None)
+    spec = export(ExportConfig(source, tmp_path / "out.safetensors", results=results)).spec
+    assert spec.headline is None
+    assert len(spec.frontier) == 2
+
+
+def test_results_that_say_nothing_of_the_policy_are_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
+    of_another = measured_results(tmp_path / "another", "0" * 64)
+    with pytest.raises(ValueError, match="holds no measurement of this file"):
+        export(ExportConfig(source, config.out, results=of_another))
+    partial = measured_results(tmp_path / "partial", sha256_of(source), cells=(Cell(1, 4),))
+    with pytest.raises(ValueError, match="the grid is not complete"):
+        export(ExportConfig(source, config.out, results=partial))
+    with pytest.raises(ValueError, match="either these, or frontier and headline"):
+        export(replace(config, results=partial))
