@@ -22,7 +22,7 @@ class Price(NamedTuple):
         row: of one row, all its steps and its critics.
         fixed: of the job in every slice that holds part of it.
         call: of a slice, whatever is in it.
-        margin: what predictions are multiplied by where a deadline depends on them.
+        margin: what predictions are multiplied by where a deadline or a slice's length depends on them.
     """
 
     rows: int

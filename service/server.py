@@ -15,6 +15,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Coroutine, Iterator
 from types import FrameType
 from typing import Any
@@ -30,6 +31,11 @@ log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75  # robots pause between episodes; most load balancers keep connections for 60
 BACKSTOP_SECONDS = 5  # for writing replies, once the scheduler's own drain has ended
+# How long the engine's thread waits for the interpreter's lock while the event loop is busy, at most; Python's own is
+# 5 ms, a whole slice. Goodput at three times saturation (one compute thread, runs of 5 s): 605 to 610 requests/s,
+# and 520 to 596 with Python's; p99 of a single client at (32, 4) 1.6 to 1.8 ms, and 1.9 to 2.2. It costs 64 clients at
+# (1, 1) a twentieth of their requests/s.
+SWITCH_SECONDS = 0.001
 DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -65,6 +71,7 @@ class Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        sys.setswitchinterval(SWITCH_SECONDS)
         await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -3,7 +3,8 @@
 By prediction a slice takes no more than `slice_seconds`, and ends by the earliest deadline among the jobs it completes
 in time.
 Jobs of more than half a slice are large. A slice holds a portion of one of them, at most half a slice, so that small
-jobs behind it go along; time that these leave is the large one's too.
+jobs behind it go along. Time that these leave is not filled up: they are done the earlier, and what keeps sending small
+requests meets the large one's next slice at its beginning. A large job that has the slice for itself takes all of it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ MIN_ROWS = 16  # a call of the native engine costs as much as six rows of four s
 class Slice(Generic[W, R]):
     """A slice being filled at `now`, in the order of offers.
 
-    The predicted time passes `slice_seconds` in two cases only: `MIN_ROWS` of the first job take longer, or the call
-    of an engine by itself takes half of it.
+    The predicted time, with its margin, passes `slice_seconds` in two cases only: `MIN_ROWS` of the first job take
+    longer, or the call of an engine by itself takes half of it.
 
     Attributes:
         jobs, portions: which, and what part of each.
@@ -33,8 +34,8 @@ class Slice(Generic[W, R]):
         self.jobs: list[Job[W, R]] = []
         self.portions: list[Portion[W]] = []
         self.seconds = 0.0
+        self._slice_seconds = self._limit = slice_seconds
         self._half = slice_seconds / 2
-        self._limit = slice_seconds
         self._max_rows = max_rows
         self._now = now
         self._rows = 0
@@ -43,6 +44,9 @@ class Slice(Generic[W, R]):
     def offer(self, job: Job[W, R]) -> Literal["taken", "full", "one large is enough"]:
         """Take `job`, or a portion of it. Once full, a slice stays full."""
         price, left = job.price, job.price.rows - job.done
+        if not self.jobs:  # what predictions are off by must fit as well
+            self._limit = self._slice_seconds / price.margin
+            self._half = self._limit / 2
         spare = self._limit - self.seconds - (0.0 if self.jobs else price.call)
         spare_rows = self._max_rows - self._rows
         if job.seconds > self._half or left > max(1, self._max_rows // 2):
@@ -68,8 +72,8 @@ class Slice(Generic[W, R]):
         return "taken"
 
     def fill_up(self) -> None:
-        """Give the large job the time and rows that nobody took."""
-        if self._large is None:
+        """Give the large job the time and rows that nobody took, if it has the slice for itself."""
+        if self._large is None or len(self.jobs) > 1:
             return
         price, portion = self.jobs[self._large].price, self.portions[self._large]
         spare = price.rows_within(self._limit - self.seconds + price.fixed)

@@ -111,10 +111,20 @@ def test_a_large_job_leaves_half_a_slice_to_small_ones_behind_it() -> None:
     for _ in range(4):
         put(queue, 20)
     taken, _ = queue.take(0)
-    assert ranges(taken) == [(250, 0, 56), (20, 0, 20), (20, 0, 20)]  # 49 and what was left of the other half
-    assert taken.seconds <= SLICE
+    assert ranges(taken) == [(250, 0, 49), (20, 0, 20), (20, 0, 20)]
+    assert taken.seconds <= SLICE  # 7 s are left, and the small ones are done that much earlier
     give_back(queue, taken)
     assert ranges(queue.take(0)[0])[1:] == [(20, 0, 20), (20, 0, 20)]
+
+
+def test_slices_leave_room_for_what_predictions_are_off_by() -> None:
+    for margin, rows in ((1.0, 97), (1.25, 77), (2.0, 47)):  # 100 s / margin, less call and fixed
+        queue = make_queue(max_rows=1000)
+        future: Any = Future()
+        queue.add(Job(Work(250), price(Work(250))._replace(margin=margin), future))
+        taken, _ = queue.take(0)
+        assert ranges(taken) == [(250, 0, rows)]
+        assert taken.seconds * margin <= SLICE
 
 
 def test_two_large_jobs_go_one_after_the_other_and_small_ones_beside_both() -> None:

@@ -119,8 +119,8 @@ async def test_a_large_job_is_computed_in_portions_and_small_ones_pass_it() -> N
     small = [scheduler.submit(Work(number)) for number in range(2)]
     engine.gate.set()
     assert await asyncio.gather(first.future, large.future, *(job.future for job in small)) == [10_000, 49, 0, 1]
-    assert engine.portions[1] == [(7, 0, 62), (0, 0, 1), (1, 0, 1)]
-    assert engine.portions[2:] == [[(7, 62, 126)], [(7, 126, 190)], [(7, 190, 200)]]
+    assert engine.portions[1] == [(7, 0, 32), (0, 0, 1), (1, 0, 1)]
+    assert engine.portions[2:] == [[(7, 32, 96)], [(7, 96, 160)], [(7, 160, 200)]]
     await scheduler.drain(WAIT)
 
 
