@@ -36,8 +36,9 @@ def serving_threads() -> int:
 def native_threads() -> int:
     """Threads of the native CPU engine: all cores. Its threads sleep between batches, so an event loop gets its core.
 
-    `sorl-bench serve`, two cores shared with wrk, 4 x 512, bf16, (32, 4): 616 requests/s from 16 clients with one
-    thread, 936 with two; a single client's p50 2.1 and 1.4 ms, p99 2.6 and 2.2 ms.
+    `sorl-bench serve`, two cores shared with wrk, 4 x 512, bf16, (32, 4): 605 requests/s from 16 clients with one
+    thread, 814 with two; a single client's p50 2.2 and 1.4 ms, p99 2.7 and 1.9 ms. With most requests to be refused, or
+    small ones beside large ones, one thread keeps the tail shorter (docs/serving-benchmarks.md).
     """
     return available_cores()
 
