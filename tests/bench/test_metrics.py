@@ -21,7 +21,7 @@ def test_the_report_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert total["us"] == pytest.approx(sum(row["us"] for row in parts))
     for row in (*parts, total):
         assert row["us"] > 0
-        assert row["of a (1, 1) request"] == pytest.approx(row["us"] / 650)
+        assert row["of a (1, 1) request"] == pytest.approx(row["us"] / 510)
     assert "a batch" in capsys.readouterr().out
 
 
