@@ -21,8 +21,8 @@ POLICIES = sorted((ROOT / "deploy" / "policies").glob("*.safetensors"))
 BIN = ROOT / ".venv" / "bin"
 
 
-def test_both_are_shipped() -> None:
-    assert {path.stem for path in POLICIES} == {"cube-single", "pointmaze-medium"}
+def test_three_are_shipped() -> None:
+    assert {path.stem for path in POLICIES} == {"cube-single", "pointmaze-medium", "scene"}
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
@@ -54,9 +54,11 @@ def test_float32_agrees_with_float64(path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pointmaze_reaches_its_goal() -> None:
-    """Ten episodes whose seeds nothing else uses; rounding differs between machines: with room below the headline."""
-    path = ROOT / "deploy" / "policies" / "pointmaze-medium.safetensors"
+@pytest.mark.parametrize(("name", "least"), [("pointmaze-medium", 0.8), ("scene", 0.6)])
+def test_a_policy_reaches_its_goal(name: str, least: float) -> None:
+    """Ten episodes whose seeds nothing else uses. Rounding differs between machines: the least is what a policy 10 points
+    below its headline misses once in a hundred times or less."""
+    path = ROOT / "deploy" / "policies" / f"{name}.safetensors"
     budget = load_policy(path).spec.default_budget
     report = evaluate(
         EvaluateConfig(
@@ -68,7 +70,7 @@ def test_pointmaze_reaches_its_goal() -> None:
             lanes=5,
         )
     )
-    assert report["cells"][0]["success"] >= 0.8  # a policy of 98 % misses 3 of 10 once in a thousand times
+    assert report["cells"][0]["success"] >= least
 
 
 @pytest.mark.slow
