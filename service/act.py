@@ -11,11 +11,11 @@ from starlette.types import Receive, Scope, Send
 from service import codec
 from service.access import check_key
 from service.errors import ClientGone, ServiceError
-from service.exchange import Exchange, Reply, new_seed
+from service.exchange import Exchange, Reply, id_header, new_seed
 from service.job import Job
 from service.journey import Journey
 from service.model import Model
-from service.problem import fault_reply, id_header, problem_reply
+from service.problem import fault_reply, problem_reply
 from service.recording import Record
 from service.replies import act_reply
 from service.schemas import parse_act, parse_request_id, row_seeds

@@ -17,6 +17,7 @@ from service.errors import ClientGone, InvalidRequest, PayloadTooLarge, Unsuppor
 from service.schemas import MAX_REQUEST_ID, REQUEST_ID
 
 REQUEST_ID_HEADER = "X-Request-ID"
+_ID = b"x-request-id"
 
 _TYPES = {codec.JSON: codec.JSON, codec.MSGPACK: codec.MSGPACK, "application/x-msgpack": codec.MSGPACK}
 
@@ -27,6 +28,11 @@ _random = random.Random()
 def new_request_id() -> str:
     """128 random bits in hexadecimal digits."""
     return f"{_random.getrandbits(128):032x}"
+
+
+def id_header(request_id: str) -> tuple[bytes, bytes]:
+    """A reply's header for it."""
+    return _ID, request_id.encode("ascii")
 
 
 def new_seed() -> int:
@@ -80,7 +86,7 @@ class Exchange:
     def request_id(self) -> str:
         """What the body or the header gave, or a new one; fixed once asked for."""
         if self._given is None:
-            given = self.header(b"x-request-id")
+            given = self.header(_ID)
             self._given = given if given is not None and REQUEST_ID.fullmatch(given) else new_request_id()
         return self._given
 
@@ -90,7 +96,7 @@ class Exchange:
 
     def check_request_id(self) -> None:
         """Raises InvalidRequest for a header that couldn't be echoed, rather than answering under another id."""
-        given = self.header(b"x-request-id")
+        given = self.header(_ID)
         if given is not None and not REQUEST_ID.fullmatch(given):
             raise InvalidRequest(
                 f"{REQUEST_ID_HEADER}: expected 1 to {MAX_REQUEST_ID} printable ASCII characters without spaces",

@@ -10,21 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, ServiceError
-from service.exchange import REQUEST_ID_HEADER, Exchange, Reply
+from service.exchange import Exchange, Reply, id_header
 
 log = logging.getLogger(__name__)
-
-_ID_HEADER = REQUEST_ID_HEADER.lower().encode("ascii")
 
 
 def request_id_of(request: Request) -> str:
     """The id of a request to other pages than /act, whose `Exchange` has its own."""
     return Exchange(request.scope, request.receive).request_id
-
-
-def id_header(request_id: str) -> tuple[bytes, bytes]:
-    """The reply's header for it."""
-    return _ID_HEADER, request_id.encode("ascii")
 
 
 def problem_reply(error: ServiceError, request_id: str) -> Reply:
