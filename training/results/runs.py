@@ -86,12 +86,12 @@ def _checkpoint(path: Path) -> Checkpoint:
         **policy_facts(policy),
         "task": task,
         "discount": discount_of(policy.spec, task),
-        "training_seconds": _training_seconds(path.parent / "metrics.csv", policy.spec.provenance.updates),
+        "training_seconds": training_seconds(path.parent / "metrics.csv", policy.spec.provenance.updates),
     }
     return Checkpoint(path, task, facts)
 
 
-def _training_seconds(metrics: Path, updates: int) -> float | None:
+def training_seconds(metrics: Path, updates: int) -> float | None:
     """Wall time of the first `updates` updates, from the rates that `sorl-train` logged beside the policy."""
     if not metrics.exists():
         return None

@@ -13,15 +13,18 @@ import tyro
 
 from kernels.threads import available_cores
 from training.dataset import DatasetError
+from training.episode_table import EpisodeTableError
 from training.files import write_json
 from training.sweep.cluster import connected, import_ray, require_resources
+from training.sweep.comparison import Comparison, compare, format_comparisons
 from training.sweep.description import make_sweep, read_description
 from training.sweep.errors import SettingError, SweepError
 from training.sweep.folder import locked, read_result
+from training.sweep.page import write_page
 from training.sweep.plan import Run, Sweep, plan, require_inputs
 from training.sweep.runner import Outcome, Resources, run_all
 from training.sweep.settings import parse_assignment
-from training.sweep.table import as_json, format_table, make_rows, write_csv
+from training.sweep.table import Row, as_json, format_table, make_rows, write_csv
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class SweepConfig:
     """
 
     file: tyro.conf.Positional[Path | None] = None
-    """A TOML file: tasks, seeds, updates, [settings], [grid], [[evaluate]]. Name it first; flags add to it."""
+    """A TOML file: tasks, seeds, updates, [settings], [grid] or [[variants]], [[evaluate]]. Name it first; flags add to
+    it."""
     out: Path | None = None
     """Runs go to OUT/TASK/SETTING/seed-SEED, the table to OUT/summary.json and .csv; without it, runs/FILE."""
     tasks: tuple[str, ...] = ()
@@ -46,6 +50,9 @@ class SweepConfig:
     """Settings of all runs, NAME=VALUE; names are sorl-train's, values as in TOML or bare words."""
     grid: tuple[str, ...] = ()
     """Settings to combine, NAME=VALUE,VALUE: q_agg=mean,min 'hidden=[128,128],[256,256]'."""
+    variants: tuple[str, ...] = ()
+    """Single changes in place of a grid, NAME=VALUE: the plain settings are run too, and each change is compared with
+    them seed by seed. A file can change several settings at once."""
     num_candidates: tuple[int, ...] = ()
     """N of the evaluations' cells."""
     num_steps: tuple[int, ...] = ()
@@ -74,7 +81,9 @@ class SweepConfig:
     json: Path | None = None
     """Write the table here instead of OUT/summary.json."""
     csv: Path | None = None
-    """Write the table here instead of OUT/summary.csv."""
+    """Write the table here instead of OUT/summary.csv; comparisons of variants go beside it, to comparisons.csv."""
+    page: Path | None = None
+    """Write settings, table and comparisons here too, as a page in Markdown."""
 
     def __post_init__(self) -> None:
         for name, least in (("gpus_per_run", 0), ("local_cpus", 0), ("retries", 0)):
@@ -103,9 +112,13 @@ def describe(config: SweepConfig) -> Sweep:
         texts = config.set if name == "settings" else config.grid
         assignments = dict(parse_assignment(flag, text) for text in texts)
         if name == "settings":
-            assignments = {key: _single(key, values) for key, values in assignments.items()}
+            assignments = {key: _single(flag, key, values) for key, values in assignments.items()}
         if assignments:
             description[name] = {**description.get(name, {}), **assignments}
+    if config.variants:
+        changes = [parse_assignment("--variants", text) for text in config.variants]
+        added = [{key: _single("--variants", key, values)} for key, values in changes]
+        description["variants"] = [*description.get("variants", []), *added]
     cells = {name: getattr(config, name) for name in ("num_candidates", "num_steps", "episodes")}
     cells = {name: value for name, value in cells.items() if value not in ((), None)}
     if config.first_seeds:
@@ -115,9 +128,9 @@ def describe(config: SweepConfig) -> Sweep:
     return make_sweep(description)
 
 
-def _single(name: str, values: list[Any]) -> Any:
+def _single(flag: str, name: str, values: list[Any]) -> Any:
     if len(values) != 1:
-        raise SettingError(f"--set: {name} must have one value, got {values}; several belong to --grid")
+        raise SettingError(f"{flag}: {name} must have one value, got {values}; several belong to --grid")
     return values[0]
 
 
@@ -177,18 +190,27 @@ def format_plan(runs: Sequence[Run]) -> str:
 
 
 def report(config: SweepConfig, runs: Sequence[Run], outcomes: dict[str, Outcome]) -> None:
-    """Print the table and what failed; write summary.json and summary.csv."""
+    """Print the table, comparisons and what failed; write summary.json, the CSV files and the page."""
     results = {run.name: result for run in runs if (result := read_result(run))}
     rows = make_rows(runs, results)
+    comparisons = compare(runs, set(results))
     summary = {
         "runs": [{"name": run.name, "folder": str(run.folder), **asdict(outcomes[run.name])} for run in runs],
         "rows": [as_json(row) for row in rows],
+        "comparisons": [as_json(row) for row in comparisons],
     }
     json_path, csv_path = (config.folder() / f"summary.{kind}" for kind in ("json", "csv"))
+    csv_path = config.csv or csv_path
     write_json(config.json or json_path, summary)
-    write_csv(config.csv or csv_path, rows)
+    write_csv(csv_path, Row, rows)
+    if comparisons:
+        write_csv(csv_path.with_name("comparisons.csv"), Comparison, comparisons)
+    if config.page:
+        write_page(config.page, runs, results, rows, comparisons)
     if results:
         print(format_table(rows, shutil.get_terminal_size((120, 24)).columns))
+    if comparisons:
+        print(format_comparisons(comparisons))
     for name, outcome in outcomes.items():
         if outcome.state == "failed":
             print(f"failed: {name}: {outcome.error}")
@@ -199,7 +221,7 @@ def report(config: SweepConfig, runs: Sequence[Run], outcomes: dict[str, Outcome
 def main() -> None:
     try:
         outcomes = sweep(tyro.cli(SweepConfig))
-    except (SweepError, DatasetError) as error:
+    except (SweepError, DatasetError, EpisodeTableError) as error:
         raise SystemExit(f"sorl-sweep: {error}") from None
     states = {outcome.state for outcome in outcomes.values()}
     if "interrupted" in states:

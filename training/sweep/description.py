@@ -12,6 +12,10 @@ learning_rate = 3e-4
 q_loss_coef = [300, 1000]
 q_agg = ["mean", "min"]
 
+# In place of the grid, single changes, each compared with the plain settings seed by seed:
+# [[variants]]
+# shared_optimizer = true
+
 [[evaluate]]                # as often as you like; fields as in sorl-evaluate
 num_candidates = [1, 2, 8]
 num_steps = [1, 2, 4]
@@ -31,7 +35,7 @@ from training.sweep.errors import SettingError, SweepError
 from training.sweep.plan import Evaluation, Sweep
 from training.sweep.settings import check_names, convert, known_settings
 
-KEYS = {"tasks", "seeds", "updates", "settings", "grid", "evaluate"}
+KEYS = {"tasks", "seeds", "updates", "settings", "grid", "variants", "evaluate"}
 # The sweep's own business, and what to write instead.
 OWN = {"task": "tasks", "seed": "seeds", "run_dir": "--out"}
 
@@ -57,11 +61,12 @@ def make_sweep(description: Mapping[str, Any]) -> Sweep:
     """
     check_names("sweep", description, KEYS)
     settings, grid = _table("settings", description), _table("grid", description)
+    variants = _tables("variants", description)
     if "updates" in description:
         if "updates" in settings or "updates" in grid:
             raise SettingError("updates is set at the top and again under settings or grid")
         settings = {**settings, "updates": description["updates"]}
-    for where, names in (("settings", settings), ("grid", grid)):
+    for where, names in (("settings", settings), ("grid", grid), *(("variants", variant) for variant in variants)):
         for name in names.keys() & OWN.keys():
             raise SettingError(f"{where}: {name} is the sweep's own: say {OWN[name]}")
         check_names(where, names, known_settings(TrainConfig, without=OWN))
@@ -69,8 +74,13 @@ def make_sweep(description: Mapping[str, Any]) -> Sweep:
     if "tasks" not in fields:
         raise SettingError("tasks: at least one is needed")
     if "evaluate" in description:
-        fields["evaluations"] = _evaluations(description["evaluate"])
-    return Sweep(settings=convert(TrainConfig, "settings", settings), grid=_grid(grid), **fields)
+        fields["evaluations"] = _evaluations(_tables("evaluate", description))
+    return Sweep(
+        settings=convert(TrainConfig, "settings", settings),
+        grid=_grid(grid),
+        variants=tuple(convert(TrainConfig, "variants", variant) for variant in variants),
+        **fields,
+    )
 
 
 def _table(name: str, description: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,9 +99,14 @@ def _grid(table: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
     return grid
 
 
-def _evaluations(tables: Any) -> tuple[Evaluation, ...]:
+def _tables(name: str, description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tables = description.get(name, [])
     if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise SettingError(f"evaluate must be tables, [[evaluate]], got {tables!r}")
+        raise SettingError(f"{name} must be tables, [[{name}]], got {tables!r}")
+    return tables
+
+
+def _evaluations(tables: list[dict[str, Any]]) -> tuple[Evaluation, ...]:
     for table in tables:
         check_names("evaluate", table, known_settings(Evaluation))
     return tuple(Evaluation(**convert(Evaluation, "evaluate", table)) for table in tables)

@@ -1,4 +1,7 @@
-"""What a sweep is, and the runs that it means: tasks x settings x seeds, in that order, each with its own folder."""
+"""What a sweep is, and the runs that it means: tasks x settings x seeds, in that order, each with its own folder.
+
+Settings are every combination of a grid, or the plain settings and variants of them, one change at a time.
+"""
 
 from __future__ import annotations
 
@@ -53,15 +56,18 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Tasks, seeds, settings that all runs share, a grid of those that they do not, and how policies are measured.
+    """Tasks, seeds, settings that all runs share, a grid or variants of those that they do not, and how policies are
+    measured.
 
-    `settings` and `grid` are named after the fields of TrainConfig, and their values are of the fields' types.
+    `settings`, `grid` and `variants` are named after the fields of TrainConfig, their values of the fields' types.
     """
 
     tasks: tuple[str, ...]
     seeds: tuple[int, ...] = (0,)
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    variants: tuple[dict[str, Any], ...] = ()
+    """Each is run beside the plain settings, with these in their place, and compared with them seed by seed."""
     evaluations: tuple[Evaluation, ...] = (Evaluation(),)
 
     def __post_init__(self) -> None:
@@ -73,8 +79,20 @@ class Sweep:
         for name, values in self.grid.items():
             if not values:
                 raise SettingError(f"grid: {name} has no values")
+        if self.grid and self.variants:
+            raise SettingError("grid and variants are both given: a sweep has every combination, or single changes")
+        if not all(self.variants):
+            raise SettingError("variants: one of them changes nothing; the plain settings are run anyway")
         cells = [(seed, n, m) for evaluation in self.evaluations for seed, _, n, m in evaluation.cells()]
         _require_distinct("evaluate: (first_seed, num_candidates, num_steps)", cells)
+
+    def varied(self) -> list[dict[str, Any]]:
+        """What the settings of the table's lines have of their own, in order; {} are the plain settings."""
+        fields = TrainConfig.__dataclass_fields__
+        if self.variants:
+            return [{}, *({name: variant[name] for name in fields if name in variant} for variant in self.variants)]
+        order = [name for name in fields if name in self.grid]
+        return [dict(zip(order, values, strict=True)) for values in product(*(self.grid[name] for name in order))]
 
 
 @dataclass(frozen=True)
@@ -83,9 +101,9 @@ class Run:
 
     task: str
     setting: str
-    """What of the grid it has, in words; "default" where there is no grid."""
+    """What it has of grid or variants, in words; "default" for the plain settings."""
     varied: dict[str, Any]
-    """What of the grid it has."""
+    """What it has of grid or variants."""
     config: TrainConfig
     """Resolved, with absolute paths."""
     evaluations: tuple[Evaluation, ...]
@@ -125,9 +143,7 @@ def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
     """
     workers = max(1, int(cpus))
     runs = []
-    order = [name for name in TrainConfig.__dataclass_fields__ if name in sweep.grid]
-    for task, values, seed in product(sweep.tasks, product(*(sweep.grid[name] for name in order)), sweep.seeds):
-        varied = dict(zip(order, values, strict=True))
+    for task, varied, seed in product(sweep.tasks, sweep.varied(), sweep.seeds):
         setting = setting_name(varied)
         try:
             config = TrainConfig(**{**sweep.settings, **varied, "task": task, "seed": seed}).resolved()
@@ -153,7 +169,7 @@ def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
 
 
 def setting_name(varied: dict[str, Any]) -> str:
-    """The grid's values as a folder's name: letters, digits and `._+=,-` only, at most `LONGEST_NAME` bytes."""
+    """What varies as a folder's name: letters, digits and `._+=,-` only, at most `LONGEST_NAME` bytes."""
     name = ",".join(f"{key}={_value_name(value)}" for key, value in varied.items()) or "default"
     if len(name) > LONGEST_NAME:
         name = f"{name[: LONGEST_NAME - 9]}-{_digest(name)[:8]}"

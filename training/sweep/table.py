@@ -14,12 +14,15 @@ from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sorl_client.statistics import wilson_interval
 
 from training.files import atomic_path
 from training.sweep.plan import Run
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 NOTE = (
     "Success in %, mean over seeds [95 % interval]: Student's t over seeds, at least as wide as Wilson's of all "
@@ -146,23 +149,24 @@ def _lines(rows: Sequence[Row], width: int) -> list[str]:
         lines.append(f"{'setting':<{name_width}} seeds{heads}")
         for setting in settings:
             row = by_place[setting, *shown[0]]
-            texts = "".join(f"{_percent(by_place[setting, *cell]):>{cell_width}}" for cell in shown)
+            texts = "".join(f"{percent(by_place[setting, *cell]):>{cell_width}}" for cell in shown)
             lines.append(f"{setting:<{name_width}} {f'{row.runs}/{row.planned}':>5}{texts}")
     return lines
 
 
-def _percent(row: Row) -> str:
+def percent(row: Row) -> str:
     if not row.runs:
         return "-"
     return f"{100 * row.success:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line a row; lists are separated by spaces, and what is not known is empty."""
+def write_csv(path: Path, kind: type[DataclassInstance], rows: Sequence[DataclassInstance]) -> None:
+    """One line a row of that kind; lists are separated by spaces, and what is not known is empty."""
+    names = [field.name for field in fields(kind)]
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows([_text(getattr(row, field.name)) for field in fields(Row)] for row in rows)
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows([_text(getattr(row, name)) for name in names] for row in rows)
 
 
 def _text(value: Any) -> Any:
@@ -171,7 +175,7 @@ def _text(value: Any) -> Any:
     return "" if value != value else value
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def as_json(row: DataclassInstance) -> dict[str, Any]:
     """The row's fields; null for what is not known, since JSON has no nan."""
     values = {field.name: getattr(row, field.name) for field in fields(row)}
     return {name: None if value != value else value for name, value in values.items()}

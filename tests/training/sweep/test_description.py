@@ -44,6 +44,12 @@ def test_the_example_of_the_module(tmp_path: Path) -> None:
         ("grid = 3", SettingError, "must be a table"),
         ("settings = {tau = 1}\ngrid = {tau = [1]}", SettingError, "tau is set both"),
         ("updates = 3\ngrid = {updates = [1]}", SettingError, "updates is set"),
+        ("variants = {tau = 0.1}", SettingError, r"\[\[variants\]\]"),
+        ("variants = [{learning_rat = 1}]", UnknownName, "variants: .*did you mean learning_rate"),
+        ("variants = [{seed = 1}]", SettingError, "variants: seed .*say seeds"),
+        ("variants = [{tau = 'x'}]", SettingError, "variants: tau must be a number"),
+        ("variants = [{tau = 0.1}, {}]", SettingError, "variants: one of them changes nothing"),
+        ("variants = [{tau = 0.1}]\ngrid = {q_loss_coef = [1]}", SettingError, "grid and variants are both given"),
         ("evaluate = [{num_steps = [1]}, {num_steps = [1, 2]}]", SettingError, "occurs twice"),
     ],
 )
@@ -53,6 +59,11 @@ def test_what_cannot_be_meant_is_refused(text: str, error: type[SweepError], mes
         parsed["tasks"] = ["maze"]
     with pytest.raises(error, match=message):
         make_sweep(parsed)
+
+
+def test_variants_are_settings_of_their_fields_types() -> None:
+    sweep = make_sweep({"tasks": ["maze"], "variants": [{"shared_optimizer": True}, {"hidden": [8], "tau": 1}]})
+    assert sweep.variants == ({"shared_optimizer": True}, {"hidden": (8,), "tau": 1.0})
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:

@@ -35,6 +35,16 @@ def test_every_combination_once_in_order() -> None:
     assert names(shuffled) == names(SWEEP)
 
 
+def test_variants_are_single_changes_beside_the_plain_settings() -> None:
+    changes = ({"q_loss_coef": 300.0}, {"updates": 20, "q_agg": "min"})
+    sweep = replace(SWEEP, tasks=("a-play-singletask-v0",), grid={}, variants=changes)
+    settings = ("default", "q_loss_coef=300", "updates=20,q_agg=min")
+    assert names(sweep) == [f"a-play-singletask-v0/{setting}/seed-{seed}" for setting in settings for seed in (1, 0)]
+    runs = plan(sweep, Path("/out"), Path("/data"), cpus=1)
+    assert [run.config.updates for run in runs] == [10, 10, 10, 10, 20, 20]
+    assert [run.config.q_loss_coef for run in runs[:3]] == [10.0, 10.0, 300.0]
+
+
 def test_a_run_keeps_its_folder_when_the_grid_grows() -> None:
     larger = replace(SWEEP, seeds=(1, 0, 5), grid={**SWEEP.grid, "q_agg": ("min", "mean")[::-1]})
     assert set(names(SWEEP)) < set(names(larger))
@@ -83,6 +93,8 @@ def test_the_digest_covers_what_determines_a_result() -> None:
     [
         ({"seeds": (0, 0)}, "occurs twice"),
         ({"grid": {"q_loss_coef": (300.0, 300.0)}}, "occurs twice"),
+        ({"grid": {}, "variants": ({"tau": 0.1}, {"tau": 0.1})}, "occurs twice"),
+        ({"grid": {}, "variants": ({"tau": 2.0},)}, "tau must be in"),
         ({"settings": {"tau": 2.0}}, "tau must be in"),
         ({"settings": {"denoise_timesteps": 4, "max_backprop_steps": 4}}, "num_steps must be at most"),
         ({"evaluations": (Evaluation(episodes=0),)}, "episodes must be at least 1"),

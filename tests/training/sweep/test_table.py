@@ -92,7 +92,7 @@ def test_text_csv_and_json_say_the_same(rows: list[Row], tmp_path: Path) -> None
     assert max(map(len, lines)) <= 60
     assert blocks[3].splitlines()[2].split() == ["q_agg=min", "0/3", "-"]
 
-    write_csv(tmp_path / "table.csv", rows)
+    write_csv(tmp_path / "table.csv", Row, rows)
     with (tmp_path / "table.csv").open(newline="") as file:
         written = list(csv.DictReader(file))
     values = json.loads(json.dumps([as_json(row) for row in rows], allow_nan=False))
