@@ -22,6 +22,7 @@ from bench.table import run_subcommand
 from kernels.threads import available_cores, limit_torch_threads
 from policy import Budget, PolicySpec
 from training.config import TrainConfig
+from training.draws import RandomStream
 from training.learner import Learner
 from training.losses import Batch
 
@@ -95,15 +96,15 @@ class Ours:
             default_budget=Budget(1, 1),
         )
         self.learner = Learner(spec, train)
-        self.generator = torch.Generator(config.device).manual_seed(0)
+        self.random = RandomStream(config.device, seed=0)
         shape = (config.batch_size, config.obs_dim)
         size = config.batch_size
         self.batch = Batch(
-            torch.randn(shape, generator=self.generator, device=config.device),
-            torch.rand((size, config.action_dim), generator=self.generator, device=config.device) * 2 - 1,
+            torch.randn(shape, generator=self.random.device, device=config.device),
+            torch.rand((size, config.action_dim), generator=self.random.device, device=config.device) * 2 - 1,
             torch.full((size,), -1.0, device=config.device),
             torch.ones(size, device=config.device),
-            torch.randn(shape, generator=self.generator, device=config.device),
+            torch.randn(shape, generator=self.random.device, device=config.device),
         )
 
     def run(self, ks: Ks) -> float:
@@ -111,7 +112,7 @@ class Ours:
         limit_torch_threads(self.learner.compute.torch_threads)
         started = time.perf_counter()
         for critic_k, q_k in ks:
-            draws = self.learner.draw(self.generator)._replace(critic_k=critic_k, q_k=q_k)
+            draws = self.learner.draw(self.random)._replace(critic_k=critic_k, q_k=q_k)
             self.learner.update(self.batch, draws)
         if self.learner.device.type == "cuda":
             torch.cuda.synchronize()

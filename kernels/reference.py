@@ -17,28 +17,37 @@ from kernels.schedule import step_table
 from policy import Policy, Velocity
 
 
-def euler_sample(actor: Velocity, share: Tensor, noise: Tensor, num_steps: Tensor, denoise_timesteps: int) -> Tensor:
+def euler_sample(
+    actor: Velocity, share: Tensor, noise: Tensor, num_steps: Tensor | int, denoise_timesteps: int
+) -> Tensor:
     """Integrate the flow from noise (t = 0) to actions (t = 1), then clip to [-1, 1]; differentiable.
 
     Args:
         actor: the velocity field.
         share: (B, hidden), `actor.observation_share` of each row's observation.
         noise: (B, action_dim), x_0.
-        num_steps: (B,) int64 on the CPU, M of each row, in descending order.
+        num_steps: M of every row, or (B,) int64 on the CPU, M of each row, in descending order. The former copies
+            nothing from the host, so a CUDA graph can capture it.
         denoise_timesteps: M_disc, the finest grid.
 
     Returns:
         (B, action_dim) in [-1, 1].
     """
     table = step_table(denoise_timesteps, 1, noise.device, noise.dtype)
-    moving = [int((num_steps > step).sum()) for step in range(int(num_steps[0]))]
-    rows = num_steps.to(noise.device)
+    if isinstance(num_steps, int):
+        moving, rows = [len(noise)] * num_steps, None
+    else:
+        moving = [int((num_steps > step).sum()) for step in range(int(num_steps[0]))]
+        rows = num_steps.to(noise.device)
     x, finished = noise, []
     for step, active in enumerate(moving):
         if active < len(x):
             finished.append(x[active:])
             x = x[:active]
-        t, log2_steps = table.t[rows[:active], step, None], table.log2_steps[rows[:active], step, None]
+        t, log2_steps = (
+            column[num_steps, step].repeat(active, 1) if rows is None else column[rows[:active], step, None]
+            for column in (table.t, table.log2_steps)
+        )
         x = x + torch.exp2(-log2_steps) * actor(share[:active], x, t, log2_steps)
     return torch.cat([x, *reversed(finished)]).clamp(-1, 1) if finished else x.clamp(-1, 1)
 

@@ -1,6 +1,6 @@
-"""What computes an update: torch's operators on any device, or on a CPU this package's native networks.
+"""What computes an update: torch's operators (on a card captured), or on a CPU this package's native networks.
 
-Both work on the same `nn.Parameter`s, `grad`s and `torch.optim` states, so a run may go on with the other.
+All work on the same `nn.Parameter`s, `grad`s and `torch.optim` states, so a run may go on with another.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from policy import CriticEnsemble, Values, Velocity, VelocityField
 
 log = logging.getLogger(__name__)
 
-Choice = Literal["auto", "native", "torch"]
+Choice = Literal["auto", "native", "torch", "graphs"]
 
 
 class Compute(Protocol):
@@ -30,6 +30,8 @@ class Compute(Protocol):
     name: str
     torch_threads: int
     """What torch's operators should take beside it."""
+    captures: bool
+    """Whether updates are replayed from CUDA graphs."""
 
     def actor(self, actor: VelocityField) -> Velocity:
         """The function of `actor`'s parameters, differentiable."""
@@ -53,10 +55,13 @@ class Compute(Protocol):
 
 
 class TorchCompute:
-    """Eager torch; bf16 is its autocast."""
+    """torch's operators, eager or captured; bf16 is its autocast."""
 
-    def __init__(self, device: torch.device, precision: Literal["fp32", "bf16"], threads: int = 0) -> None:
-        self.name = f"torch/{precision}/{device.type}"
+    def __init__(
+        self, device: torch.device, precision: Literal["fp32", "bf16"], threads: int = 0, captures: bool = False
+    ) -> None:
+        self.name = f"{'graphs' if captures else 'torch'}/{precision}/{device.type}"
+        self.captures = captures
         self.torch_threads = threads or available_cores()
         self._device, self._bf16 = device, precision == "bf16"
 
@@ -92,6 +97,7 @@ class NativeCompute(NativeUpdates, LearningNetworks):
 
     # What is left to torch are small operators, and its OpenMP threads would spin on the native ones' cores.
     torch_threads = 1
+    captures = False
 
     def __init__(self, precision: Literal["fp32", "bf16"], threads: int) -> None:
         LearningNetworks.__init__(self, precision, threads)
@@ -105,11 +111,15 @@ class NativeCompute(NativeUpdates, LearningNetworks):
 def choose_compute(
     choice: Choice, device: torch.device, precision: Literal["fp32", "bf16"], threads: int = 0
 ) -> Compute:
-    """`choice`; for "auto" native where that can run: on a CPU, with the extension built.
+    """`choice`; for "auto" graphs on a CUDA card, and native on a CPU where the extension was built.
 
     Raises:
-        BackendUnavailable: native was asked for and can't run.
+        BackendUnavailable: native or graphs were asked for and can't run.
     """
+    if choice == "graphs" and device.type != "cuda":
+        raise BackendUnavailable(f"compute: graphs are captured on a CUDA device, not on {device}")
+    if choice == "graphs" or (choice == "auto" and device.type == "cuda"):
+        return TorchCompute(device, precision, threads, captures=True)
     if choice == "torch" or (choice == "auto" and device.type != "cpu"):
         return TorchCompute(device, precision, threads)
     if device.type != "cpu":

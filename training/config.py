@@ -103,9 +103,9 @@ class TrainConfig:
     """torch device; the data is kept on it."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16 with fp32 master weights."""
-    compute: Literal["auto", "native", "torch"] = "auto"
-    """What computes an update: torch's operators, or this package's native networks for CPUs. auto: native on a CPU
-    where it was built."""
+    compute: Literal["auto", "native", "torch", "graphs"] = "auto"
+    """What computes an update: torch's operators, the same captured as CUDA graphs, or on a CPU this package's native
+    networks. auto: graphs on a CUDA card, native on a CPU where it was built."""
     threads: int = 0
     """CPU compute threads; 0 means all available cores."""
     log_every: int = 1000

@@ -8,29 +8,18 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from policy import Policy, PolicySpec
 from training import losses
+from training.captured import CapturedStep
 from training.compute import choose_compute
 from training.config import TrainConfig
+from training.draws import Draws, RandomStream
 from training.losses import Batch, Info
-
-
-class Draws(NamedTuple):
-    """All randomness of one update."""
-
-    critic_k: int
-    critic_noise: Tensor  # (B, action_dim)
-    flow_t: Tensor  # (B, 1)
-    flow_noise: Tensor  # (B, action_dim)
-    consistency_t: Tensor  # (B, 1)
-    consistency_noise: Tensor  # (B, action_dim)
-    q_k: int
-    q_noise: Tensor  # (B, action_dim)
 
 
 class Learner:
@@ -71,14 +60,18 @@ class Learner:
         shared = self.critic_source is self.policy.critic  # then its packed weights serve both losses
         self._critic_of_actor_loss = self._critic if shared else compute.critic(self.critic_source)
         self.levels = losses.consistency_levels(config.batch_size, config.denoise_timesteps, self.device)
+        self._train_critic, self._train_actor = self._critic_half, self._actor_half
+        if compute.captures:
+            self._train_critic = CapturedStep(self._critic_half, lambda draws: draws.critic_k)
+            self._train_actor = CapturedStep(self._actor_half, lambda draws: draws.q_k)
 
-    def draw(self, generator: torch.Generator) -> Draws:
+    def draw(self, stream: RandomStream) -> Draws:
         """The randomness of one update: k uniform over {1, 2, ..., M_BTT}, times on their grids, standard normals."""
         size, dims = self.config.batch_size, self.policy.spec.action_dim
-        noise = torch.randn((4, size, dims), generator=generator, device=self.device)
-        uniform = torch.rand((2, size, 1), generator=generator, device=self.device)
+        noise = torch.randn((4, size, dims), generator=stream.device, device=self.device)
+        uniform = torch.rand((2, size, 1), generator=stream.device, device=self.device)
         choices = self.config.max_backprop_steps.bit_length()
-        k = torch.randint(choices, (2,), generator=generator, device=self.device).tolist()
+        k = torch.randint(choices, (2,), generator=stream.host).tolist()
         flow_grid = self.config.denoise_timesteps
         consistency_grid = torch.exp2(self.levels)
         return Draws(
@@ -96,16 +89,25 @@ class Learner:
         """Adam's step size from the next update on, for actor and critic."""
         for optimizer in (self.actor_optimizer, self.critic_optimizer):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                if isinstance(group["lr"], Tensor):  # where captured updates read it
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
 
     def update(self, batch: Batch, draws: Draws) -> Info:
-        """One update of everything. Returns detached scalars."""
+        """One update of everything. Returns detached scalars, which hold until the next update."""
+        return self._train_critic(batch, draws) | self._train_actor(batch, draws)
+
+    def _critic_half(self, batch: Batch, draws: Draws) -> Info:
         if self.config.lagged_targets:
             self._move_average(self.actor_source, self.policy.actor, 1.0)
             self._move_average(self.critic_source, self.policy.critic, 1.0)
         info = self._critic_step(batch, draws)
         self._move_average(self.target_critic, self.critic_source, self.config.tau)
-        info |= self._actor_step(batch, draws)
+        return info
+
+    def _actor_half(self, batch: Batch, draws: Draws) -> Info:
+        info = self._actor_step(batch, draws)
         self._move_average(self.target_actor, self.actor_source, self.config.tau)
         return info
 
@@ -184,10 +186,21 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Before the first update.
+
+        The state may be of another device: how an optimiser steps on this one is not taken from it.
+        """
         for name, part in state.items():
-            getattr(self, name).load_state_dict(part)
+            ours = getattr(self, name)
+            how = [{key: group[key] for key in ("lr", "capturable")} for group in getattr(ours, "param_groups", [])]
+            ours.load_state_dict(part)
+            for group, settings in zip(getattr(ours, "param_groups", []), how, strict=True):
+                group.update(settings)
 
 
 def _adam(config: TrainConfig, *modules: nn.Module) -> torch.optim.Adam:
+    """For captured updates the step size lies on the device, and so do the counts of steps."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
-    return torch.optim.Adam(parameters, lr=config.learning_rate, fused=True)
+    on_card = parameters[0].is_cuda
+    learning_rate = torch.tensor(config.learning_rate, device=parameters[0].device) if on_card else config.learning_rate
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=True, capturable=on_card)

@@ -135,4 +135,4 @@ def critic_loss(
 
 def sample(actor: Velocity, share: Tensor, noise: Tensor, num_steps: int, denoise_timesteps: int) -> Tensor:
     """The k-step sample of every row, clipped at the end only; differentiable."""
-    return euler_sample(actor, share, noise, torch.full((len(noise),), num_steps), denoise_timesteps)
+    return euler_sample(actor, share, noise, num_steps, denoise_timesteps)

@@ -21,7 +21,8 @@ from kernels.reference import aggregate
 from policy import VelocityField
 from training import losses, released
 from training.compute import Choice, Compute, choose_compute
-from training.learner import Draws, Learner
+from training.draws import Draws
+from training.learner import Learner
 from training.losses import Info
 from training.parity_file import ParityFile, ParityFileError
 

@@ -21,6 +21,7 @@ from kernels.threads import limit_torch_threads
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
 from training.config import TrainConfig
 from training.dataset import Dataset, StatedUnits, load_dataset
+from training.draws import RandomStream
 from training.files import atomic_path, write_json
 from training.learner import Learner
 from training.logs import RunLog
@@ -53,12 +54,12 @@ class Trainer:
         policy.observation_mean.copy_(torch.from_numpy(dataset.observation_mean))
         policy.observation_std.copy_(torch.from_numpy(dataset.observation_std))
         self.start = None if config.start_from is None else start_from(self.learner, config.start_from)
-        self.generator = torch.Generator(device=config.device).manual_seed(config.seed)
+        self.random = RandomStream(config.device, config.seed)
         self.done = 0
 
     def update(self) -> Info:
         """Draw a batch and its noise from the run's stream, and learn from it."""
-        batch = self.dataset.train.sample(self.config.batch_size, self.generator)
+        batch = self.dataset.train.sample(self.config.batch_size, self.random.device)
         if self.config.normaliser == "standardise":
             standardise = self.learner.policy.standardise
             batch = batch._replace(
@@ -66,7 +67,7 @@ class Trainer:
             )
         left = (self.config.updates - self.done) / max(self.config.anneal_updates, 1)
         self.learner.set_learning_rate(self.config.learning_rate * min(1.0, left))
-        info = self.learner.update(batch, self.learner.draw(self.generator))
+        info = self.learner.update(batch, self.learner.draw(self.random))
         self.done += 1
         return info
 
@@ -78,7 +79,7 @@ class Trainer:
             "dataset_sha256": self.dataset.sha256,
             "start": "" if self.start is None else self.start.version,
             "done": self.done,
-            "generator": self.generator.get_state(),
+            "random": self.random.state_dict(),
             "learner": self.learner.state_dict(),
         }
         with atomic_path(self.config.run_dir / "resume.pt") as temporary:
@@ -125,7 +126,7 @@ class Trainer:
                 f"{path} was written with other settings: {', '.join(differing)}; choose another --run-dir"
             )
         self.learner.load_state_dict(state["learner"])
-        self.generator.set_state(state["generator"].cpu())
+        self.random.load_state_dict(state.get("random", state))  # once the generator lay beside the rest
         self.done = state["done"]
         return True
 

@@ -9,7 +9,8 @@ import torch
 
 from training.config import TrainConfig
 from training.dataset import Dataset
-from training.learner import Draws, Learner
+from training.draws import Draws, RandomStream
+from training.learner import Learner
 from training.train import make_spec
 
 
@@ -21,12 +22,12 @@ def learner(dataset: Dataset) -> Learner:
 
 
 def draw(learner: Learner, seed: int = 0) -> Draws:
-    return learner.draw(torch.Generator().manual_seed(seed))
+    return learner.draw(RandomStream("cpu", seed))
 
 
 def test_draws_follow_the_paper(learner: Learner) -> None:
-    generator = torch.Generator().manual_seed(0)
-    draws = [learner.draw(generator) for _ in range(400)]
+    stream = RandomStream("cpu", 0)
+    draws = [learner.draw(stream) for _ in range(400)]
     for name in ("critic_k", "q_k"):
         counts = torch.bincount(torch.tensor([getattr(d, name) for d in draws]))
         assert set(torch.nonzero(counts).ravel().tolist()) == {1, 2, 4, 8}

@@ -15,7 +15,8 @@ from torch import Tensor
 from tests.conftest import PARITY_FILES
 from training import losses, parity
 from training.compute import Choice, TorchCompute
-from training.learner import Draws, Learner
+from training.draws import Draws
+from training.learner import Learner
 from training.losses import Batch, Info
 from training.parity import Check
 from training.parity_file import ParityFile, ParityFileError
