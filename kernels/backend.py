@@ -197,7 +197,6 @@ def create_backend(
         raise BackendUnavailable(f"device {device!r} can't be used by torch {torch.__version__}: {reason}") from None
     backend = _make(policy, choice, device, precision, threads, triton)
     if choice == "auto":
-        # The Triton kernel has never run on a card (docs/performance.md), so nobody gets it without asking.
         log.info("backend auto: chose %s", backend.engine)
     return backend
 
@@ -225,9 +224,26 @@ def _make(
             if choice == "cpu":
                 raise
             log.warning("backend auto: %s; the reference computes, several times slower", error)
+    elif choice == "auto":
+        try:  # 97 in place of 1,920 us at (32, 4) on an H200 (docs/performance.md)
+            return _make_fused(policy, device, precision, triton)
+        except BackendUnavailable as error:
+            log.warning("backend auto: %s; the reference computes, some twenty times slower", error)
     if precision == "bf16":
         raise BackendUnavailable("the reference computes in fp32 only; bf16 was asked for")
     return ReferenceBackend(policy, device)
+
+
+def _make_fused(policy: Policy, device: str, precision: Precision, options: TritonOptions | None) -> Backend:
+    """The Triton backend, where nobody asked for it by name: on cards of the generations that tests compile it for."""
+    import torch
+
+    capability = torch.cuda.get_device_capability(device)
+    if capability < (8, 0):
+        raise BackendUnavailable(
+            f"the fused kernel is for compute capability 8.0 and newer, and {device} has {capability}"
+        )
+    return _make_triton(policy, device, precision, options)
 
 
 def _make_triton(policy: Policy, device: str, precision: Precision, options: TritonOptions | None) -> Backend:

@@ -1,10 +1,19 @@
-"""The interface's factory, where no GPU and no triton is."""
+"""The interface's factory."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import kernels.backend
+import kernels.reference
+from kernels.backend import BackendUnavailable, create_backend
+from tests.policies import random_policy
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -30,3 +39,36 @@ def test_everything_imports_and_samples_without_triton() -> None:
     sampled, refused = done.stdout.splitlines()
     assert sampled.startswith("(1,) ")
     assert "needs the package triton" in refused
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "chosen", "warning"),
+    [
+        ((9, 0), True, "triton", ""),
+        ((9, 0), False, "reference", "needs the package triton"),
+        ((7, 5), True, "reference", "compute capability 8.0"),
+    ],
+)
+def test_auto_takes_the_fused_kernel_where_a_card_can_run_it(
+    capability: tuple[int, int],
+    installed: bool,
+    chosen: str,
+    warning: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The factory alone: what it makes is tested on the card itself (tests/kernels/gpu)."""
+
+    def make_triton(*_: object) -> SimpleNamespace:
+        if not installed:
+            raise BackendUnavailable("backend 'triton' needs the package triton")
+        return SimpleNamespace(engine="triton")
+
+    policy = random_policy()
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(kernels.backend, "_make_triton", make_triton)
+    monkeypatch.setattr(kernels.reference, "ReferenceBackend", lambda *_: SimpleNamespace(engine="reference"))
+    assert create_backend(policy, "auto", "cuda").engine == chosen
+    assert warning in caplog.text
+    assert bool(warning) == any(record.levelname == "WARNING" for record in caplog.records)
