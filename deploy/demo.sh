@@ -14,4 +14,4 @@ until url=$(grep -om1 'http://127.0.0.1:[0-9]*' "$log"); do
   read -rt 0.1 <> <(:) || true
 done
 $bin/sorl-drive "$url" --task cube-single-play-singletask-task2-v0 \
-  --wait-s 120 --episodes 10 --seed 0 --num-candidates 1 --num-steps 3 --no-realtime --require-successes 8 "$@"
+  --wait-s 120 --episodes 10 --seed 0 --no-realtime --require-successes 9 "$@"

@@ -21,8 +21,8 @@ POLICIES = sorted((ROOT / "deploy" / "policies").glob("*.safetensors"))
 BIN = ROOT / ".venv" / "bin"
 
 
-def test_three_are_shipped() -> None:
-    assert {path.stem for path in POLICIES} == {"cube-single", "pointmaze-medium", "scene"}
+def test_four_are_shipped() -> None:
+    assert {path.stem for path in POLICIES} == {"cube-single", "cube-double", "pointmaze-medium", "scene"}
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
@@ -54,10 +54,10 @@ def test_float32_agrees_with_float64(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("pointmaze-medium", 0.8), ("scene", 0.6)])
+@pytest.mark.parametrize(("name", "least"), [("pointmaze-medium", 0.8), ("scene", 0.6), ("cube-double", 0.7)])
 def test_a_policy_reaches_its_goal(name: str, least: float) -> None:
     """Ten episodes whose seeds nothing else uses. Rounding differs between machines: there is room below the headlines.
-    A policy of 86 % misses 5 of 10 once in a hundred times."""
+    A policy of 86 % misses 5 of 10 once in a hundred times, one of 90.5 % 4 of 10 once in ninety."""
     path = ROOT / "deploy" / "policies" / f"{name}.safetensors"
     budget = load_policy(path).spec.default_budget
     report = evaluate(
@@ -78,18 +78,18 @@ def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
     """`make demo`: real server, real client, real simulator; then every recorded action is computed again, and the same
     episodes run in process, with the same outcome one by one.
 
-    The demo itself asks for 8 of 10. Another processor rounds differently and so drives other episodes: 6 is what a
-    policy of 86 % misses once in a hundred times.
+    The demo itself asks for 9 of 10. Another processor rounds differently and so drives other episodes: a policy of 98 %
+    misses 8 of 10 once in a thousand times.
     """
     figures = tmp_path / "demo.json"
     subprocess.run(
-        [ROOT / "deploy" / "demo.sh", "--require-successes", "6", "--json", figures],
+        [ROOT / "deploy" / "demo.sh", "--require-successes", "8", "--json", figures],
         env=os.environ | {"RECORD_DIR": str(tmp_path / "recordings")},
         check=True,
         timeout=900,
     )
     drive = json.loads(figures.read_text())["drives"][0]
-    assert drive["successes"] >= 6
+    assert drive["successes"] >= 8
     recordings = sorted((tmp_path / "recordings").iterdir())
     replayed = subprocess.run([BIN / "sorl-replay", *recordings], capture_output=True, text=True, timeout=900)
     assert replayed.returncode == 0, replayed.stdout + replayed.stderr
@@ -99,7 +99,17 @@ def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
     assert requests == sum(episode["steps"] for episode in drive["per_episode"])
     evaluated = tmp_path / "evaluated.csv"
     policy = ROOT / "deploy" / "policies" / "cube-single.safetensors"
-    evaluate(EvaluateConfig(policy, num_candidates=(1,), num_steps=(3,), episodes=10, first_seed=0, csv=evaluated))
+    budget = load_policy(policy).spec.default_budget
+    evaluate(
+        EvaluateConfig(
+            policy,
+            num_candidates=(budget.num_candidates,),
+            num_steps=(budget.num_steps,),
+            episodes=10,
+            first_seed=0,
+            csv=evaluated,
+        )
+    )
     with evaluated.open() as file:
         in_process = {int(row["episode"]): (row["success"] == "1", int(row["steps"])) for row in csv.DictReader(file)}
     assert in_process == {e["episode"]: (bool(e["success"]), e["steps"]) for e in drive["per_episode"]}
