@@ -34,11 +34,8 @@ def serving_threads() -> int:
 
 
 def native_threads() -> int:
-    """Threads of the native CPU engine: all cores. Its threads sleep between batches, so an event loop gets its core.
-
-    `sorl-bench serve`, two cores shared with wrk, 4 x 512, bf16, (32, 4): 605 requests/s from 16 clients with one
-    thread, 814 with two; a single client's p50 2.2 and 1.4 ms, p99 2.7 and 1.9 ms. With most requests to be refused, or
-    small ones beside large ones, one thread keeps the tail shorter (docs/serving-benchmarks.md).
+    """Threads of the native CPU engine: all cores. Those that help the caller sleep between batches, run only where
+    nobody else wants the core, and are never waited for, so an event loop gets its core when it wakes.
     """
     return available_cores()
 

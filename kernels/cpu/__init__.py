@@ -30,7 +30,7 @@ class CpuBackend:
         policy: what to sample; its weights are copied (rounded to bfloat16 where `precision` says so).
         precision: of weights and activations in hidden products. Accumulation, first layers, LayerNorm, GELU and
             the Euler steps are float32 in both. "auto" is `default_precision`.
-        threads: compute threads, the calling one among them; 0 is `native_threads`.
+        threads: compute threads, the calling one and its helpers; 0 is `native_threads`.
         isa: an instruction set that `supported_isas` lists; None takes the first.
 
     Raises:

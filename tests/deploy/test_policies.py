@@ -78,8 +78,8 @@ def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
     """`make demo`: real server, real client, real simulator; then every recorded action is computed again, and the same
     episodes run in process, with the same outcome one by one.
 
-    The demo itself asks for 9 of 10. Another processor rounds differently and so drives other episodes: a policy of 98 %
-    misses 8 of 10 once in a thousand times.
+    The demo itself asks for 9 of 10. Another processor rounds differently and so drives other episodes: a policy of
+    98 % misses 8 of 10 once in a thousand times.
     """
     figures = tmp_path / "demo.json"
     subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -161,6 +162,24 @@ def test_bits_do_not_depend_on_company_threads_or_place(
             assert found.candidate_q[place].tobytes() == expected[r].candidate_q[0].tobytes()  # type: ignore[index]
             for name in ("action", "q", "q_std", "index", "q_first", "q_sum", "q_sumsq"):
                 assert getattr(found, name)[place].tobytes() == getattr(expected[r], name)[0].tobytes(), name
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
+def test_helpers_that_get_no_core_of_their_own_change_nothing() -> None:
+    """On one core, helpers begin tiles that their owner takes from them, and go on after it has answered."""
+    policy = random_policy(actor_hidden=(256, 256), critic_hidden=(256, 256))
+    batch = SampleBatch.of(observations(9, 11), [200, 7, 30, 1, 90, 3, 64, 8, 40], 5, range(9), return_candidates=True)
+    expected = CpuBackend(policy, "auto", 1).sample_and_score(batch)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        crowded = CpuBackend(policy, "auto", 9)
+        found = [crowded.sample_and_score(batch) for _ in range(200)]
+    finally:
+        os.sched_setaffinity(0, allowed)
+    for result in found:
+        for name in ("action", "q", "q_std", "index"):
+            assert getattr(result, name).tobytes() == getattr(expected, name).tobytes(), name
 
 
 def test_slices_of_a_request_are_its_candidates() -> None:

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -20,9 +21,9 @@
 namespace sorl {
 
 constexpr int tile_rows = 96;    // rows that one thread takes through all layers: activations stay in its L2
-constexpr int shared_rows = 6;   // up to so many rows a thread, threads share columns instead of rows
-constexpr int alone_passes = 24; // fewer rows through networks than this (some 0.4 ms at 4 x 512): one thread, since
-                                 // a busy event loop's core may keep a second one waiting (p99 of (1, 1): 2.3 for 0.9 ms)
+constexpr int helped_tile_rows = 48;  // the same where others help: what a helper without a core holds up is less
+constexpr int helped_rows = 8;    // fewer rows, or fewer rows through networks than `alone_passes` (some 0.2 ms at
+constexpr int alone_passes = 24;  // 4 x 512): one thread, as long as a second one takes to wake up
 constexpr int block_rows = 6;    // rows of a register block
 constexpr int panel_vectors = 4; // vectors of a register block's row
 

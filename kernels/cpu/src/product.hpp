@@ -252,18 +252,17 @@ static void multiply_panel(const Panels<P>& b, int panel, const typename P::In* 
     }
 }
 
-// The same for the panels of this thread.
+// The same for all panels.
 template <class P, class Finish>
-static void multiply(const Panels<P>& b, const typename P::In* a, int lda, int count, Start start, int rank, int team,
+static void multiply(const Panels<P>& b, const typename P::In* a, int lda, int count, Start start,
                      const Finish& finish) {
     if (count == 0) return;
-    for (int panel = b.panels() * rank / team; panel < b.panels() * (rank + 1) / team; ++panel)
+    for (int panel = 0; panel < b.panels(); ++panel)
         multiply_panel(b, panel, a, lda, count, start, finish);
 }
 
 // finish(row, column, a . w^T + bias).
 template <class P, class Finish>
-static void product(const Layer<P>& layer, const typename P::In* a, int lda, int count, int rank, int team,
-                    const Finish& finish) {
-    multiply(layer.panels, a, lda, count, Start{layer.bias.data, 0}, rank, team, finish);
+static void product(const Layer<P>& layer, const typename P::In* a, int lda, int count, const Finish& finish) {
+    multiply(layer.panels, a, lda, count, Start{layer.bias.data, 0}, finish);
 }

@@ -273,10 +273,10 @@ void TileStack<P>::forward_member(Job& job, int member, int row, int rows, Scrat
                     start = {mine.wide1.data, int(stride)};
                 }
             }
-            multiply(w.first, job.input + size_t(row) * s_.inputs, s_.inputs, rows, start, 0, 1, put);
+            multiply(w.first, job.input + size_t(row) * s_.inputs, s_.inputs, rows, start, put);
         } else {
             multiply(w.ahead[layer - 1], mine.narrow(1 - which), int(stride_of(s_.widths[layer - 1])), rows,
-                     Start{w.bias[layer].data, 0}, 0, 1, put);
+                     Start{w.bias[layer].data, 0}, put);
         }
         if (s_.layer_norm) normalise(w, entry, layer, row, rows, mine.wide0.data, out, tape);
         if (tape != nullptr) keep_columns(out, int(stride), s_.widths[layer], row, rows, tape->activations[entry]);
@@ -400,9 +400,9 @@ void TileStack<P>::backward_member(Job& job, int member, int row, int rows, Scra
             const int inputs = int(stride_of(s_.widths[layer + 1]));
             const Start start{zeros_.data, 0};
             if (unfused)
-                multiply(back, mine.narrow(1 - which), inputs, rows, start, 0, 1, Store{wide, stride});
+                multiply(back, mine.narrow(1 - which), inputs, rows, start, Store{wide, stride});
             else
-                multiply(back, mine.narrow(1 - which), inputs, rows, start, 0, 1, put);
+                multiply(back, mine.narrow(1 - which), inputs, rows, start, put);
         }
         if (s_.layer_norm) normalise_back(w, tape, member, layer, row, rows, wide, mine);
         for (int i = 0; i < rows && unfused; ++i)

@@ -37,11 +37,93 @@ struct Member {  // one critic
     float last_bias;
 };
 
+// A batch laid out as rows, by descending M, in tiles that its owner and helpers take. It has its own copy of what
+// tiles read, since a helper may still be in one when the owner has long answered.
+struct Rows : Helpers::Job {
+    // Open tiles go to whoever comes first. One that a helper is slow with is taken over by the owner.
+    enum State { open, owner, helping, helped };
+    using Help = void (*)(void* engine, Rows& rows, int tile, int rank);
+    struct Output {  // of all rows: q by (members, rows)
+        std::vector<float> action, q;
+    };
+
+    Rows(const Policy& policy, const Batch& batch) {
+        std::vector<int> order(batch.requests);
+        for (int r = 0; r < batch.requests; ++r) order[r] = r;
+        std::stable_sort(order.begin(), order.end(),
+                         [&](int a, int b) { return batch.num_steps[a] > batch.num_steps[b]; });
+        first_row.assign(batch.requests, 0);
+        for (const int of : order) {
+            first_row[of] = static_cast<int>(request.size());
+            passes += int64_t{batch.num_candidates[of]} * (batch.num_steps[of] + policy.members);
+            for (int i = 0; i < batch.num_candidates[of]; ++i) {
+                request.push_back(of);
+                candidate.push_back(batch.first_candidate[of] + i);
+                steps.push_back(batch.num_steps[of]);
+            }
+        }
+        observation.assign(batch.observation, batch.observation + size_t(batch.requests) * policy.obs_dim);
+        seed.assign(batch.seed, batch.seed + batch.requests);
+        temperature.assign(batch.temperature, batch.temperature + batch.requests);
+    }
+
+    int count() const { return static_cast<int>(request.size()); }
+    int first_of(int tile) const { return static_cast<int>(int64_t{count()} * tile / tiles); }
+    int rows_of(int tile) const { return first_of(tile + 1) - first_of(tile); }
+
+    void divide(const Policy& policy, int tiles_in, bool with_help) {
+        tiles = tiles_in;
+        state = std::make_unique<std::atomic<int>[]>(tiles);  // all of them open
+        begun = std::make_unique<std::atomic<int64_t>[]>(tiles);
+        for (int which = 0; which < (with_help ? 2 : 1); ++which) {
+            output[which].action.resize(size_t(count()) * policy.action_dim);
+            output[which].q.resize(size_t(count()) * policy.members);
+        }
+    }
+
+    bool take(int tile, State from, State to) {
+        int expected = from;
+        return state[tile].compare_exchange_strong(expected, to, std::memory_order_acq_rel);
+    }
+
+    // Helpers begin at the end; the owner, who is at the beginning, never waits to find out where they are.
+    void help(int rank) override {
+        for (int tile = tiles - 1; tile > 0; --tile) {
+            if (!take(tile, open, helping)) continue;
+            begun[tile].store(nanoseconds(), std::memory_order_release);
+            run(engine, *this, tile, rank);
+            take(tile, helping, helped);
+        }
+    }
+
+    // Whose output a finished row is in.
+    const Output& at(int row) const {
+        int tile = static_cast<int>(int64_t{row} * tiles / count());  // or one beside it, by rounding
+        while (row < first_of(tile)) --tile;
+        while (row >= first_of(tile + 1)) ++tile;
+        return output[state[tile].load(std::memory_order_relaxed) == helped];
+    }
+
+    static int64_t nanoseconds() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
+
+    std::vector<int> first_row;  // of a request
+    std::vector<int> request, candidate, steps;  // of a row
+    std::vector<float> observation, temperature;
+    std::vector<uint64_t> seed;
+    int64_t passes = 0;  // rows through a network
+    int tiles = 0;
+    std::unique_ptr<std::atomic<int>[]> state;
+    std::unique_ptr<std::atomic<int64_t>[]> begun;  // by a helper; 0 if it has not said so yet
+    Output output[2];  // the owner's and the helpers'
+    void* engine = nullptr;
+    Help run = nullptr;
+};
+
 template <class P>
 class TileEngine final : public Engine {
    public:
     TileEngine(const Policy& policy, int threads)
-        : p_(policy), pool_(threads), actor_first_(actor_first(policy)), actor_(hidden_layers(policy)) {
+        : p_(policy), actor_first_(actor_first(policy)), actor_(hidden_layers(policy)), helpers_(threads - 1) {
         for (int member = 0; member < p_.members; ++member) critics_.push_back(make_member(member));
         width_ = width;  // of every buffer's row
         for (const int size : p_.actor_widths) width_ = std::max(width_, round_up(size, width));
@@ -53,7 +135,7 @@ class TileEngine final : public Engine {
     void sample_and_score(const Batch& batch, const Result& result) override;
 
    private:
-    struct Scratch {  // buffers of one tile, or of a team's shared one
+    struct Scratch {  // a thread's buffers for one tile
         explicit Scratch(const TileEngine& engine)
             : share(size_t(tile_rows) * engine.width_),
               hidden0(size_t(tile_rows) * engine.width_),
@@ -75,20 +157,14 @@ class TileEngine final : public Engine {
         Aligned<float> velocity;  // the actor's output
     };
 
-    // Threads that work on one tile: each has its own scratch, layers' results go to the first's.
-    struct Team {
-        int rank, size;
-        Barrier* barrier;
+    // What a thread works on. A helper's tile may be taken from it, and then it stops at the next step.
+    struct Tile {
+        Rows& rows;
+        Rows::Output& output;
+        const std::atomic<int>* state;  // null: nobody takes it
+        int row, count;
         Scratch& mine;
-        Scratch& shared;
-    };
-
-    struct Job {
-        TileEngine* engine;
-        const Batch* batch;
-        int tile, team;
-        std::atomic<int> next;
-        Barrier* barrier;
+        bool lost() const { return state != nullptr && state->load(std::memory_order_relaxed) != Rows::helping; }
     };
 
     static FirstLayer actor_first(const Policy& p) {
@@ -129,186 +205,166 @@ class TileEngine final : public Engine {
         return made;
     }
 
-    void plan(const Batch& batch);
-    void run_tile(const Batch& batch, int row, int rows, const Team& team);
-    void shares(const FirstLayer& layer, const Batch& batch, int row, int rows, const Team& team);
+    void run_tile(Rows& rows, int tile, int rank);
+    void take_over(Rows& rows, int64_t patience);
+    void shares(const FirstLayer& layer, const Tile& tile);
     template <class Put>
-    void first(const FirstLayer& layer, int count, int row, int rows, const Team& team, const Put& put);
-    void act(const Batch& batch, int row, int rows, const Team& team);
-    void score(int member, const Batch& batch, int row, int rows, const Team& team);
+    void first(const FirstLayer& layer, int inputs, int count, const Tile& tile, const Put& put);
+    void act(const Tile& tile);
+    void score(int member, const Tile& tile);
     template <class Put>
     void normalise(const Member<P>& critic, size_t layer, const float* in, int rows, const Put& put);
-    void select(const Batch& batch, const Result& result) const;
+    void select(const Batch& batch, const Rows& rows, const Result& result) const;
 
     const Policy p_;
-    Pool pool_;
     FirstLayer actor_first_;
     std::vector<Layer<P>> actor_;  // hidden layers after the first, then the output
     std::vector<Member<P>> critics_;
     int width_, inputs_;
     std::vector<std::unique_ptr<Scratch>> scratch_;
-
-    // The batch's rows, by descending M.
-    std::vector<int> order_, first_row_, row_request_, row_candidate_, row_steps_;
-    int64_t passes_ = 0;             // rows through a network
-    std::vector<float> action_, q_;  // (rows, action_dim), (members, rows)
+    Helpers helpers_;  // the last member: its threads end before what they work with
 };
 
 template <class P>
-void TileEngine<P>::plan(const Batch& batch) {
-    order_.resize(batch.requests);
-    for (int r = 0; r < batch.requests; ++r) order_[r] = r;
-    std::stable_sort(order_.begin(), order_.end(),
-                     [&](int a, int b) { return batch.num_steps[a] > batch.num_steps[b]; });
-    first_row_.assign(batch.requests, 0);
-    row_request_.clear();
-    row_candidate_.clear();
-    row_steps_.clear();
-    passes_ = 0;
-    for (const int request : order_) {
-        first_row_[request] = static_cast<int>(row_request_.size());
-        passes_ += int64_t{batch.num_candidates[request]} * (batch.num_steps[request] + p_.members);
-        for (int candidate = 0; candidate < batch.num_candidates[request]; ++candidate) {
-            row_request_.push_back(request);
-            row_candidate_.push_back(batch.first_candidate[request] + candidate);
-            row_steps_.push_back(batch.num_steps[request]);
+void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
+    const auto rows = std::make_shared<Rows>(p_, batch);
+    const int threads = 1 + helpers_.count(), count = rows->count();
+    // Too little to wake anybody for: alone.
+    const bool with_help = threads > 1 && count >= helped_rows && rows->passes >= alone_passes;
+    const int least = (count + tile_rows - 1) / tile_rows, many = (count + helped_tile_rows - 1) / helped_tile_rows;
+    rows->divide(p_, with_help ? std::min(round_up(many, threads), count) : least, with_help);
+    rows->state[0].store(Rows::owner, std::memory_order_relaxed);
+    if (with_help) {
+        rows->engine = this;
+        rows->run = [](void* engine, Rows& rows, int tile, int rank) {
+            static_cast<TileEngine*>(engine)->run_tile(rows, tile, rank);
+        };
+        helpers_.invite(rows);
+    }
+    const int64_t started = Rows::nanoseconds();
+    int mine = 0;
+    for (int tile = 0; tile < rows->tiles; ++tile) {
+        if (tile > 0 && !rows->take(tile, Rows::open, Rows::owner)) continue;
+        run_tile(*rows, tile, 0);
+        ++mine;
+    }
+    if (mine < rows->tiles) take_over(*rows, (Rows::nanoseconds() - started) * 3 / (2 * mine));
+    select(batch, *rows, result);
+}
+
+// A helper gets half again as long for a tile as its owner took on average: then it has lost its core.
+template <class P>
+void TileEngine<P>::take_over(Rows& rows, int64_t patience) {
+    const int64_t arrived = Rows::nanoseconds();
+    for (int tile = 1; tile < rows.tiles; ++tile) {
+        while (rows.state[tile].load(std::memory_order_acquire) == Rows::helping) {
+            const int64_t begun = rows.begun[tile].load(std::memory_order_acquire);
+            if (Rows::nanoseconds() - (begun != 0 ? begun : arrived) < patience)
+                pause();
+            else if (rows.take(tile, Rows::helping, Rows::owner))
+                run_tile(rows, tile, 0);
         }
     }
-    action_.resize(row_request_.size() * p_.action_dim);
-    q_.resize(row_request_.size() * p_.members);
 }
 
 template <class P>
-void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
-    plan(batch);
-    const int rows = static_cast<int>(row_request_.size());
-    // Next to nothing to do: alone. Few rows: all threads share each layer's columns, so that its weights are read once. Many: tiles of rows.
-    const int threads = passes_ < alone_passes ? 1 : pool_.size();
-    const bool together = threads > 1 && rows <= std::min(shared_rows * threads, tile_rows);
-    const int tiles = round_up((rows + tile_rows - 1) / tile_rows, threads);
-    Barrier barrier(together ? threads : 1);
-    Job job{this, &batch, together ? rows : (rows + tiles - 1) / tiles, together ? threads : 1, {0}, &barrier};
-    const auto work = [](void* context, int rank) {
-        Job& job = *static_cast<Job*>(context);
-        TileEngine& engine = *job.engine;
-        const int rows = static_cast<int>(engine.row_request_.size());
-        if (job.team > 1) {
-            engine.run_tile(*job.batch, 0, rows,
-                            {rank, job.team, job.barrier, *engine.scratch_[rank], *engine.scratch_[0]});
-            return;
-        }
-        Scratch& mine = *engine.scratch_[rank];
-        for (int row; (row = job.next.fetch_add(job.tile)) < rows;)
-            engine.run_tile(*job.batch, row, std::min(job.tile, rows - row), {0, 1, job.barrier, mine, mine});
-    };
-    pool_.run(std::min(threads, together ? threads : tiles), work, &job);
-    select(batch, result);
-}
-
-template <class P>
-void TileEngine<P>::run_tile(const Batch& batch, int row, int rows, const Team& team) {
-    act(batch, row, rows, team);
-    for (int member = 0; member < p_.members; ++member) score(member, batch, row, rows, team);
+void TileEngine<P>::run_tile(Rows& rows, int tile, int rank) {
+    const Tile work{rows, rows.output[rank > 0], rank > 0 ? &rows.state[tile] : nullptr,
+                    rows.first_of(tile), rows.rows_of(tile), *scratch_[rank]};
+    act(work);
+    for (int member = 0; member < p_.members && !work.lost(); ++member) score(member, work);
 }
 
 // The observation's share of `layer` for every request that has rows here, in their order.
 template <class P>
-void TileEngine<P>::shares(const FirstLayer& layer, const Batch& batch, int row, int rows, const Team& team) {
+void TileEngine<P>::shares(const FirstLayer& layer, const Tile& tile) {
     // Rows are in the order of requests: gather their observations, one row a request.
-    float* gathered = team.mine.observations.data;
+    float* gathered = tile.mine.observations.data;
     int count = 0;
-    for (int i = 0, last = -1; i < rows; ++i) {
-        const int request = row_request_[row + i];
+    for (int i = 0, last = -1; i < tile.count; ++i) {
+        const int request = tile.rows.request[tile.row + i];
         if (request == last) continue;
-        std::memcpy(gathered + size_t(count++) * p_.obs_dim, batch.observation + size_t(request) * p_.obs_dim,
+        std::memcpy(gathered + size_t(count++) * p_.obs_dim, tile.rows.observation.data() + size_t(request) * p_.obs_dim,
                     sizeof(float) * p_.obs_dim);
         last = request;
     }
-    product(layer.share, gathered, p_.obs_dim, count, team.rank, team.size, Store{team.shared.share.data, width_});
-    team.barrier->wait();
+    product(layer.share, gathered, p_.obs_dim, count, Store{tile.mine.share.data, width_});
 }
 
-// First layer, bias and GELU of `rows` rows: `values` beside each request's share, through `put(row, column, vector)`.
+// First layer, bias and GELU of `count` rows: `inputs` values beside each request's share, through
+// `put(row, column, vector)`.
 template <class P>
 template <class Put>
-void TileEngine<P>::first(const FirstLayer& layer, int count, int row, int rows, const Team& team, const Put& put) {
-    const int vectors = layer.outputs / width;
-    const int begin = vectors * team.rank / team.size * width, end = vectors * (team.rank + 1) / team.size * width;
-    for (int i = 0, request = 0; i < rows; ++i) {
-        request += i > 0 && row_request_[row + i] != row_request_[row + i - 1];
-        const float* share = team.shared.share.data + size_t(request) * width_;
-        const float* values = team.mine.values.data + size_t(i) * inputs_;
-        for (int column = begin; column < end; column += width)
-            put(i, column, gelu(layer.at(share, values, count, column)));
+void TileEngine<P>::first(const FirstLayer& layer, int inputs, int count, const Tile& tile, const Put& put) {
+    const int* request = tile.rows.request.data() + tile.row;
+    const float* share = tile.mine.share.data;
+    for (int i = 0; i < count; ++i) {
+        if (i > 0 && request[i] != request[i - 1]) share += width_;
+        const float* values = tile.mine.values.data + size_t(i) * inputs_;
+        for (int column = 0; column < layer.outputs; column += width)
+            put(i, column, gelu(layer.at(share, values, inputs, column)));
     }
-    team.barrier->wait();
 }
 
 // Noise to action: M Euler steps of every row. Rows are in the order of descending M, so those still moving lead.
 template <class P>
-void TileEngine<P>::act(const Batch& batch, int row, int rows, const Team& team) {
+void TileEngine<P>::act(const Tile& tile) {
+    const Rows& rows = tile.rows;
     const int dims = p_.action_dim, stride = round_up(dims, width);
-    float* values = team.mine.values.data;
-    for (int i = 0; i < rows; ++i) {
-        const int request = row_request_[row + i];
+    const int* steps = rows.steps.data() + tile.row;
+    float* values = tile.mine.values.data;
+    for (int i = 0; i < tile.count; ++i) {
+        const int request = rows.request[tile.row + i];
         float* x = values + size_t(i) * inputs_;
-        standard_normals(batch.seed[request], static_cast<uint32_t>(row_candidate_[row + i]), dims, x);
-        for (int dim = 0; dim < dims; ++dim) x[dim] *= batch.temperature[request];
+        standard_normals(rows.seed[request], static_cast<uint32_t>(rows.candidate[tile.row + i]), dims, x);
+        for (int dim = 0; dim < dims; ++dim) x[dim] *= rows.temperature[request];
     }
-    shares(actor_first_, batch, row, rows, team);
-    int which = 0;  // alternates without a break: what a slower thread still reads is written two barriers later
-    for (int step = 0, moving = rows; step < row_steps_[row]; ++step) {
-        while (row_steps_[row + moving - 1] <= step) --moving;
+    shares(actor_first_, tile);
+    int which = 0;
+    for (int step = 0, moving = tile.count; step < steps[0] && !tile.lost(); ++step) {
+        while (steps[moving - 1] <= step) --moving;
         for (int i = 0; i < moving; ++i) {
-            const size_t entry = size_t(row_steps_[row + i]) * p_.max_steps + step;
+            const size_t entry = size_t(steps[i]) * p_.max_steps + step;
             values[size_t(i) * inputs_ + dims] = p_.step_t[entry];
             values[size_t(i) * inputs_ + dims + 1] = p_.step_log2[entry];
         }
-        first(actor_first_, dims + 2, row, moving, team,
-              StoreActivated<P>{team.shared.hidden(which), width_});
-        for (size_t layer = 0; layer + 1 < actor_.size(); ++layer, which = 1 - which) {
-            product(actor_[layer], team.shared.hidden(which), width_, moving, team.rank, team.size,
-                    StoreInput<P>{team.shared.hidden(1 - which), width_});
-            team.barrier->wait();
-        }
-        product(actor_.back(), team.shared.hidden(which), width_, moving, 0, 1,
-                Store{team.mine.velocity.data, stride});
-        which = 1 - which;
+        first(actor_first_, dims + 2, moving, tile, StoreActivated<P>{tile.mine.hidden(which), width_});
+        for (size_t layer = 0; layer + 1 < actor_.size(); ++layer, which = 1 - which)
+            product(actor_[layer], tile.mine.hidden(which), width_, moving,
+                    StoreInput<P>{tile.mine.hidden(1 - which), width_});
+        product(actor_.back(), tile.mine.hidden(which), width_, moving, Store{tile.mine.velocity.data, stride});
         for (int i = 0; i < moving; ++i) {
             float* x = values + size_t(i) * inputs_;
             const float size = std::ldexp(1.0f, -static_cast<int>(x[dims + 1]));
-            for (int dim = 0; dim < dims; ++dim) x[dim] += size * team.mine.velocity.data[size_t(i) * stride + dim];
+            for (int dim = 0; dim < dims; ++dim) x[dim] += size * tile.mine.velocity.data[size_t(i) * stride + dim];
         }
     }
-    for (int i = 0; i < rows; ++i) {
+    for (int i = 0; i < tile.count; ++i) {
         float* x = values + size_t(i) * inputs_;
         for (int dim = 0; dim < dims; ++dim) x[dim] = x[dim] < -1.0f ? -1.0f : x[dim] > 1.0f ? 1.0f : x[dim];
-        if (team.rank == 0) std::memcpy(action_.data() + size_t(row + i) * dims, x, sizeof(float) * dims);
+        std::memcpy(tile.output.action.data() + size_t(tile.row + i) * dims, x, sizeof(float) * dims);
     }
 }
 
 // One critic's value of every row's action.
 template <class P>
-void TileEngine<P>::score(int member, const Batch& batch, int row, int rows, const Team& team) {
+void TileEngine<P>::score(int member, const Tile& tile) {
     const Member<P>& critic = critics_[member];
-    for (int i = 0; i < rows; ++i)
-        team.mine.values.data[size_t(i) * inputs_ + p_.action_dim] = p_.critic_steps[row_steps_[row + i]];
-    shares(critic.first, batch, row, rows, team);
+    for (int i = 0; i < tile.count; ++i)
+        tile.mine.values.data[size_t(i) * inputs_ + p_.action_dim] = p_.critic_steps[tile.rows.steps[tile.row + i]];
+    shares(critic.first, tile);
     int which = 0;
-    first(critic.first, p_.action_dim + int(p_.conditioned), row, rows, team, Store{team.shared.wide(which), width_});
+    first(critic.first, p_.action_dim + int(p_.conditioned), tile.count, tile, Store{tile.mine.wide(which), width_});
     for (size_t layer = 0; layer < critic.hidden.size(); ++layer, which = 1 - which) {
-        typename P::In* in = team.mine.normed.data;
-        normalise(critic, layer, team.shared.wide(which), rows,
+        typename P::In* in = tile.mine.normed.data;
+        normalise(critic, layer, tile.mine.wide(which), tile.count,
                   [&](int i, int column, Vector v) { P::put(in + size_t(i) * width_ + column, v); });
-        product(critic.hidden[layer], in, width_, rows, team.rank, team.size,
-                StoreGelu{team.shared.wide(1 - which), width_});
-        team.barrier->wait();
+        product(critic.hidden[layer], in, width_, tile.count, StoreGelu{tile.mine.wide(1 - which), width_});
     }
-    if (team.rank != 0) return;
-    float* q = q_.data() + size_t(member) * row_request_.size() + row;
+    float* q = tile.output.q.data() + size_t(member) * tile.rows.count() + tile.row;
     Vector total = splat(0.0f);
     const int end = round_up(p_.critic_widths.back(), width);
-    normalise(critic, critic.hidden.size(), team.shared.wide(which), rows, [&](int i, int column, Vector v) {
+    normalise(critic, critic.hidden.size(), tile.mine.wide(which), tile.count, [&](int i, int column, Vector v) {
         total = fma(v, load(critic.last.data + column), column == 0 ? splat(0.0f) : total);
         if (column + width == end) q[i] = sum(total) + critic.last_bias;
     });
@@ -344,8 +400,8 @@ void TileEngine<P>::normalise(const Member<P>& critic, size_t layer, const float
 
 // Each request's best row; the lowest candidate among equals.
 template <class P>
-void TileEngine<P>::select(const Batch& batch, const Result& out) const {
-    const size_t all = row_request_.size();
+void TileEngine<P>::select(const Batch& batch, const Rows& rows, const Result& out) const {
+    const size_t all = rows.request.size();
     const int dims = p_.action_dim, members = p_.members;
     for (int request = 0; request < batch.requests; ++request) {
         size_t best = 0, output = 0;
@@ -355,36 +411,38 @@ void TileEngine<P>::select(const Batch& batch, const Result& out) const {
         for (int before = 0; out.candidates != nullptr && before < request; ++before)
             output += batch.num_candidates[before];
         for (int candidate = 0; candidate < batch.num_candidates[request]; ++candidate) {
-            const size_t row = size_t(first_row_[request]) + candidate;
-            float q = q_[row];
+            const size_t row = size_t(rows.first_row[request]) + candidate;
+            const Rows::Output& found = rows.at(static_cast<int>(row));
+            float q = found.q[row];
             bool fine = std::isfinite(q);
             for (int member = 1; member < members; ++member) {
-                const float other = q_[member * all + row];
+                const float other = found.q[member * all + row];
                 q = p_.least ? std::min(q, other) : q + other;
                 fine = fine && std::isfinite(other);
             }
             if (!p_.least) q /= float(members);
-            for (int dim = 0; dim < dims; ++dim) fine = fine && std::isfinite(action_[row * dims + dim]);
+            for (int dim = 0; dim < dims; ++dim) fine = fine && std::isfinite(found.action[row * dims + dim]);
             finite = finite && fine && std::isfinite(q);
             if (candidate == 0) out.q_first[request] = q;
             if (candidate == 0 || q > best_q) best = row, best_q = q;
             total += q;
             squares += double(q) * q;
             if (out.candidates != nullptr) {
-                std::memcpy(out.candidates + (output + candidate) * dims, &action_[row * dims], sizeof(float) * dims);
+                std::memcpy(out.candidates + (output + candidate) * dims, &found.action[row * dims], sizeof(float) * dims);
                 out.candidate_q[output + candidate] = q;
             }
         }
+        const Rows::Output& chosen = rows.at(static_cast<int>(best));
         double mean = 0.0, spread = 0.0;
-        for (int member = 0; member < members; ++member) mean += double(q_[member * all + best]) / members;
+        for (int member = 0; member < members; ++member) mean += double(chosen.q[member * all + best]) / members;
         for (int member = 0; member < members; ++member) {
-            const double off = double(q_[member * all + best]) - mean;
+            const double off = double(chosen.q[member * all + best]) - mean;
             spread += off * off / members;
         }
-        std::memcpy(out.action + size_t(request) * dims, &action_[best * dims], sizeof(float) * dims);
+        std::memcpy(out.action + size_t(request) * dims, &chosen.action[best * dims], sizeof(float) * dims);
         out.q[request] = best_q;
         out.q_std[request] = static_cast<float>(std::sqrt(spread));
-        out.index[request] = row_candidate_[best];
+        out.index[request] = rows.candidate[best];
         out.q_sum[request] = static_cast<float>(total);
         out.q_sumsq[request] = static_cast<float>(squares);
         out.nonfinite[request] = !finite;
