@@ -40,7 +40,7 @@ struct Member {  // one critic
 // A batch laid out as rows, by descending M, in tiles that its owner and helpers take. It has its own copy of what
 // tiles read, since a helper may still be in one when the owner has long answered.
 struct Rows : Helpers::Job {
-    // Open tiles go to whoever comes first. One that a helper is slow with is taken over by the owner.
+    // Open tiles go to whoever comes first. The owner, once it has no other, also does those that helpers are at.
     enum State { open, owner, helping, helped };
     using Help = void (*)(void* engine, Rows& rows, int tile, int rank);
     struct Output {  // of all rows: q by (members, rows)
@@ -74,7 +74,6 @@ struct Rows : Helpers::Job {
     void divide(const Policy& policy, int tiles_in, bool with_help) {
         tiles = tiles_in;
         state = std::make_unique<std::atomic<int>[]>(tiles);  // all of them open
-        begun = std::make_unique<std::atomic<int64_t>[]>(tiles);
         for (int which = 0; which < (with_help ? 2 : 1); ++which) {
             output[which].action.resize(size_t(count()) * policy.action_dim);
             output[which].q.resize(size_t(count()) * policy.members);
@@ -90,7 +89,6 @@ struct Rows : Helpers::Job {
     void help(int rank) override {
         for (int tile = tiles - 1; tile > 0; --tile) {
             if (!take(tile, open, helping)) continue;
-            begun[tile].store(nanoseconds(), std::memory_order_release);
             run(engine, *this, tile, rank);
             take(tile, helping, helped);
         }
@@ -104,8 +102,6 @@ struct Rows : Helpers::Job {
         return output[state[tile].load(std::memory_order_relaxed) == helped];
     }
 
-    static int64_t nanoseconds() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
-
     std::vector<int> first_row;  // of a request
     std::vector<int> request, candidate, steps;  // of a row
     std::vector<float> observation, temperature;
@@ -113,7 +109,6 @@ struct Rows : Helpers::Job {
     int64_t passes = 0;  // rows through a network
     int tiles = 0;
     std::unique_ptr<std::atomic<int>[]> state;
-    std::unique_ptr<std::atomic<int64_t>[]> begun;  // by a helper; 0 if it has not said so yet
     Output output[2];  // the owner's and the helpers'
     void* engine = nullptr;
     Help run = nullptr;
@@ -157,11 +152,11 @@ class TileEngine final : public Engine {
         Aligned<float> velocity;  // the actor's output
     };
 
-    // What a thread works on. A helper's tile may be taken from it, and then it stops at the next step.
+    // What a thread works on. If it is at one that another finishes first, it stops at the next layer.
     struct Tile {
         Rows& rows;
         Rows::Output& output;
-        const std::atomic<int>* state;  // null: nobody takes it
+        const std::atomic<int>* state;  // null: nobody else is at it
         int row, count;
         Scratch& mine;
         bool lost() const { return state != nullptr && state->load(std::memory_order_relaxed) != Rows::helping; }
@@ -206,7 +201,7 @@ class TileEngine final : public Engine {
     }
 
     void run_tile(Rows& rows, int tile, int rank);
-    void take_over(Rows& rows, int64_t patience);
+    void take_over(Rows& rows);
     void shares(const FirstLayer& layer, const Tile& tile);
     template <class Put>
     void first(const FirstLayer& layer, int inputs, int count, const Tile& tile, const Put& put);
@@ -241,36 +236,29 @@ void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
         };
         helpers_.invite(rows);
     }
-    const int64_t started = Rows::nanoseconds();
-    int mine = 0;
-    for (int tile = 0; tile < rows->tiles; ++tile) {
-        if (tile > 0 && !rows->take(tile, Rows::open, Rows::owner)) continue;
-        run_tile(*rows, tile, 0);
-        ++mine;
-    }
-    if (mine < rows->tiles) take_over(*rows, (Rows::nanoseconds() - started) * 3 / (2 * mine));
+    for (int tile = 0; tile < rows->tiles; ++tile)
+        if (tile == 0 || rows->take(tile, Rows::open, Rows::owner)) run_tile(*rows, tile, 0);
+    take_over(*rows);
     select(batch, *rows, result);
 }
 
-// A helper gets half again as long for a tile as its owner took on average: then it has lost its core.
+// What helpers are still at is computed here as well, the tile begun first before others: whoever ends first has it.
+// To wait instead would be in vain where a helper has lost its core.
 template <class P>
-void TileEngine<P>::take_over(Rows& rows, int64_t patience) {
-    const int64_t arrived = Rows::nanoseconds();
-    for (int tile = 1; tile < rows.tiles; ++tile) {
-        while (rows.state[tile].load(std::memory_order_acquire) == Rows::helping) {
-            const int64_t begun = rows.begun[tile].load(std::memory_order_acquire);
-            if (Rows::nanoseconds() - (begun != 0 ? begun : arrived) < patience)
-                pause();
-            else if (rows.take(tile, Rows::helping, Rows::owner))
-                run_tile(rows, tile, 0);
-        }
+void TileEngine<P>::take_over(Rows& rows) {
+    for (int tile = rows.tiles - 1; tile > 0; --tile) {
+        if (rows.state[tile].load(std::memory_order_acquire) != Rows::helping) continue;
+        run_tile(rows, tile, 0);
+        rows.take(tile, Rows::helping, Rows::owner);
     }
 }
 
 template <class P>
 void TileEngine<P>::run_tile(Rows& rows, int tile, int rank) {
-    const Tile work{rows, rows.output[rank > 0], rank > 0 ? &rows.state[tile] : nullptr,
-                    rows.first_of(tile), rows.rows_of(tile), *scratch_[rank]};
+    const std::atomic<int>& state = rows.state[tile];
+    const bool contested = state.load(std::memory_order_relaxed) != Rows::owner;
+    const Tile work{rows, rows.output[rank > 0], contested ? &state : nullptr, rows.first_of(tile), rows.rows_of(tile),
+                    *scratch_[rank]};
     act(work);
     for (int member = 0; member < p_.members && !work.lost(); ++member) score(member, work);
 }
@@ -329,7 +317,7 @@ void TileEngine<P>::act(const Tile& tile) {
             values[size_t(i) * inputs_ + dims + 1] = p_.step_log2[entry];
         }
         first(actor_first_, dims + 2, moving, tile, StoreActivated<P>{tile.mine.hidden(which), width_});
-        for (size_t layer = 0; layer + 1 < actor_.size(); ++layer, which = 1 - which)
+        for (size_t layer = 0; layer + 1 < actor_.size() && !tile.lost(); ++layer, which = 1 - which)
             product(actor_[layer], tile.mine.hidden(which), width_, moving,
                     StoreInput<P>{tile.mine.hidden(1 - which), width_});
         product(actor_.back(), tile.mine.hidden(which), width_, moving, Store{tile.mine.velocity.data, stride});
@@ -355,7 +343,7 @@ void TileEngine<P>::score(int member, const Tile& tile) {
     shares(critic.first, tile);
     int which = 0;
     first(critic.first, p_.action_dim + int(p_.conditioned), tile.count, tile, Store{tile.mine.wide(which), width_});
-    for (size_t layer = 0; layer < critic.hidden.size(); ++layer, which = 1 - which) {
+    for (size_t layer = 0; layer < critic.hidden.size() && !tile.lost(); ++layer, which = 1 - which) {
         typename P::In* in = tile.mine.normed.data;
         normalise(critic, layer, tile.mine.wide(which), tile.count,
                   [&](int i, int column, Vector v) { P::put(in + size_t(i) * width_ + column, v); });
