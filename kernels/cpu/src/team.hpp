@@ -41,16 +41,16 @@ bool soon(const Done& done) {
     return false;
 }
 
-// Runs a function once on each of `size` threads; the caller is thread 0.
-class Pool {
+// Threads that sleep until they are woken; the last member of who has them, since they work with the others.
+class Sleepers {
    public:
-    using Function = void (*)(void* context, int rank);
-
-    explicit Pool(int size) : size_(size) {
-        for (int rank = 1; rank < size; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
+    // `serve(rank)`, for rank 1 .. count, on a thread of its own: it must return when `sleep` says so.
+    template <class Serve>
+    Sleepers(int count, const Serve& serve) {
+        for (int rank = 1; rank <= count; ++rank) threads_.emplace_back([serve, rank] { serve(rank); });
     }
 
-    ~Pool() {
+    ~Sleepers() {
         {
             const std::lock_guard<std::mutex> lock(mutex_);
             closing_ = true;
@@ -59,23 +59,59 @@ class Pool {
         for (std::thread& thread : threads_) thread.join();
     }
 
-    Pool(const Pool&) = delete;
-    Pool& operator=(const Pool&) = delete;
+    Sleepers(const Sleepers&) = delete;
+    Sleepers& operator=(const Sleepers&) = delete;
+
+    std::vector<std::thread>& threads() { return threads_; }
+
+    // Wakes all of them; `publish()` says what for.
+    template <class Publish>
+    void wake(const Publish& publish) {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            publish();
+            times_.fetch_add(1, std::memory_order_release);
+        }
+        wake_.notify_all();
+    }
+
+    // Until woken after time `seen`; then `read()` sees what for. False: they are to end.
+    template <class Read>
+    bool sleep(uint32_t& seen, const Read& read) {
+        // A batch often follows within microseconds of the last: waking a sleeper costs more than this look.
+        soon([&] { return times_.load(std::memory_order_acquire) != seen; });
+        std::unique_lock<std::mutex> lock(mutex_);
+        wake_.wait(lock, [&] { return closing_ || times_.load(std::memory_order_relaxed) != seen; });
+        if (closing_) return false;
+        seen = times_.load(std::memory_order_relaxed);
+        read();
+        return true;
+    }
+
+   private:
+    std::mutex mutex_;
+    std::condition_variable wake_;
+    bool closing_ = false;
+    std::atomic<uint32_t> times_{0};
+    std::vector<std::thread> threads_;  // the last member: they use the others
+};
+
+// Runs a function once on each of `size` threads; the caller is thread 0.
+class Pool {
+   public:
+    using Function = void (*)(void* context, int rank);
+
+    explicit Pool(int size) : size_(size), sleepers_(size - 1, [this](int rank) { serve(rank); }) {}
 
     int size() const { return size_; }
 
     // `function(context, rank)` for rank 0 .. team - 1, team <= size.
     void run(int team, Function function, void* context) {
         if (team > 1) {
-            {
-                const std::lock_guard<std::mutex> lock(mutex_);
-                function_ = function;
-                context_ = context;
-                team_ = team;
+            sleepers_.wake([&] {
+                job_ = {function, context, team};
                 unfinished_.store(team - 1, std::memory_order_relaxed);
-                job_.fetch_add(1, std::memory_order_release);
-            }
-            wake_.notify_all();
+            });
         }
         function(context, 0);
         const auto finished = [&] { return unfinished_.load(std::memory_order_acquire) == 0; };
@@ -86,23 +122,18 @@ class Pool {
     }
 
    private:
+    struct Job {
+        Function function;
+        void* context;
+        int team;
+    };
+
     void serve(int rank) {
         uint32_t seen = 0;
-        for (;;) {
-            // A batch often follows within microseconds of the last: waking a sleeper costs more than this look.
-            soon([&] { return job_.load(std::memory_order_acquire) != seen; });
-            Function function;
-            void* context;
-            {
-                std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return closing_ || job_.load(std::memory_order_relaxed) != seen; });
-                if (closing_) return;
-                seen = job_.load(std::memory_order_relaxed);
-                if (rank >= team_) continue;
-                function = function_;
-                context = context_;
-            }
-            function(context, rank);
+        Job job;
+        while (sleepers_.sleep(seen, [&] { job = job_; })) {
+            if (rank >= job.team) continue;
+            job.function(job.context, rank);
             if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
                 { const std::lock_guard<std::mutex> lock(mutex_); }  // not between the caller's look and its sleep
                 finished_.notify_one();
@@ -111,19 +142,15 @@ class Pool {
     }
 
     const int size_;
-    std::vector<std::thread> threads_;
+    Job job_{};
     std::mutex mutex_;
-    std::condition_variable wake_, finished_;
-    bool closing_ = false;
-    Function function_ = nullptr;
-    void* context_ = nullptr;
-    int team_ = 0;
-    std::atomic<uint32_t> job_{0};
+    std::condition_variable finished_;
     std::atomic<int> unfinished_{0};
+    Sleepers sleepers_;
 };
 
-// Threads that lend idle cores to a job. Whoever invites them computes the job himself, waits for nobody, and leaves what
-// they have not begun and takes over what they do not finish; the job, which they share, outlives his interest in it.
+// Threads that lend idle cores to a job. Whoever invites them computes the job himself and waits for nobody: what they
+// have not begun or not finished he does too. The job, which they share, outlives his interest in it.
 //
 // On Linux their policy is SCHED_IDLE: an event loop that wakes takes a helper's core at once, where it would have to wait
 // up to 3 ms for that of an ordinary thread.
@@ -135,83 +162,59 @@ class Helpers {
         virtual void help(int rank) = 0;  // on a helper's thread, 1 <= rank <= count
     };
 
-    explicit Helpers(int count) {
-#if defined(__linux__)
-        sched_getaffinity(0, sizeof allowed_, &allowed_);
-#endif
-        for (int rank = 1; rank <= count; ++rank) threads_.emplace_back([this, rank] { serve(rank); });
-    }
+    explicit Helpers(int count) : count_(count), sleepers_(count, [this](int rank) { serve(rank); }) {}
 
-    ~Helpers() {
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            closing_ = true;
-        }
-        wake_.notify_all();
-        for (std::thread& thread : threads_) thread.join();
-    }
-
-    Helpers(const Helpers&) = delete;
-    Helpers& operator=(const Helpers&) = delete;
-
-    int count() const { return static_cast<int>(threads_.size()); }
+    int count() const { return count_; }
 
     // Until the next invitation; returns at once.
     void invite(std::shared_ptr<Job> job) {
         keep_apart();
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            job_.swap(job);
-            invitation_.fetch_add(1, std::memory_order_release);
-        }
-        wake_.notify_all();
+        sleepers_.wake([&] { job_.swap(job); });
     }
 
    private:
+#if defined(__linux__)
+    static cpu_set_t affinity() {
+        cpu_set_t cores;
+        CPU_ZERO(&cores);
+        sched_getaffinity(0, sizeof cores, &cores);
+        return cores;
+    }
+
     // Not on the caller's core: virtual machines have been seen to wake a sleeper there, beside idle cores, until the
     // balancer comes by milliseconds later. After 10 ms of rest (8, 8) of 4 x 512 took 3.2 ms with two threads, 0.6 with one.
     void keep_apart() {
-#if defined(__linux__)
         const int here = sched_getcpu();
         if (here < 0 || here == avoided_) return;
         cpu_set_t others = allowed_;
         CPU_CLR(here, &others);
         if (CPU_COUNT(&others) == 0) return;
-        for (std::thread& thread : threads_) pthread_setaffinity_np(thread.native_handle(), sizeof others, &others);
+        for (std::thread& thread : sleepers_.threads())
+            pthread_setaffinity_np(thread.native_handle(), sizeof others, &others);
         avoided_ = here;
-#endif
     }
 
-    void serve(int rank) {
-#if defined(__linux__)
+    static void yield_to_others() {
         const sched_param none{};
         sched_setscheduler(0, SCHED_IDLE, &none);
-#endif
-        uint32_t seen = 0;
-        for (;;) {
-            soon([&] { return invitation_.load(std::memory_order_acquire) != seen; });
-            std::shared_ptr<Job> job;
-            {
-                std::unique_lock<std::mutex> lock(mutex_);
-                wake_.wait(lock, [&] { return closing_ || invitation_.load(std::memory_order_relaxed) != seen; });
-                if (closing_) return;
-                seen = invitation_.load(std::memory_order_relaxed);
-                job = job_;
-            }
-            job->help(rank);
-        }
     }
 
-    std::vector<std::thread> threads_;
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    bool closing_ = false;
-    std::shared_ptr<Job> job_;
-    std::atomic<uint32_t> invitation_{0};
-#if defined(__linux__)
-    cpu_set_t allowed_;
+    const cpu_set_t allowed_ = affinity();
     int avoided_ = -1;
+#else
+    void keep_apart() {}
+    static void yield_to_others() {}
 #endif
+
+    void serve(int rank) {
+        yield_to_others();
+        uint32_t seen = 0;
+        for (std::shared_ptr<Job> job; sleepers_.sleep(seen, [&] { job = job_; }); job.reset()) job->help(rank);
+    }
+
+    const int count_;
+    std::shared_ptr<Job> job_;
+    Sleepers sleepers_;
 };
 
 }  // namespace sorl

@@ -156,10 +156,10 @@ class TileEngine final : public Engine {
     struct Tile {
         Rows& rows;
         Rows::Output& output;
-        const std::atomic<int>* state;  // null: nobody else is at it
-        int row, count;
+        Rows::State taken;  // as it is until another has finished it
+        int number, row, count;
         Scratch& mine;
-        bool lost() const { return state != nullptr && state->load(std::memory_order_relaxed) != Rows::helping; }
+        bool lost() const { return rows.state[number].load(std::memory_order_relaxed) != taken; }
     };
 
     static FirstLayer actor_first(const Policy& p) {
@@ -200,7 +200,7 @@ class TileEngine final : public Engine {
         return made;
     }
 
-    void run_tile(Rows& rows, int tile, int rank);
+    void run_tile(Rows& rows, int tile, Rows::State taken, int rank);
     void take_over(Rows& rows);
     void shares(const FirstLayer& layer, const Tile& tile);
     template <class Put>
@@ -232,12 +232,12 @@ void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
     if (with_help) {
         rows->engine = this;
         rows->run = [](void* engine, Rows& rows, int tile, int rank) {
-            static_cast<TileEngine*>(engine)->run_tile(rows, tile, rank);
+            static_cast<TileEngine*>(engine)->run_tile(rows, tile, Rows::helping, rank);
         };
         helpers_.invite(rows);
     }
     for (int tile = 0; tile < rows->tiles; ++tile)
-        if (tile == 0 || rows->take(tile, Rows::open, Rows::owner)) run_tile(*rows, tile, 0);
+        if (tile == 0 || rows->take(tile, Rows::open, Rows::owner)) run_tile(*rows, tile, Rows::owner, 0);
     take_over(*rows);
     select(batch, *rows, result);
 }
@@ -248,17 +248,14 @@ template <class P>
 void TileEngine<P>::take_over(Rows& rows) {
     for (int tile = rows.tiles - 1; tile > 0; --tile) {
         if (rows.state[tile].load(std::memory_order_acquire) != Rows::helping) continue;
-        run_tile(rows, tile, 0);
+        run_tile(rows, tile, Rows::helping, 0);
         rows.take(tile, Rows::helping, Rows::owner);
     }
 }
 
 template <class P>
-void TileEngine<P>::run_tile(Rows& rows, int tile, int rank) {
-    const std::atomic<int>& state = rows.state[tile];
-    const bool contested = state.load(std::memory_order_relaxed) != Rows::owner;
-    const Tile work{rows, rows.output[rank > 0], contested ? &state : nullptr, rows.first_of(tile), rows.rows_of(tile),
-                    *scratch_[rank]};
+void TileEngine<P>::run_tile(Rows& rows, int tile, Rows::State taken, int rank) {
+    const Tile work{rows, rows.output[rank > 0], taken, tile, rows.first_of(tile), rows.rows_of(tile), *scratch_[rank]};
     act(work);
     for (int member = 0; member < p_.members && !work.lost(); ++member) score(member, work);
 }
