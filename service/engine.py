@@ -87,7 +87,7 @@ class Engine:
         started = time.perf_counter()
         for piece in self.rehearsal():
             piece()
-        log.info("%s warmed up in %.2f s with %d threads", self.name, time.perf_counter() - started, self._threads)
+        log.info("%s warmed up in %.2f s", self.name, time.perf_counter() - started)
 
     def rehearsal(self) -> list[Callable[[], None]]:
         """`warm_up` in pieces of a few batches at most, so that other engines' batches can go between them."""
