@@ -83,11 +83,12 @@ def test_card_says_who_is_served(page: Any, url: str) -> None:
     assert page.inner_text("h1") == model["name"]
     assert page.inner_text("#headline") == f"{100 * model['headline']['success']:.1f}%"
     card = page.inner_text("#card")
+    headline = model["headline"]
     for words in (
         model["engine"],
         f"{model['obs_dim']} numbers",
-        "86.2 to 94.2",
-        "200 episodes",
+        f"{100 * headline['low']:.1f} to {100 * headline['high']:.1f}",
+        f"{headline['episodes']} episodes at {headline['num_candidates']} × {headline['num_steps']}",
         model["version"][:12],
     ):
         assert words in card
@@ -131,13 +132,17 @@ def test_frontier_is_the_policys(page: Any, url: str) -> None:
         assert {label.split(":")[0] for label in best} == expected
 
 
-def test_pointing_at_a_budget_shows_it_and_a_click_takes_it_over(page: Any) -> None:
-    cell = page.locator(".cell[aria-label^='4 candidates, 6 steps']")
+def test_pointing_at_a_budget_shows_it_and_a_click_takes_it_over(page: Any, url: str) -> None:
+    measured = get(url, "models")["models"][0]["frontier"][0]
+    n, m = measured["num_candidates"], measured["num_steps"]
+    success, low, high = (f"{100 * measured[name]:.0f}" for name in ("success", "low", "high"))
+    cell = page.locator(f".cell[aria-label^='{n} candidates, {m} steps']")
     cell.locator(".mark").hover()
-    assert "N = 4, M = 6: 88\u00a0%, 95\u00a0% interval 76 to 94, 50 episodes" in page.inner_text("#frontier-readout")
+    told = f"N = {n}, M = {m}: {success}\u00a0%, 95\u00a0% interval {low} to {high}, {measured['episodes']} episodes"
+    assert told in page.inner_text("#frontier-readout")
     cell.locator(".mark").click()
-    assert page.inner_text("output[for=num_candidates]") == "4"
-    assert page.inner_text("output[for=num_steps]") == "6"
+    assert page.inner_text("output[for=num_candidates]") == str(n)
+    assert page.inner_text("output[for=num_steps]") == str(m)
 
 
 def test_what_is_shown_is_what_act_answers(page: Any, url: str) -> None:
@@ -193,13 +198,14 @@ def test_less_than_asked_says_why(page: Any) -> None:
 
 
 def test_errors_name_their_field(browser: Any, url: str) -> None:
+    dim = get(url, "models")["models"][0]["obs_dim"]
     with opened(browser, url) as (page, faults):
         for text, field, words in (
-            ("[1, 2, 3]", "observation", "expected 28 numbers a row"),
+            ("[1, 2, 3]", "observation", f"expected {dim} numbers a row"),
             ("[1, 2", "observation", "expected JSON"),
-            ('{"observation": [0], "num_candidates": 100000}', "observation", "expected 28 numbers"),
-            (f'{{"observation": {[0] * 28}, "num_candidates": 100000}}', "num_candidates", "1 to 4096"),
-            (f'{{"observation": {[0] * 28}, "seed": -1}}', "seed", "0 to 2^64 - 1"),
+            ('{"observation": [0], "num_candidates": 100000}', "observation", f"expected {dim} numbers"),
+            (f'{{"observation": {[0] * dim}, "num_candidates": 100000}}', "num_candidates", "1 to 4096"),
+            (f'{{"observation": {[0] * dim}, "seed": -1}}', "seed", "0 to 2^64 - 1"),
         ):
             page.fill("#observation", text)
             send(page)
