@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -27,10 +28,15 @@ if TYPE_CHECKING:
 MODES = {
     "fp32": TritonOptions(precision="fp32"),
     "exact": TritonOptions(),
+    "exact-split": TritonOptions(split=True),
     "fastest": TritonOptions(replay="fastest"),
     "split": TritonOptions(split=True, replay="fastest"),
 }
 WARM_UPS, REPEATS = 20, 200
+TILE_REQUESTS = tuple(2**power for power in range(10))
+"""Batches of so many requests of (32, 4) show where the choice of a tile should turn."""
+CLIENTS = (16, 64)
+"""Of the closed loops on POST /act, where wrk is installed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,7 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes a shape"
     )
-    parser.add_argument("--requests", type=int, default=500, help="POST /act at the end; 0 leaves them out")
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=500,
+        help="POST /act at the end, one after the other, and then from 16 and 64 clients if wrk is installed; 0: none",
+    )
     add_json_option(parser)
     options = parser.parse_args(arguments)
     try:
@@ -58,6 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     print()
     report["times"] = [time_point(policy, backends, point, compiled=not options.no_compile) for point in POINTS]
     print_table(report["times"])
+    report["tiles"] = [time_tiles(backends, requests) for requests in TILE_REQUESTS]
+    print()
+    print_table(report["tiles"])
     if options.requests:
         report["act"] = _serve(options.model, policy, options.requests, list(backends))
         print()
@@ -151,6 +165,12 @@ def time_point(
     return row
 
 
+def time_tiles(backends: dict[str, TritonBackend], requests: int) -> dict[str, Any]:
+    """A row of the table of tiles: median microseconds of each mode for `requests` requests of (32, 4)."""
+    times = {f"{mode} us": _median_of_backend(backend, (requests, 32, 4)) for mode, backend in backends.items()}
+    return {"rows": 32 * requests, **times}
+
+
 def _network(policy: Policy) -> Network:
     spec = policy.spec
     return Network(spec.obs_dim, spec.action_dim, max(spec.actor_hidden), len(spec.actor_hidden), spec.ensemble_size)
@@ -191,21 +211,27 @@ def _median(run: Callable[[], Any]) -> float:
     return float(times[len(times) // 2])
 
 
+def server_flags(mode: str) -> tuple[str, ...]:
+    """Of `sorl-serve`, to compute on the card as `mode` does; "reference" is torch, eager."""
+    if mode == "reference":
+        return ("--backend", "reference", "--device", "cuda")
+    chosen = MODES[mode]
+    flags = ("--backend", "triton", "--device", "cuda", "--precision", chosen.precision)
+    return (*flags, "--triton-replay", chosen.replay, "--triton-split", str(chosen.split).lower())
+
+
 def _serve(model: Path, policy: Policy, requests: int, modes: list[str]) -> list[dict[str, Any]]:
-    """POST /act at the policy's default budget, through a real server, for the reference and each right mode."""
+    """POST /act through a real server, for the reference and each right mode."""
     from bench.latency import act_latency
 
     budget = policy.spec.default_budget
     observation = [float(value) for value in policy.observation_mean]
+    clients = CLIENTS if shutil.which("wrk") else ()
     rows = []
     for mode in ["reference", *modes]:
-        flags = ["--backend", "reference" if mode == "reference" else "triton", "--device", "cuda"]
-        if mode != "reference":
-            chosen = MODES[mode]
-            flags += ["--triton-precision", chosen.precision, "--triton-replay", chosen.replay]
-            flags += ["--triton-split"] if chosen.split else []
-        found = act_latency(model, observation, budget.num_candidates, budget.num_steps, requests, *flags)
-        rows.append({"POST /act": mode, "N, M": f"{budget.num_candidates}, {budget.num_steps}", **found})
+        for n, m in dict.fromkeys([(budget.num_candidates, budget.num_steps), (32, 4)]):
+            found = act_latency(model, observation, n, m, requests, *server_flags(mode), clients=clients)
+            rows.append({"POST /act": mode, "N, M": f"{n}, {m}", **found})
     return rows
 
 

@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import http.client
 import json
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from bench import wrk
 from bench.process import serving, sorl_serve
 
 WARM_UPS = 20
+LOOP_SECONDS = 3
 
 
 def act_latency(
-    model: Path, observation: list[float], candidates: int, steps: int, requests: int, *arguments: str
+    model: Path,
+    observation: list[float],
+    candidates: int,
+    steps: int,
+    requests: int,
+    *arguments: str,
+    clients: tuple[int, ...] = (),
 ) -> dict[str, float]:
     """Start a server, ask `requests` times, one after the other, over one connection.
 
     Args:
         arguments: flags of `sorl-serve` beyond model and port.
+        clients: of closed loops afterwards (wrk), three seconds each.
 
     Returns:
-        p50 and p99 in milliseconds: of the whole request, and of what the server calls compute.
+        p50 and p99 in milliseconds: of the whole request, and of what the server calls compute. Then of each closed
+        loop the requests/s that were answered with 2xx.
 
     Raises:
         RuntimeError: the server did not become ready, or answered with an error; the message has its last words.
@@ -45,8 +57,19 @@ def act_latency(
                 if response.status != 200:
                     raise RuntimeError(f"POST /act answered {response.status}: {content.decode()}")
                 compute.append(json.loads(content)["timing_ms"]["compute"])
-    return {
+        rates = {f"{count} clients, requests/s": _closed_loop(server.url, body, count) for count in clients}
+    latencies = {
         f"{name} {label} ms": float(np.quantile(values[WARM_UPS:], share))
         for name, values in (("request", whole), ("compute", compute))
         for label, share in (("p50", 0.5), ("p99", 0.99))
     }
+    return latencies | rates
+
+
+def _closed_loop(url: str, fields: dict[str, Any], clients: int) -> float:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as body:
+        json.dump(fields, body)
+        body.flush()
+        wrk.load(url, Path(body.name), clients, 1)
+        figures = wrk.load(url, Path(body.name), clients, LOOP_SECONDS)
+    return (figures["requests"] - figures["failed"]) / figures["seconds"]

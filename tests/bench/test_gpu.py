@@ -12,9 +12,11 @@ from bench import gpu
 from bench.latency import act_latency
 from bench.peers import torch_sampler
 from kernels.backend import SampleBatch
+from kernels.gpu.configuration import TritonOptions
 from kernels.philox import standard_normals
 from kernels.reference import ReferenceBackend
 from policy import load_policy
+from service.settings import load_settings
 from tests.policies import random_policy
 
 MODEL = Path(__file__).parent.parent.parent / "deploy" / "policies" / "pointmaze-medium.safetensors"
@@ -44,6 +46,18 @@ def test_the_peer_computes_the_same_actions(steps: int) -> None:
     action, value = torch_sampler(policy, 6, steps)(torch.from_numpy(observation), noise)
     np.testing.assert_allclose(action.numpy(), expected.action, atol=1e-5)
     np.testing.assert_allclose(value.numpy(), expected.q, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["reference", *gpu.MODES])
+def test_the_server_takes_every_mode_s_flags(mode: str) -> None:
+    settings = load_settings(["--model", str(MODEL), *gpu.server_flags(mode)])
+    assert settings.device == "cuda"
+    if mode == "reference":
+        assert settings.backend == "reference"
+    else:
+        assert settings.backend == "triton"
+        found = TritonOptions(settings.precision, settings.triton_replay, settings.triton_split)
+        assert found == gpu.MODES[mode]
 
 
 @pytest.mark.slow
