@@ -38,6 +38,7 @@ def test_the_table_has_a_row_a_point(card: str, tmp_path: Path, capsys: pytest.C
     assert main(["--card", card, "--json", str(tmp_path / "model.json")]) == 0
     table = json.loads((tmp_path / "model.json").read_text())["table"]
     assert [row["R, N, M"] for row in table] == [", ".join(map(str, point)) for point in POINTS]
-    # 1.3: thresholds are those of a card with 132 SMs; on an A100's 108 the small tile takes a second wave at 2,048 rows.
+    # 1.3: thresholds are those of a card with 132 SMs; on an A100's 108 the small tile takes a second wave
+    # at 2,048 rows.
     assert all(row["floor us"] < row["fused fastest us"] <= 1.3 * row["eager us"] for row in table)
     assert "64x128" in capsys.readouterr().out
