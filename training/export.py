@@ -1,4 +1,4 @@
-"""`sorl-export`: a trained policy becomes a file to ship: named, with its measurements inside, then read back."""
+"""`sorl-export`: a trained policy becomes a file to ship: named, with its measurements inside and a card beside it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import tyro
 from sorl_client.statistics import wilson_interval
 
 from policy import Budget, CheckpointError, Measurement, Policy, load_policy
+from training.card import model_card, summary
+from training.files import write_text
 from training.readback import save_and_read_back
 from training.results.errors import ResultsError
 from training.results.experiments import best_cell, record_folder
@@ -21,12 +23,12 @@ from training.results.record import Record
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Attach name, frontier, headline and default budget to a policy, and write it where it is served from."""
+    """Attach name, frontier, headline and default budget to a policy; write it where it is served from, with a card."""
 
     policy: tyro.conf.Positional[Path]
     """A policy.safetensors, or a run folder that holds one."""
     out: Path
-    """The file to write, e.g. deploy/policies/cube-single.safetensors."""
+    """The file to write, e.g. deploy/policies/cube-single.safetensors; its card is cube-single.md beside it."""
     name: str | None = None
     """Name under which the service offers it; without it, the output's file name."""
     frontier: tuple[Path, ...] = ()
@@ -43,7 +45,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Policy:
-    """Write `config.out`. Returns the policy as read back from it.
+    """Write `config.out` and its card. Returns the policy as read back.
 
     Raises:
         CheckpointError: the policy is damaged, or what was read back is not what was written.
@@ -65,7 +67,9 @@ def export(config: ExportConfig) -> Policy:
     if config.notes is not None:
         spec = replace(spec, provenance=replace(spec.provenance, notes=config.notes))
     policy.spec = spec
-    return save_and_read_back(policy, config.out)
+    written = save_and_read_back(policy, config.out)
+    write_text(config.out.with_suffix(".md"), model_card(written, config.out.name))
+    return written
 
 
 def _of_reports(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
@@ -130,27 +134,9 @@ def _measurement(cell: dict[str, Any]) -> Measurement:
     return Measurement(**{field.name: cell[field.name] for field in fields(Measurement)})
 
 
-def format_card(policy: Policy) -> str:
-    """A policy's card, for people."""
-    spec, origin = policy.spec, policy.spec.provenance
-    lines = [
-        f"{spec.name}: {spec.obs_dim} observations -> {spec.action_dim} actions at {spec.control_hz:g} Hz",
-        f"  trained on {origin.environment}, {origin.updates:,} updates, seed {origin.seed}",
-        f"  actor {spec.actor_hidden}, {spec.ensemble_size} critics {spec.critic_hidden}, {spec.q_agg} of the ensemble",
-        f"  default budget N={spec.default_budget.num_candidates}, M={spec.default_budget.num_steps}",
-    ]
-    if spec.headline:
-        cell = spec.headline
-        lines.append(
-            f"  success {cell.success:.1%} [{cell.low:.1%}, {cell.high:.1%}] over {cell.episodes} episodes "
-            f"at N={cell.num_candidates}, M={cell.num_steps}"
-        )
-    return "\n".join([*lines, f"  version {policy.version}"])
-
-
 def main() -> None:
     try:
         config = tyro.cli(ExportConfig)
-        print(f"{config.out}\n{format_card(export(config))}")
+        print(f"{config.out}\n{summary(export(config))}")
     except (CheckpointError, ResultsError, ValueError, OSError) as error:
         raise SystemExit(f"sorl-export: {error}") from None

@@ -20,8 +20,8 @@ from sorl_client.episodes import control_hz, make_env
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
 from training.action_bounds import ActionBounds
 from training.array_pickle import Leaf, read_array_pickle
+from training.card import summary
 from training.config import TrainConfig
-from training.export import format_card
 from training.files import sha256_of
 from training.readback import save_and_read_back
 from training.released import ACTOR, CRITIC, ReleasedTreeError, hidden_sizes, input_size, module_state
@@ -217,4 +217,4 @@ def main() -> None:
         policy = import_released(config)
     except (CheckpointError, ValueError, OSError) as error:
         raise SystemExit(f"sorl-import: {error}") from None
-    print(f"{config.out or config.checkpoint.with_suffix('.safetensors')}\n{format_card(policy)}")
+    print(f"{config.out or config.checkpoint.with_suffix('.safetensors')}\n{summary(policy)}")

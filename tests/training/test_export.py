@@ -15,7 +15,8 @@ from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import Budget, CheckpointError, Measurement, load_policy, save_policy
 from tests.policies import random_policy
-from training.export import ExportConfig, export, format_card
+from training.card import model_card
+from training.export import ExportConfig, export
 from training.files import sha256_of, write_json
 from training.results.experiments import record_folder
 from training.results.plan import Plan, Subject
@@ -64,7 +65,7 @@ def test_measurements_travel_inside_and_weights_are_untouched(config: ExportConf
     assert spec.headline == spec.frontier[1]
     assert spec.default_budget == Budget(8, 4)
     assert spec.provenance.notes == "trained on a Sunday"
-    assert "success 90.0%" in format_card(exported)
+    assert config.out.with_suffix(".md").read_text() == model_card(exported, "shipped.safetensors")
     for name, tensor in load_policy(source).state_dict().items():
         assert torch.equal(exported.state_dict()[name], tensor)
     batch = SampleBatch.of(np.ones((2, 11), np.float32), 4, 2, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from training.results.markdown import budget, cells, figure, table
 from training.results.measurements import Measurements
 from training.results.protocol import Protocol
@@ -27,16 +29,21 @@ def grid_section(tables: Tables, measurements: Measurements) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def budget_table(
+    rates: Mapping[tuple[int, int], Row], num_candidates: Iterable[int], num_steps: Iterable[int], best: tuple[int, int]
+) -> str:
+    """Success by (N, M), a line for every M; the best cell in bold."""
+    columns = list(num_candidates)
+    return table(
+        ["M", *(f"N = {n}" for n in columns)],
+        ([m, *(_cell(rates.get((n, m)), bold=(n, m) == best) for n in columns)] for m in num_steps),
+    )
+
+
 def _grid(policy: Row, rows: list[Row], protocol: Protocol) -> str:
     by_budget = {budget(row): row for row in rows}
     best = (policy["best_num_candidates"], policy["best_num_steps"])
-    body = table(
-        ["M", *(f"N = {n}" for n in protocol.num_candidates)],
-        (
-            [m, *(_cell(by_budget.get((n, m)), bold=(n, m) == best) for n in protocol.num_candidates)]
-            for m in protocol.num_steps
-        ),
-    )
+    body = budget_table(by_budget, protocol.num_candidates, protocol.num_steps, best)
     if best not in by_budget:
         return body
     looks = f" and {policy['checkpoints']} checkpoints" if policy["checkpoints"] > 1 else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from training.files import atomic_path
+from training.files import write_text
 from training.results.claims_section import claims_section, not_reproduced_section
 from training.results.grid_section import grid_section
 from training.results.markdown import budget, cells, figure, table
@@ -18,8 +18,7 @@ from training.results.wording import conditions, duration, number, rate
 
 def write_page(tables: Tables, measurements: Measurements, path: Path) -> None:
     """Write `path`; plots and tables are linked from the folder of the same name beside it."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(render_page(tables, measurements))
+    write_text(path, render_page(tables, measurements))
 
 
 def render_page(tables: Tables, measurements: Measurements) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from training.results.measurements import Measurements
 from training.results.record import Row
@@ -46,9 +47,16 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
+def layers(widths: Sequence[object]) -> str:
+    """Hidden widths: "4 x 512", or each where they differ."""
+    same = len(set(widths)) == 1
+    return f"{len(widths)} x {widths[0]}" if same else f"({', '.join(map(str, widths))})"
+
+
 def network(row: Row) -> str:
     """ "actor 3 x 256, 2 critics 3 x 256" from a row of the table of policies."""
-    return f"actor {_layers(row['actor_hidden'])}, {row['ensemble_size']} critics {_layers(row['critic_hidden'])}"
+    actor, critic = (layers(row[name].split()) for name in ("actor_hidden", "critic_hidden"))
+    return f"actor {actor}, {row['ensemble_size']} critics {critic}"
 
 
 def training(row: Row) -> str:
@@ -81,11 +89,6 @@ def selection_note(policies: list[Row], measurements: Measurements) -> str:
         f"{seeds.episodes} episodes a point, selection seeds {seeds}; bars: 95 % Wilson intervals. "
         f"{policies_note(policies)}"
     )
-
-
-def _layers(hidden: str) -> str:
-    widths = hidden.split()
-    return f"{len(widths)} x {widths[0]}" if len(set(widths)) == 1 else f"({', '.join(widths)})"
 
 
 def _signed(value: float) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.config import TrainConfig
-from training.files import atomic_path
+from training.files import write_text
 from training.results.markdown import table
 from training.results.runs import training_seconds
 from training.sweep.comparison import Comparison, points
@@ -54,8 +54,7 @@ def write_page(
         sections += ["## Against the plain settings", _comparisons(comparisons), COMPARISON_NOTE]
     if missing := [run.name for run in runs if run.name not in results]:
         sections += ["## Not run", "\n".join(f"- {name}" for name in missing)]
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n\n".join(sections) + "\n")
+    write_text(path, "\n\n".join(sections) + "\n")
 
 
 def _what(runs: Sequence[Run], finished: Sequence[Run], results: dict[str, dict[str, Any]]) -> str:
