@@ -39,6 +39,8 @@ def keep_child(folder: str) -> tuple[str, str]:
     Raises:
         ChildKilled: see there.
     """
+    # A shell script's `&` starts Ray with SIGINT ignored, which its workers inherit: cancelling would do nothing.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     path = Path(folder)
     if not (path / "run.json").exists():
         return "failed", f"{path} is not visible on {socket.gethostname()}: --out must be on a shared file system"

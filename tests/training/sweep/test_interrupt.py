@@ -22,13 +22,15 @@ from training.sweep.runner import Outcome, Resources, run_all
 
 pytestmark = pytest.mark.slow
 FOREVER = 10**9
+IN_BACKGROUND = ("sh", "-c", "trap '' INT QUIT; exec \"$@\"", "sh")  # as `sorl-sweep ... &` in a script
 
 
 @contextmanager
-def endless(sweep: Sweep, out: Path, save_every: int) -> Iterator[subprocess.Popen[str]]:
+def endless(sweep: Sweep, out: Path, save_every: int, start: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
     """`sorl-sweep` in a process group of its own, as a shell would start it, training three seeds for ever."""
     settings = {**sweep.settings, "hidden": [8], "save_every": save_every, "updates": FOREVER}
     command = [
+        *start,
         *(sys.executable, "-m", "training.sweep.cli", "--out", str(out), "--tasks", TASK, "--seeds", "0", "1", "2"),
         *("--local-cpus", "2", "--status-every", "0.1"),
         *("--num-candidates", "1", "2", "--num-steps", "1", "--episodes", "1"),
@@ -81,8 +83,11 @@ def finish(ray: Any, sweep: Sweep, out: Path) -> None:
         assert done(run) == updates
 
 
-def test_ctrl_c_saves_and_the_next_start_continues(sweep: Sweep, local_ray: Any, tmp_path: Path) -> None:
-    with endless(sweep, tmp_path, save_every=FOREVER) as process:
+@pytest.mark.parametrize("start", [(), IN_BACKGROUND], ids=["in front", "in background"])
+def test_ctrl_c_saves_and_the_next_start_continues(
+    sweep: Sweep, local_ray: Any, tmp_path: Path, start: tuple[str, ...]
+) -> None:
+    with endless(sweep, tmp_path, save_every=FOREVER, start=start) as process:
         wait_for_updates(process, least=10)
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate()
