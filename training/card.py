@@ -1,43 +1,18 @@
-"""A policy's model card, made from what its file says of itself: no sentence that the file does not hold."""
+"""A policy's model card: what its file says of itself, and what holds for every policy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
 
 from policy import Measurement, Policy, PolicySpec
-from training.config import TrainConfig
+from training.config import departures
 from training.results.grid_section import budget_table
 from training.results.markdown import table
 from training.results.wording import layers, rate
 
-# What decides what is learned. The rest of a run's settings says where it ran and what it logged.
-_LEARNING = (
-    "hidden",
-    "batch_size",
-    "learning_rate",
-    "anneal_updates",
-    "max_grad_norm",
-    "tau",
-    "discount",
-    "q_agg",
-    "q_loss_coef",
-    "clip_targets",
-    "normalise_q_loss",
-    "t_epsilon",
-    "flow_coef",
-    "consistency_coef",
-    "leak_td_gradient",
-    "shared_optimizer",
-    "lagged_targets",
-    "ensemble_size",
-    "critic_conditioning",
-    "denoise_timesteps",
-    "max_backprop_steps",
-    "normaliser",
-    "precision",
-)
+# Said elsewhere on the card.
+_SAID = {"updates", "preset", "start_from", "action_low", "action_high", "control_hz"}
 
 
 def model_card(policy: Policy, file: str) -> str:
@@ -47,7 +22,7 @@ def model_card(policy: Policy, file: str) -> str:
         _FRONT_MATTER,
         f"# {spec.name}",
         f"A shortcut policy with a Q ensemble (SORL, arXiv 2505.22866){_purpose(spec)}. Written by `sorl-export` from "
-        f"the metadata of `{file}`, which holds everything below.",
+        f"the metadata of `{file}`.",
         table(["", ""], _contract(policy)),
         _USE.format(file=file, budget=_budget(spec.default_budget.num_candidates, spec.default_budget.num_steps)),
         "## Success",
@@ -149,7 +124,12 @@ def _training(spec: PolicySpec) -> list[str]:
     origin = spec.provenance
     data = f" on data of sha256 `{origin.dataset_sha256}`" if origin.dataset_sha256 else ""
     parts = [f"{origin.updates:,} updates{data}, seed {origin.seed}."]
-    if rows := _departures(origin.environment, origin.config):
+    rows = [
+        (f"`{name}`", _value(here), _value(default))
+        for name, (here, default) in departures({"task": origin.environment, **origin.config}).items()
+        if name not in _SAID
+    ]
+    if rows:
         parts += [
             "Settings that differ from the defaults of `sorl-train`, which are the paper's where it has any for this "
             "environment:",
@@ -162,13 +142,6 @@ def _training(spec: PolicySpec) -> list[str]:
     return [*parts, origin.notes] if origin.notes else parts
 
 
-def _departures(environment: str, config: Any) -> list[tuple[str, str, str]]:
-    default = TrainConfig(task=environment).resolved().as_json()
-    here = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-    names = [name for name in _LEARNING if name in here and here[name] != default[name]]
-    return [(f"`{name}`", _value(here[name]), _value(default[name])) for name in names]
-
-
 def _value(value: object) -> str:
     if isinstance(value, tuple):
         return layers(value)
@@ -179,6 +152,7 @@ def _limits(spec: PolicySpec) -> str:
     where = f"`{spec.provenance.environment}`" if spec.provenance.environment else "its training environment"
     return (
         f"- Nothing is known of it outside {where}: not on other tasks, nor on a robot where that is a simulation.\n"
-        "- An observation unlike the data's is not recognised: it gets an action within bounds that means nothing.\n"
+        "- An observation unlike the data's gets an action all the same, within bounds and without meaning: "
+        "`observation_z_max` of the reply says how many standard deviations off it is.\n"
         "- Q ranks candidates of one observation; it is no probability of success."
     )

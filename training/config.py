@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,11 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "scene": {"discount": 0.99, "q_agg": "mean", "q_loss_coef": 100.0},
     "pointmaze-medium": {"discount": 0.995, "q_agg": "mean", "q_loss_coef": 10.0},
 }
+
+# What says where a run was and what it left, and nothing of what it learned.
+CIRCUMSTANCES = frozenset(
+    {"run_dir", "dataset", "device", "compute", "threads", "log_every", "save_every", "keep_every"}
+)
 
 # Where the released code departs from the paper.
 REFERENCE_SWITCHES = ("leak_td_gradient", "shared_optimizer", "lagged_targets")
@@ -161,23 +167,26 @@ class TrainConfig:
 
         `updates` and `anneal_updates` are free: a run may be continued further, or brought to its end.
         """
-        free = {
+        free = CIRCUMSTANCES | {
             "preset",  # its switches count
             "updates",
             "anneal_updates",
-            "run_dir",
             "start_from",  # its version counts
-            "dataset",
             "control_hz",
-            "device",
-            "compute",
-            "threads",
-            "log_every",
-            "save_every",
-            "keep_every",
         }
         return {
             field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
             for field in fields(self)
             if field.name not in free
         }
+
+
+def departures(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings of a run, as JSON has them, that are not the defaults for its task: name -> (here, default).
+
+    Circumstances, task and seed are left out, and settings that the run did not know.
+    """
+    defaults = TrainConfig(task=config.get("task", "")).resolved().as_json()
+    here = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
+    said = (name for name in defaults if name in here and name not in CIRCUMSTANCES | {"task", "seed"})
+    return {name: (here[name], defaults[name]) for name in said if here[name] != defaults[name]}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import TrainConfig
+from training.config import departures
 from training.files import write_text
 from training.results.markdown import table
 from training.results.runs import training_seconds
@@ -19,8 +19,6 @@ COMPARISON_NOTE = (
     "t over seeds, at least as wide as the paired interval of all their episodes together (Newcombe 1998, method 10). "
     '"Better" and "worse" need an interval that excludes 0. Tests are not corrected for their number.'
 )
-# What every setting has by default, or what says nothing of what was learned.
-_UNSAID = {"task", "seed", "run_dir", "dataset", "device", "threads", "log_every", "save_every", "keep_every"}
 
 
 def write_page(
@@ -58,10 +56,9 @@ def write_page(
 
 
 def _what(runs: Sequence[Run], finished: Sequence[Run], results: dict[str, dict[str, Any]]) -> str:
-    first, plain = runs[0].config, TrainConfig(task=runs[0].task).resolved()
+    first = runs[0].config
     varied = {name for run in runs for name in run.varied}
-    ours, default = first.as_json(), plain.as_json()
-    said = [f"{name} {ours[name]}" for name in ours if name not in _UNSAID | varied and ours[name] != default[name]]
+    said = [f"{name} {here}" for name, (here, _) in departures(first.as_json()).items() if name not in varied]
     times = [training_seconds(run.folder / "metrics.csv", run.config.updates) for run in finished]
     seconds = [time for time in times if time is not None]
     lines = [
