@@ -29,13 +29,15 @@ class ResultsConfig:
     """Test the paper's claims on policies: run what has not been run, then write tables, plots and a page a task.
 
     Interrupt it at any time: the same command continues. A page shows the policies that the last command named;
-    measurements of others stay, and nothing is measured twice.
+    measurements of others stay, and nothing is measured twice. With --add it goes on showing what it showed before.
     """
 
     policies: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders or .safetensors files: every experiment is run on each. One page for every task among them."""
     curves: tuple[Path, ...] = ()
     """Further run folders, for the learning curves alone."""
+    add: bool = False
+    """Add to what a page shows already, whose policy files may be gone, in place of showing these policies alone."""
     out: Path = Path("docs/results")
     """Where pages and folders of measurements are written."""
     checkpoint: Literal["last", "best"] = "last"
@@ -110,6 +112,7 @@ def run(config: ResultsConfig) -> list[Path]:
             [source for source in others if source.task == task],
             config.checkpoint,
             config.only,
+            config.add,
         )
         for task in tasks
     ]
@@ -121,9 +124,17 @@ def study(
     others: list[Run],
     checkpoint: Literal["last", "best"] = "last",
     only: tuple[Experiment, ...] = ResultsConfig.only,
+    add: bool = False,
 ) -> Path:
-    """One task: run its experiments and render its page, which is returned."""
+    """One task: run its experiments and render its page, which is returned.
+
+    Raises:
+        ResultsError: see there; with `add`, also a page that was measured by other rules, before anything is run.
+    """
     folder = laboratory.folder
+    shown = Plan.read(folder / "plan.json") if add and (folder / "plan.json").exists() else None
+    if shown:
+        shown.require_protocol(laboratory.protocol)
     curved = [run for run in (*subjects, *others) if len(run.checkpoints) > 1]
     if checkpoint == "best":
         for source in subjects:
@@ -135,6 +146,7 @@ def study(
         laboratory.record(point)
     task = (*subjects, *others)[0].task
     plan = Plan(task, laboratory.protocol, tuple(subject for subject, _ in chosen), tuple(map(curve_of, curved)))
+    plan = shown.plus(plan) if shown else plan
     plan.write(folder / "plan.json")
     for subject, point in chosen:
         laboratory.measure(point, subject.label, only)

@@ -46,6 +46,24 @@ class Plan:
         curves = [version for curve in self.curves for _, version in curve.points]
         return list(dict.fromkeys([*(subject.version for subject in self.subjects), *curves]))
 
+    def require_protocol(self, protocol: Protocol) -> None:
+        """Raises ResultsError, naming the settings, when `protocol` is not this plan's: one page, one set of rules."""
+        ours, others = asdict(self.protocol), asdict(protocol)
+        differing = [f"{name} (the page has {ours[name]})" for name in ours if ours[name] != others[name]]
+        if differing:
+            raise ResultsError(f"the page of {self.task} was measured by other rules: {', '.join(differing)}")
+
+    def plus(self, further: Plan) -> Plan:
+        """This plan and what `further` names besides; of two entries with one label, `further`'s.
+
+        Raises:
+            ResultsError: see `require_protocol`.
+        """
+        self.require_protocol(further.protocol)
+        subjects = {subject.label: subject for subject in (*self.subjects, *further.subjects)}
+        curves = {curve.label: curve for curve in (*self.curves, *further.curves)}
+        return Plan(self.task, self.protocol, tuple(subjects.values()), tuple(curves.values()))
+
     def write(self, path: Path) -> None:
         write_json(path, asdict(self))
 

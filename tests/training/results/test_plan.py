@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,24 @@ def test_what_is_no_plan_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(ResultsError, match="is not a plan"):
         Plan.read(path)
+
+
+def test_a_plan_is_added_to_by_label() -> None:
+    further = replace(
+        PLAN,
+        subjects=(Subject("seed 1", "d" * 64, 1), Subject("large", "e" * 64, 1)),
+        curves=(Curve("large", ((10, "f" * 64),)),),
+    )
+    both = PLAN.plus(further)
+    assert [(subject.label, subject.version[0]) for subject in both.subjects] == [
+        ("seed 0", "a"),
+        ("seed 1", "d"),
+        ("large", "e"),
+    ]
+    assert both.curves == (*PLAN.curves, *further.curves)
+
+
+def test_other_rules_are_not_added() -> None:
+    further = replace(PLAN, protocol=replace(SMALL, curve_cells=((1, 1),)))
+    with pytest.raises(ResultsError, match=r"other rules: curve_cells \(the page has \(\(1, 8\), \(2, 8\)\)\)"):
+        PLAN.plus(further)

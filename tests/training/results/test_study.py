@@ -185,6 +185,30 @@ def test_the_best_checkpoint_is_the_one_of_most_successes(runs: tuple[Path, Path
     assert "over 6 cells and 2 checkpoints" in page.read_text()
 
 
+def test_a_page_is_added_to_though_its_policies_are_gone(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = runs
+    study(laboratory(tmp_path, outcomes), find_runs((first,)), [])
+    for file in first.iterdir():
+        file.unlink()
+    lab = laboratory(tmp_path, outcomes)
+    text = study(lab, find_runs((second,)), [], add=True).read_text()
+    assert "Everything planned was run." in text
+    assert [row["label"] for row in table(lab.folder, "policies")] == ["seed 0", "seed 1"]
+    assert {row["label"] for row in table(lab.folder, "curves")} == {"seed 0", "seed 1"}
+
+
+def test_other_rules_are_refused_before_anything_is_run(
+    runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
+) -> None:
+    study(laboratory(tmp_path, outcomes), find_runs(runs[:1]), [])
+    plan = (tmp_path / "out" / TASK / "plan.json").read_text()
+    other = Laboratory(tmp_path / "out" / TASK, replace(SMALL, num_steps=(1, 4)), run=in_process)
+    with pytest.raises(ResultsError, match="num_steps"):
+        study(other, find_runs(runs[1:]), [], checkpoint="best", add=True)
+    assert in_process.jobs == []
+    assert (tmp_path / "out" / TASK / "plan.json").read_text() == plan
+
+
 def test_a_single_file_has_no_learning_curve(runs: tuple[Path, Path], tmp_path: Path) -> None:
     (source,) = find_runs((runs[0] / "policy-10.safetensors",))
     text = study(laboratory(tmp_path, outcomes), [source], [], only=("grid", "claims", "verifier")).read_text()
