@@ -36,8 +36,8 @@ class ExportConfig:
     headline: Path | None = None
     """Report of `sorl-evaluate --json` with ONE cell, on seeds that chose nothing."""
     results: Path | None = None
-    """In place of both: a folder of `sorl-results`, say docs/results/TASK. The frontier is its grid on selection seeds,
-    the headline its best cell on report seeds."""
+    """In place of --frontier: a folder of `sorl-results`, say docs/results/TASK. The frontier is its grid on selection
+    seeds; the headline, where --headline names no other, its best cell on report seeds."""
     default_budget: tuple[int, int] | None = None
     """N and M of a request that names neither; without it, the headline's."""
     notes: str | None = None
@@ -75,19 +75,14 @@ def export(config: ExportConfig) -> Policy:
 def _of_reports(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
     frontier = [_read(path, policy) for path in config.frontier]
     cells = [_measurement(cell) for report in frontier for cell in report["cells"]]
-    if config.headline is None:
-        return cells, None
-    headline = _read(config.headline, policy)
-    if len(headline["cells"]) != 1:
-        raise ValueError(f"{config.headline}: a headline is one cell, found {len(headline['cells'])}")
-    _require_disjoint(frontier, headline)
-    return cells, _measurement(headline["cells"][0])
+    seeds = {seed for report in frontier for seed in _seeds(report)}
+    return cells, _headline(config.headline, policy, seeds) if config.headline else None
 
 
 def _of_results(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
     assert config.results is not None
-    if config.frontier or config.headline:
-        raise ValueError("results: give either these, or frontier and headline")
+    if config.frontier:
+        raise ValueError("results: give either these, or frontier")
     protocol = Plan.read(config.results / "plan.json").protocol
     folder = record_folder(config.results, policy.version)
     if not folder.exists():
@@ -97,8 +92,21 @@ def _of_results(config: ExportConfig, policy: Policy) -> tuple[list[Measurement]
     if best is None:
         raise ValueError(f"{config.results}: the grid is not complete; run sorl-results again")
     grid = [_measured(record, cell, protocol.selection) for cell in protocol.grid()]
-    headline = _measured(record, best, protocol.report)
+    if config.headline:
+        headline: Measurement | None = _headline(config.headline, policy, set(protocol.selection.range))
+    else:
+        headline = _measured(record, best, protocol.report)
     return [cell for cell in grid if cell is not None], headline
+
+
+def _headline(path: Path, policy: Policy, selection: set[int]) -> Measurement:
+    """The one cell of a report whose seeds are none of `selection`."""
+    report = _read(path, policy)
+    if len(report["cells"]) != 1:
+        raise ValueError(f"{path}: a headline is one cell, found {len(report['cells'])}")
+    if shared := selection & _seeds(report):
+        raise ValueError(f"frontier and headline share {len(shared)} episode seeds: what chose must not report")
+    return _measurement(report["cells"][0])
 
 
 def _measured(record: Record, cell: Cell, seeds: Seeds) -> Measurement | None:
@@ -122,12 +130,8 @@ def _read(path: Path, policy: Policy) -> dict[str, Any]:
     return report
 
 
-def _require_disjoint(frontier: list[dict[str, Any]], headline: dict[str, Any]) -> None:
-    def seeds(report: dict[str, Any]) -> set[int]:
-        return set(range(report["first_seed"], report["first_seed"] + report["episodes"]))
-
-    if shared := set().union(*map(seeds, frontier)) & seeds(headline):
-        raise ValueError(f"frontier and headline share {len(shared)} episode seeds: what chose must not report")
+def _seeds(report: dict[str, Any]) -> set[int]:
+    return set(range(report["first_seed"], report["first_seed"] + report["episodes"]))
 
 
 def _measurement(cell: dict[str, Any]) -> Measurement:

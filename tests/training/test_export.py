@@ -144,6 +144,19 @@ def test_the_grid_and_best_cell_of_a_results_folder_travel(source: Path, tmp_pat
     assert spec.default_budget == Budget(8, 4)
 
 
+def test_another_cell_may_be_the_headline_of_a_results_folder(source: Path, tmp_path: Path) -> None:
+    results = measured_results(tmp_path / "task", sha256_of(source))
+    config = ExportConfig(source, tmp_path / "out.safetensors", results=results)
+    chosen = report(tmp_path / "headline.json", source, 30, cell(4, 2))
+    spec = export(replace(config, headline=chosen)).spec
+    assert spec.headline == Measurement(4, 2, 0.9, 0.8, 0.95, 5)
+    assert spec.default_budget == Budget(4, 2)
+    assert len(spec.frontier) == 2
+    chose = report(tmp_path / "headline.json", source, 13, cell(4, 2))
+    with pytest.raises(ValueError, match="share 1 episode seeds"):
+        export(replace(config, headline=chose))
+
+
 def test_without_report_episodes_there_is_no_headline(source: Path, tmp_path: Path) -> None:
     results = measured_results(tmp_path / "task", sha256_of(source), reported=None)
     spec = export(ExportConfig(source, tmp_path / "out.safetensors", results=results)).spec
@@ -158,5 +171,5 @@ def test_results_that_say_nothing_of_the_policy_are_refused(config: ExportConfig
     partial = measured_results(tmp_path / "partial", sha256_of(source), cells=(Cell(1, 4),))
     with pytest.raises(ValueError, match="the grid is not complete"):
         export(ExportConfig(source, config.out, results=partial))
-    with pytest.raises(ValueError, match="either these, or frontier and headline"):
+    with pytest.raises(ValueError, match="either these, or frontier"):
         export(replace(config, results=partial))

@@ -13,10 +13,10 @@ from training.results.record import Row
 from training.results.style import (
     MARKERS,
     Plot,
-    category,
     dodge,
     doubling_axis,
     draw_rates,
+    look,
     milliseconds_axis,
     ordered,
     success_axis,
@@ -143,9 +143,8 @@ def learning_curves(tables: Tables, measurements: Measurements, path: Path) -> b
                     axes,
                     [row["updates"] for row in mine],
                     mine,
-                    color=category(index),
-                    marker=MARKERS[index % len(MARKERS)],
                     label=label,
+                    **look(index),
                 )
             axes.set_title(f"N = {cell[0]}, M = {cell[1]}")
             updates_axis(axes)

@@ -38,6 +38,16 @@ def category(index: int) -> str:
     return CATEGORIES[index % len(CATEGORIES)]
 
 
+def look(index: int) -> dict[str, Any]:
+    """Colour, marker and line of one among many: after the seven colours other markers and dashes go with them."""
+    laps = index // len(CATEGORIES)
+    return {
+        "color": category(index),
+        "marker": MARKERS[(index + laps) % len(MARKERS)],
+        "linestyle": ("-", "--", ":", "-.")[laps % 4],
+    }
+
+
 def ordered(index: int, count: int) -> Any:
     """Colours of an ordered quantity: viridis, even in lightness, short of its palest end."""
     return colormaps["viridis"](0.9 * index / max(1, count - 1))
