@@ -54,10 +54,10 @@ def test_float32_agrees_with_float64(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("pointmaze-medium", 0.8), ("scene", 0.6), ("cube-double", 0.7)])
+@pytest.mark.parametrize(("name", "least"), [("pointmaze-medium", 0.8), ("scene", 0.7), ("cube-double", 0.7)])
 def test_a_policy_reaches_its_goal(name: str, least: float) -> None:
     """Ten episodes whose seeds nothing else uses. Rounding differs between machines: there is room below the headlines.
-    A policy of 86 % misses 5 of 10 once in a hundred times, one of 90.5 % 4 of 10 once in ninety."""
+    A policy of 90.5 % misses 4 of 10 once in ninety times, one of 96 % once in two thousand."""
     path = ROOT / "deploy" / "policies" / f"{name}.safetensors"
     budget = load_policy(path).spec.default_budget
     report = evaluate(
