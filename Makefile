@@ -19,10 +19,10 @@ $(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/s
 	touch $@
 
 # Ray, kubectl, Prometheus, linters and Chromium are 800 MB on disk; `make serve` and `make test` do without.
-$(READY_ALL): $(READY) deploy/tools.sh tests/service/chromium.sh
+$(READY_ALL): $(READY) deploy/tools.sh tests/service/web/chromium.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser,deploy,scale]'
 	deploy/tools.sh $(VENV)/tools
-	tests/service/chromium.sh $(VENV)/tools/browser
+	tests/service/web/chromium.sh $(VENV)/tools/browser
 	touch $@
 
 setup: $(READY) ## Make .venv with everything

@@ -15,14 +15,14 @@ from bench.machine import describe
 from bench.table import print_table, run_subcommand
 from policy import PolicySpec
 from policy.flops import flops_of
-from service import codec
-from service.admission import Grant
-from service.cost_model import Batch
-from service.job import Job, Price
-from service.journey import Journey
-from service.metrics import Metrics
-from service.schemas import parse_act
-from service.work import Outcome, Work
+from service.budget.admission import Grant
+from service.budget.cost_model import Batch
+from service.observability.metrics import Metrics
+from service.observability.timeline import Journey
+from service.protocol import codec
+from service.protocol.schemas import parse_act
+from service.sample import Outcome, Work
+from service.scheduling.job import Job, Price
 
 REQUEST_SECONDS = 0.51e-3
 """Of a whole (1, 1) request, one client: `sorl-bench serve`, p50, 0.507 ms with one compute thread, 0.584 with two."""

@@ -9,13 +9,13 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
-from service import admin, page
-from service.act import Act
-from service.loading import MakeBackend
-from service.problem import install_error_handlers
-from service.routes import router
+from service.models.loading import MakeBackend
+from service.runtime import Service
 from service.settings import Settings
-from service.state import Service
+from service.web import admin, page
+from service.web.act import Act
+from service.web.problem import install_error_handlers
+from service.web.routes import router
 
 
 class Application(FastAPI):

@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from service.logs import configure_logging
+from service.observability.logs import configure_logging
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
-    from service.catalog import CatalogError
-    from service.tracing import TracingUnavailable
+    from service.models.catalog import CatalogError
+    from service.observability.tracing import TracingUnavailable
 
     try:
         server = _server(settings)

@@ -23,9 +23,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.http_protocol import JoiningProtocol
+from service.runtime import Service
 from service.settings import Settings
-from service.state import Service
+from service.web.http_protocol import JoiningProtocol
 
 log = logging.getLogger(__name__)
 

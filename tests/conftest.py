@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.clock import Clock
-from training.parity_file import ParityFile
+from training.release.parity_file import ParityFile
 
 # Figures made by running the released JAX code (docs/algorithm.md): "small" has the paper's settings, "min" others
 # (least of two critics, three layers, M_BTT 4; written by tests/fixtures/make_parity_file.py).

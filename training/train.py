@@ -20,7 +20,7 @@ from kernels.backend import BackendUnavailable
 from kernels.threads import limit_torch_threads
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
 from training.config import TrainConfig
-from training.dataset import Dataset, StatedUnits, load_dataset
+from training.data.dataset import Dataset, StatedUnits, load_dataset
 from training.draws import RandomStream
 from training.files import atomic_path, write_json
 from training.learner import Learner

@@ -16,8 +16,8 @@ from ray import serve
 from deploy.ray.autoscaling import LoadMeter, LoadPolicy
 from deploy.ray.options import Options
 from service.app import create_app
+from service.runtime import Service
 from service.settings import Settings
-from service.state import Service
 
 REPLY_SECONDS = 5  # for replies on their way, once a replica's queue is drained
 

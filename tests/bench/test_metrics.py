@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench import metrics
 from bench.engine import EngineBenchConfig, make_policy
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 
 
 def test_the_report_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

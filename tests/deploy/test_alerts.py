@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from service.metrics import Metrics
+from service.observability.metrics import Metrics
 from tests.deploy.queries import ROOT, alerts
 
 CASES = Path(__file__).parent / "alerts_test.yml"

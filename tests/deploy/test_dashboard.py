@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from deploy.grafana.panels import PANELS
 from policy.spec import Budget
-from service.cost_model import CostModel
-from service.metrics import Metrics
+from service.budget.cost_model import CostModel
+from service.observability.metrics import Metrics
 from tests.deploy.queries import DASHBOARD, ROOT, alerts, dashboard_queries, metric_names
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from service.metrics import Metrics
-from service.routes import router
+from service.observability.metrics import Metrics
 from service.server import BACKSTOP_SECONDS
 from service.settings import Settings, refuse_unknown_environment
+from service.web.routes import router
 from tests.deploy import image
 from tests.deploy.image import ROOT
 

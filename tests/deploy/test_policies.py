@@ -14,7 +14,7 @@ import pytest
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import load_policy
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluation.evaluate import EvaluateConfig, evaluate
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = sorted((ROOT / "deploy" / "policies").glob("*.safetensors"))

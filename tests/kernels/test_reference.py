@@ -15,8 +15,8 @@ from kernels.backend import BackendUnavailable, SampleBatch, create_backend
 from kernels.reference import ReferenceBackend, aggregate, euler_sample
 from tests.kernels import naive
 from tests.policies import random_policy
-from training.parity import relative_error
-from training.parity_file import ParityFile
+from training.release.parity import relative_error
+from training.release.parity_file import ParityFile
 
 CELLS = [(1, 1), (8, 1), (8, 2), (16, 4), (32, 8)]
 

@@ -22,10 +22,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult, create_backend
 from kernels.reference import ReferenceBackend
 from policy import load_policy
-from service import codec
-from service.cost_model import Batch
-from service.recording import read_recording
-from service.replies import ActReply, Problem
+from service.budget.cost_model import Batch
+from service.protocol import codec
+from service.protocol.replies import ActReply, Problem
+from service.recording.format import read_recording
 
 pytestmark = pytest.mark.anyio
 WAIT = 30

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.dataset import Dataset, load_dataset
+from training.data.dataset import Dataset, load_dataset
 
 TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 

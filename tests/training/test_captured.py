@@ -12,7 +12,7 @@ from kernels.backend import BackendUnavailable
 from tests.training.conftest import TASK
 from training.compute import Choice, choose_compute
 from training.config import TrainConfig
-from training.dataset import load_dataset
+from training.data.dataset import load_dataset
 from training.draws import RandomStream
 from training.learner import Learner
 from training.train import Trainer, make_spec

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.config import TrainConfig
-from training.dataset import Dataset
+from training.data.dataset import Dataset
 from training.draws import Draws, RandomStream
 from training.learner import Learner
 from training.train import make_spec

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from training import losses
-from training.parity import LOSS, relative_error
-from training.parity_file import ParityFile
+from training.release.parity import LOSS, relative_error
+from training.release.parity_file import ParityFile
 
 
 def test_both_velocity_losses_in_one_pass_equal_two_passes(release: ParityFile) -> None:

@@ -11,6 +11,8 @@ from tqdm import tqdm
 
 from kernels.backend import Backend, create_backend
 from policy import CheckpointError, Policy, load_policy
+from training.evaluation.rollout import EpisodeResult, Job
+from training.evaluation.workers import run_jobs
 from training.results.errors import ResultsError
 from training.results.latency import machine, measure_latency
 from training.results.plan import Curve, Subject
@@ -18,8 +20,6 @@ from training.results.protocol import Cell, Protocol, Seeds
 from training.results.record import Record
 from training.results.runs import Checkpoint, Run
 from training.results.shortcut import measure_shortcut
-from training.rollout import EpisodeResult, Job
-from training.workers import run_jobs
 
 Experiment = Literal["grid", "claims", "verifier", "latency", "shortcut", "curves"]
 RunJobs = Callable[[Path, str, str, list[Job], int, int], Iterator[list[EpisodeResult]]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from training.evaluation.selection import Selection
 from training.results.errors import ResultsError
-from training.selection import Selection
 
 REPORT_EPISODES = 200
 """The fewest report episodes that a headline may rest on."""

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from training.episode_table import EpisodeRow, EpisodeTableError, append_rows, read_rows
+from training.evaluation.episode_table import EpisodeRow, EpisodeTableError, append_rows, read_rows
+from training.evaluation.rollout import EpisodeResult, Job
 from training.files import atomic_path, write_json
 from training.results.errors import RecordError
 from training.results.protocol import Cell, Seeds
-from training.rollout import EpisodeResult, Job
 
 Row = dict[str, Any]
 _CONDITIONS = ("policy_sha256", "task", "engine")

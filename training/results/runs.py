@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from policy import load_policy
-from training.facts import discount_of, policy_facts
+from training.evaluation.facts import discount_of, policy_facts
 from training.results.errors import ResultsError
 
 

@@ -7,9 +7,9 @@ from tqdm import tqdm
 
 from kernels.backend import Backend, SampleBatch, SampleResult
 from policy import PolicySpec
+from training.evaluation.rollout import Job, Roller
 from training.results.protocol import Seeds
 from training.results.record import Row
-from training.rollout import Job, Roller
 
 EPISODES = 16
 STATES = 1024

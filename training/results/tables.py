@@ -11,7 +11,7 @@ from typing import Any
 
 from sorl_client.statistics import wilson_interval
 
-from training.episode_table import EpisodeRow
+from training.evaluation.episode_table import EpisodeRow
 from training.results.measurements import Measurements
 from training.results.plan import Subject
 from training.results.protocol import Cell

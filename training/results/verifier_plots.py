@@ -6,7 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from training.episode_table import EpisodeRow
+from training.evaluation.episode_table import EpisodeRow
 from training.results.markdown import cells
 from training.results.measurements import Measurements
 from training.results.protocol import Cell

@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from policy import load_policy
-from training.evaluate import EvaluateConfig, evaluate
+from training.evaluation.evaluate import EvaluateConfig, evaluate
 from training.files import write_json
 from training.sweep.errors import SweepError
 from training.sweep.folder import locked, read_request

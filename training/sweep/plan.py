@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from training.config import TrainConfig
-from training.dataset import require_files
-from training.evaluate import EvaluateConfig
+from training.data.dataset import require_files
+from training.evaluation.evaluate import EvaluateConfig
 from training.sweep.errors import SettingError, SweepError
 
 LONGEST_NAME = 150  # bytes of a setting's folder name; file systems stop at 255

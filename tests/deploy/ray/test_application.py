@@ -18,7 +18,7 @@ from sorl_client import Action, Client, RetryPolicy
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import load_policy
-from service.engine import Engine
+from service.engine.engine import Engine
 from service.errors import NotReady
 from service.settings import Settings
 

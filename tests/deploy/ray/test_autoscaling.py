@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from deploy.ray.autoscaling import LoadMeter, LoadPolicy
 from policy.flops import Flops
-from service.cost_model import Batch
-from service.metrics import Metrics
+from service.budget.cost_model import Batch
+from service.observability.metrics import Metrics
 from tests.clock import Clock
 
 

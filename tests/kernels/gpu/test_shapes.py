@@ -133,7 +133,7 @@ class _Recorder:
 @pytest.mark.slow
 def test_the_shipped_policy_on_its_own_episodes(triton_backend: MakeTriton) -> None:
     """256 observations of cube-single's episodes 800,000 on, at its default budget: the reference's actions."""
-    from training.rollout import Job, Roller
+    from training.evaluation.rollout import Job, Roller
 
     policy = load_policy(ROOT / "deploy" / "policies" / "cube-single.safetensors")
     budget = policy.spec.default_budget

@@ -11,13 +11,13 @@ import pytest
 from gymnasium.wrappers import TimeLimit
 from sorl_client.episodes import make_env
 
-import training.rollout
+import training.evaluation.rollout
 from kernels.reference import ReferenceBackend
 from policy import Provenance, load_policy, save_policy
 from tests.policies import random_policy
 from tests.training.conftest import TASK
+from training.evaluation.rollout import EpisodeResult, Job, Roller
 from training.results.protocol import Protocol, Seeds
-from training.rollout import EpisodeResult, Job, Roller
 
 STEPS = 6
 SMALL = Protocol(
@@ -68,5 +68,5 @@ class InProcess:
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
-    monkeypatch.setattr(training.rollout, "make_env", short_env)
+    monkeypatch.setattr(training.evaluation.rollout, "make_env", short_env)
     return InProcess()

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from training.evaluation.rollout import EpisodeResult, Job
 from training.results.errors import RecordError
 from training.results.protocol import Cell, Seeds
 from training.results.record import Record
-from training.rollout import EpisodeResult, Job
 
 FACTS = {"policy_sha256": "a" * 64, "task": "task", "engine": "reference/fp32/cpu"}
 SEEDS = Seeds(5, 3)

@@ -13,13 +13,13 @@ import pytest
 
 from tests.training.conftest import TASK
 from tests.training.results.conftest import SMALL, InProcess, save_run
+from training.evaluation.rollout import EpisodeResult, Job
 from training.results.cli import ResultsConfig, render, run, study
 from training.results.errors import RecordError, ResultsError
 from training.results.experiments import Laboratory, record_folder
 from training.results.plan import Plan
 from training.results.plots import DRAWINGS
 from training.results.runs import find_runs
-from training.rollout import EpisodeResult, Job
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from tests.training.conftest import TASK
-from training.dataset import DatasetError
+from training.data.dataset import DatasetError
 from training.files import sha256_of, write_json
 from training.sweep.cli import SweepConfig, describe, main, make_plan, sweep
 from training.sweep.errors import RayUnavailable, SettingError, SweepError, UnknownName

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.episode_table import EpisodeRow, EpisodeTableError, write_rows
+from training.evaluation.episode_table import EpisodeRow, EpisodeTableError, write_rows
 from training.results.statistics import Paired
 from training.sweep.comparison import compare, estimate, format_comparisons
 from training.sweep.page import write_page

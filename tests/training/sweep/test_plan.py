@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.conftest import TASK
-from training.dataset import DatasetError
+from training.data.dataset import DatasetError
 from training.sweep.errors import SettingError, SweepError
 from training.sweep.plan import LONGEST_NAME, Evaluation, Sweep, plan, require_inputs, setting_name
 

@@ -1,0 +1,201 @@
+"""The budget rule: how much compute a request is granted. Pure arithmetic on numbers, no queue, no clock.
+
+    no deadline              N and M as given; what is left open from `default_budget`
+    deadline, both given     exactly those, if there is time
+      on_late = degrade      otherwise the best cell of the frontier below them; (1, 1) at the least
+      on_late = reject       otherwise refused at once
+    deadline, one or none    the best cell of the frontier that there is time for
+      on_late = degrade      what is given is a ceiling; (1, 1) at the least
+      on_late = reject       what is given is exact; refused at once if there is time for no cell
+
+docs/scheduling.md has the rule at length, with an example.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, NoReturn
+
+from policy import PolicySpec
+from policy.spec import Budget
+from service.budget.cost_model import CostModel
+from service.budget.frontier import Allowed, Frontier, unmeasured
+from service.errors import BudgetTooLarge, DeadlineExceeded, InvalidRequest, Overloaded
+from service.protocol.schemas import ActRequest
+from service.sample import Work
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The most one request may ask for.
+
+    Attributes:
+        max_candidates: N.
+        max_steps: M; the policy's own denoise_timesteps holds as well.
+        max_batch: B, observations in one request.
+        max_returned: B * N when the candidates are returned: writing them takes the event loop's time.
+        max_seconds: predicted compute.
+    """
+
+    max_candidates: int
+    max_steps: int
+    max_batch: int
+    max_returned: int
+    max_seconds: float
+
+
+class TimeLeft(NamedTuple):
+    """Seconds of compute that a deadline leaves: with the queue as it is, and if nothing were queued."""
+
+    now: float
+    idle: float
+
+
+@dataclass(frozen=True)
+class Grant:
+    """N and M as granted, and why they are less than asked (False: they are not)."""
+
+    num_candidates: int
+    num_steps: int
+    degraded: Literal[False] | str = False
+
+
+class Admission:
+    """Decides budgets for one policy on one engine, whose `cost` it reads."""
+
+    def __init__(self, spec: PolicySpec, limits: Limits, cost: CostModel) -> None:
+        self.limits = replace(limits, max_steps=min(limits.max_steps, spec.denoise_timesteps))
+        self._default = spec.default_budget
+        self._frontier = Frontier(spec.frontier)
+        self._cost = cost
+
+    def grant(self, request: ActRequest, time: TimeLeft | None = None) -> Grant:
+        """N and M for `request`; `time` says what its deadline leaves, None that it has none.
+
+        Raises:
+            InvalidRequest: more observations than `max_batch`.
+            BudgetTooLarge: N, M or what they cost with B are above the limits.
+            DeadlineExceeded: on_late is "reject", and there would not be time on an idle server.
+            Overloaded: on_late is "reject", and there is not time behind what is queued.
+        """
+        limits = self.limits
+        observations = len(request.observation) if request.observation.ndim == 2 else 1
+        n, m = request.num_candidates, request.num_steps
+        if observations > limits.max_batch:
+            raise InvalidRequest(
+                f"observation: expected at most {limits.max_batch} rows (max_batch), found {observations}",
+                field="observation",
+            )
+        if n is not None and n > limits.max_candidates:
+            _refuse("num_candidates", f"1 to {limits.max_candidates} (max_candidates)", reprlib.repr(n))
+        if m is not None and m > limits.max_steps:
+            _refuse("num_steps", f"1 to {limits.max_steps} (max_steps)", reprlib.repr(m))
+        if time is None:
+            grant = Grant(n or self._default.num_candidates, m or self._default.num_steps)
+        elif request.on_late == "reject":
+            grant = self._exact(observations, self._most(request, observations), n, m, time)
+        else:
+            grant = self._below(observations, self._most(request, observations), n, m, time)
+        self._check(request, observations, grant)
+        return grant
+
+    def reduce(self, work: Work, seconds: float, done: int) -> Work:
+        """`work` with less N or M, for `seconds` of compute: the best of the frontier below what it has.
+
+        Once `done` rows of it are computed, M stays, and N is what can still be computed, at least one more.
+        """
+        observations, n, m = len(work.observation), work.num_candidates, work.num_steps
+        if done:
+            price = self._cost.price(observations, n, m)
+            more = price.rows_within(seconds / price.margin - price.call)
+            budget = Budget(min(n, max((done + more) // observations, done // observations + 1)), m)
+        else:
+            budget = self._best_below(Budget(n, m), self._cost.within(observations, seconds))
+        if (budget.num_candidates, budget.num_steps) == (n, m):
+            return work
+        return replace(
+            work,
+            num_candidates=budget.num_candidates,
+            num_steps=budget.num_steps,
+            degraded=work.degraded or "load",
+        )
+
+    def _most(self, request: ActRequest, observations: int) -> Budget:
+        """The largest N and M for what the request leaves open."""
+        most = self.limits.max_candidates
+        if request.return_candidates:
+            most = max(1, min(most, self.limits.max_returned // observations))
+        return Budget(most, self.limits.max_steps)
+
+    def _exact(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
+        default = self._default_within(most)
+
+        def choose(seconds: float) -> Budget | None:
+            fits = self._cost.within(observations, seconds)
+
+            def allowed(cell_n: int, cell_m: int) -> bool:
+                given = n in (None, cell_n) and m in (None, cell_m)
+                return given and cell_n <= most.num_candidates and cell_m <= most.num_steps and fits(cell_n, cell_m)
+
+            if n is not None and m is not None:
+                return Budget(n, m) if fits(n, m) else None
+            if self._frontier.best_with(lambda cell_n, cell_m: n in (None, cell_n) and m in (None, cell_m)):
+                return self._frontier.best_with(allowed)
+            return unmeasured(n or default.num_candidates, m or default.num_steps).best(allowed)
+
+        budget = choose(time.now)
+        if budget is not None:
+            return Grant(budget.num_candidates, budget.num_steps)
+        if choose(time.idle) is None:
+            raise DeadlineExceeded(
+                "the deadline is too short for this budget; nothing was computed", reason="too_short"
+            )
+        raise Overloaded(
+            "behind what is queued there is no time left for this budget",
+            retry_after_ms=round((time.idle - time.now) * 1e3),
+            reason="backlog",
+        )
+
+    def _below(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
+        fits = self._cost.within(observations, time.now)
+        if n is not None and m is not None and fits(n, m):
+            return Grant(n, m)
+        open_to = most if self._frontier else self._default_within(most)
+        budget = self._best_below(Budget(n or open_to.num_candidates, m or open_to.num_steps), fits)
+        short = (n is not None and budget.num_candidates < n) or (m is not None and budget.num_steps < m)
+        if not short:
+            return Grant(budget.num_candidates, budget.num_steps)
+        asked = n or 1, m or 1
+        if fits(*asked):
+            why = "frontier"
+        else:
+            why = "load" if self._cost.within(observations, time.idle)(*asked) else "deadline"
+        return Grant(budget.num_candidates, budget.num_steps, why)
+
+    def _default_within(self, most: Budget) -> Budget:
+        default = self._default
+        return Budget(min(default.num_candidates, most.num_candidates), min(default.num_steps, most.num_steps))
+
+    def _best_below(self, ceiling: Budget, fits: Allowed) -> Budget:
+        top_n, top_m = ceiling.num_candidates, ceiling.num_steps
+        frontier = self._frontier or unmeasured(top_n, top_m)
+        return frontier.best(lambda n, m: n <= top_n and m <= top_m and fits(n, m)) or Budget(1, 1)
+
+    def _check(self, request: ActRequest, observations: int, grant: Grant) -> None:
+        limits, n, m = self.limits, grant.num_candidates, grant.num_steps
+        if n > limits.max_candidates:
+            _refuse("num_candidates", f"at most {limits.max_candidates} (max_candidates)", f"{n}, the policy's default")
+        if m > limits.max_steps:
+            _refuse("num_steps", f"at most {limits.max_steps} (max_steps)", f"{m}, the policy's default")
+        if request.return_candidates and observations * n > limits.max_returned:
+            expected = f"at most {limits.max_returned} rows x candidates with return_candidates"
+            _refuse("return_candidates", expected, f"{observations} x {n}")
+        seconds = self._cost.price(observations, n, m).seconds()
+        if seconds > limits.max_seconds:
+            expected = f"at most {limits.max_seconds:g} s of predicted compute (max_queue_seconds)"
+            _refuse("num_candidates", expected, f"{seconds:.3g} s for {observations} rows, N = {n}, M = {m}")
+
+
+def _refuse(field: str, expected: str, found: str) -> NoReturn:
+    raise BudgetTooLarge(f"{field}: expected {expected}; found {found}", field=field)

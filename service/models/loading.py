@@ -1,0 +1,91 @@
+"""From a policy to a `Model`: which backend computes it, and what one request may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from kernels.backend import Backend, BackendChoice, Precision, create_backend
+from kernels.gpu.configuration import TritonOptions
+from kernels.threads import serving_threads
+from policy import Policy, load_policy, policy_files
+from service.budget.admission import Admission, Limits
+from service.engine.device import Device
+from service.engine.engine import Engine
+from service.models.catalog import CatalogError
+from service.models.model import Model
+from service.observability.metrics import Metrics
+from service.settings import Settings
+
+MakeBackend = Callable[[Policy, BackendChoice, str, Precision, int], Backend]
+
+
+class Loader:
+    """Makes models as the settings say.
+
+    Args:
+        make_backend: `kernels.backend.create_backend` with the settings' options when None.
+        device: see `Engine`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        make_backend: MakeBackend | None,
+        device: Device,
+    ) -> None:
+        triton = TritonOptions(replay=settings.triton_replay, split=settings.triton_split)
+        self._settings = settings
+        self._metrics = metrics
+        self._make_backend = make_backend or partial(create_backend, triton=triton)
+        self._device = device
+
+    def model(self, policy: Policy) -> Model:
+        """`policy` behind a backend of its own, not warmed up.
+
+        Raises:
+            BackendUnavailable: the backend or device asked for can't run here.
+            DeviceFailure: the device has no room for the policy.
+        """
+        settings = self._settings
+        backend = self._make_backend(policy, settings.backend, settings.device, settings.precision, settings.threads)
+        engine = Engine(
+            policy,
+            backend,
+            self._metrics,
+            threads=settings.threads or serving_threads(),
+            max_batch_rows=settings.max_batch_rows,
+            device=self._device,
+        )
+        limits = Limits(
+            max_candidates=settings.max_candidates,
+            max_steps=settings.max_steps,
+            max_batch=settings.max_batch,
+            max_returned=settings.max_returned_candidates,
+            max_seconds=settings.max_queue_seconds,
+        )
+        return Model(policy.spec, policy.version, engine, Admission(policy.spec, limits, engine.cost))
+
+    def load_all(self) -> tuple[list[Model], dict[str, Path]]:
+        """Every policy at the setting `model`, and the file of each by name.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+            CatalogError: two files hold policies of one name.
+            BackendUnavailable, DeviceFailure: see `model`.
+        """
+        policies: list[Policy] = []
+        paths: dict[str, Path] = {}
+        for path in policy_files(self._settings.model):
+            policy = load_policy(path)
+            if (other := paths.setdefault(policy.spec.name, path)) != path:
+                raise CatalogError(same_name(policy.spec.name, [other, path]))
+            policies.append(policy)
+        return [self.model(policy) for policy in policies], paths
+
+
+def same_name(name: str, paths: list[Path]) -> str:
+    """What is wrong when several files hold policies of one name."""
+    return f"{' and '.join(map(str, paths))} both hold {name!r}, and a name is served from one file"

@@ -1,0 +1,72 @@
+"""`Model`: one version of a policy, loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from policy import PolicySpec
+from service.budget.admission import Admission
+from service.engine.engine import Engine
+from service.errors import InvalidRequest
+
+
+@dataclass(frozen=True)
+class Model:
+    """A policy as clients see it. Whoever holds it keeps the policy's weights in memory.
+
+    Attributes:
+        version: sha256 of the checkpoint file.
+        engine: what computes it.
+        admission: its budget rule.
+    """
+
+    spec: PolicySpec
+    version: str
+    engine: Engine
+    admission: Admission
+
+    @property
+    def name(self) -> str:
+        """What requests call it."""
+        return self.spec.name
+
+    def rows_of(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(obs_dim,) or (B, obs_dim) -> (B, obs_dim). Raises InvalidRequest for another obs_dim than the policy's."""
+        if observation.shape[-1] != self.spec.obs_dim:
+            raise InvalidRequest(
+                f"observation: expected {self.spec.obs_dim} numbers a row (obs_dim of {self.spec.name!r}), "
+                f"found {observation.shape[-1]}",
+                field="observation",
+            )
+        return observation[None] if observation.ndim == 1 else observation
+
+    def describe(self) -> dict[str, Any]:
+        """What /models says of it: plain JSON values."""
+        spec, limits = self.spec, self.admission.limits
+        return {
+            "name": spec.name,
+            "version": self.version,
+            "engine": self.engine.name,
+            "obs_dim": spec.obs_dim,
+            "action_dim": spec.action_dim,
+            "action_low": list(spec.action_low),
+            "action_high": list(spec.action_high),
+            "control_hz": spec.control_hz,
+            "denoise_timesteps": spec.denoise_timesteps,
+            "max_candidates": limits.max_candidates,
+            "max_steps": limits.max_steps,
+            "max_batch": limits.max_batch,
+            "max_seconds": limits.max_seconds,
+            "max_returned_candidates": limits.max_returned,
+            "default_budget": asdict(spec.default_budget),
+            "frontier": [asdict(cell) for cell in spec.frontier],
+            "headline": None if spec.headline is None else asdict(spec.headline),
+            "normaliser": spec.normaliser,
+            "observation_mean": self.engine.observation_mean.tolist(),
+            "observation_std": self.engine.observation_std.tolist(),
+            "provenance": asdict(spec.provenance),
+        }

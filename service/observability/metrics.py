@@ -1,0 +1,146 @@
+"""Prometheus metrics: prefix `sorl_`, base units, one registry an app. docs/operations.md lists them."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.metadata import version
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
+
+from policy.flops import Flops
+from service.budget.cost_model import TERMS, Batch, CostModel
+from service.observability.request_metrics import LATENCY_BUCKETS, RequestMetrics
+
+ROW_BUCKETS = tuple(2**power for power in range(15))
+RELOADS = ("swapped", "added", "restored", "unchanged", "failed")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of its own for each, which nobody asks for
+
+
+class Metrics:
+    """All metrics of one app. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.requests = RequestMetrics(registry)
+        self._batch = Histogram("sorl_batch_seconds", "Compute of a batch", buckets=LATENCY_BUCKETS, registry=registry)
+        self._batch_rows = Histogram(
+            "sorl_batch_rows", "Network rows (observations x candidates) of a batch", buckets=ROW_BUCKETS,
+            registry=registry,
+        )  # fmt: skip
+        self._batch_requests = Histogram(
+            "sorl_batch_requests", "Requests of a batch", buckets=ROW_BUCKETS[:11], registry=registry
+        )
+        evaluations = Counter(
+            "sorl_network_evaluations_total", "Rows evaluated by a network", ["network"], registry=registry
+        )
+        self._actor_evaluations, self._critic_evaluations = evaluations.labels("actor"), evaluations.labels("critic")
+        flops = Counter(
+            "sorl_network_flops_total", "Floating-point operations of matrix products, as needed at the least",
+            ["network"], registry=registry,
+        )  # fmt: skip
+        self._actor_flops, self._critic_flops = flops.labels("actor"), flops.labels("critic")
+        self.nonfinite = Counter(
+            "sorl_nonfinite_outputs_total", "Requests failed as the policy gave NaN or infinity", registry=registry
+        )
+        self.queue_requests = Gauge("sorl_queue_requests", "Requests waiting", registry=registry)
+        self.queue_backlog = Gauge("sorl_queue_backlog_seconds", "Predicted compute waiting", registry=registry)
+        self._cost = Gauge(
+            "sorl_cost_coefficient_seconds",
+            "Cost model as fitted at warm-up, by term",
+            ["model", "term"],
+            registry=registry,
+        )
+        self._cost_factor = Gauge(
+            "sorl_cost_factor", "Batches' time over what was fitted at warm-up", ["model"], registry=registry
+        )
+        self._cost_error = Gauge(
+            "sorl_cost_relative_error", "Running mean of |measured / predicted - 1|", ["model"], registry=registry
+        )
+        self.reserve = Gauge(
+            "sorl_reply_reserve_seconds", "What deadlines leave for replies to be written", registry=registry
+        )
+        self.lag = Gauge(
+            "sorl_loop_lag_seconds", "What a request waits for the event loop, 99 of 100 at most", registry=registry
+        )
+        self.slip = Gauge(
+            "sorl_queue_slip_seconds", "How much later than predicted one request in a hundred is computed",
+            registry=registry,
+        )  # fmt: skip
+        self.ready = Gauge("sorl_ready", "1 when /readyz says so", registry=registry)
+        self.recorder_dropped = Counter(
+            "sorl_recorder_dropped_total", "Requests the flight recorder could not keep up with", registry=registry
+        )
+        self.reloads = Counter(
+            "sorl_reloads_total",
+            f"Reloads by outcome: {', '.join(RELOADS[:-1])} or failed; model is empty where a file names none",
+            ["model", "outcome"],
+            registry=registry,
+        )
+        self.reloads.labels("", "failed")  # a series that begins at 1 never rose: no alert would see it
+        self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
+        self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
+        Info("sorl_build", "What was installed", registry=registry).info(
+            {"version": version("sorl-serve"), "python": platform.python_version(), "torch": version("torch")}
+        )
+
+    def count_live(self, name: str, text: str, read: Callable[[], float]) -> None:
+        """Export what somebody else counts, read anew whenever metrics are."""
+        self.registry.register(_LiveCounter(f"sorl_{name}", text, read))
+
+    def show_model(self, name: str, version: str, engine: str) -> None:
+        """`name` is served in `version` from now on: one series a name, whatever versions come and go."""
+        self._model.labels(name).info({"version": version, "engine": engine})
+        for outcome in RELOADS:
+            self.reloads.labels(name, outcome)
+
+    def show_engine(self, engine: str, *, choice: str, device: str) -> None:
+        """`engine` is what the settings `choice` and `device` came to."""
+        self._engine.labels(engine).info({"choice": choice, "device": device})
+
+    def show_cost(self, model: str, cost: CostModel) -> None:
+        """Export `cost`, read anew whenever metrics are."""
+        for term in TERMS:
+            self._cost.labels(model, term).set_function(partial(cost.coefficient, term))
+        self._cost_factor.labels(model).set_function(lambda: cost.factor)
+        self._cost_error.labels(model).set_function(lambda: cost.relative_error)
+
+    def count_batch(self, batch: Batch, *, requests: int, members: int, flops: Flops, seconds: float) -> None:
+        """One batch has been computed; `members` is the ensemble's size, `flops` its policy's."""
+        self._batch.observe(seconds)
+        self._batch_requests.observe(requests)
+        self._batch_rows.observe(batch.critic_rows)
+        self._actor_evaluations.inc(batch.actor_rows)
+        self._critic_evaluations.inc(batch.critic_rows * members)
+        self._actor_flops.inc(batch.actor_rows * flops.actor_row + batch.observations * flops.actor_observation)
+        self._critic_flops.inc(batch.critic_rows * flops.critic_row + batch.observations * flops.critic_observation)
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self.registry)
+
+
+class _LiveCounter(Collector):
+    def __init__(self, name: str, text: str, read: Callable[[], float]) -> None:
+        self._name = name
+        self._text = text
+        self._read = read
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        yield CounterMetricFamily(self._name, self._text, value=self._read())

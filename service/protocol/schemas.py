@@ -1,0 +1,212 @@
+"""What POST /act takes. Validation is strict and complete: what leaves here has typed, finite NumPy in it.
+
+`ActRequest` is also what /docs shows. Limits that depend on the model that is served (dimensions,
+N, M) are not known here: `catalog` and `admission` hold those.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
+
+from service.errors import InvalidRequest
+from service.protocol import codec
+
+MAX_SAFE_INTEGER = 2**53  # JSON numbers above it lose digits in JavaScript and many others
+MAX_DEADLINE_MS = 3_600_000
+
+MAX_REQUEST_ID = 128
+REQUEST_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_REQUEST_ID}}}")  # printable ASCII: it is echoed in a header
+
+_DECIMAL = re.compile(r"[0-9]{1,20}")
+_NUMBERS = frozenset({float, int})
+
+
+def parse_observation(value: Any) -> NDArray[np.float32]:
+    """(obs_dim,) or (B, obs_dim) as contiguous float32, from lists or an encoded array.
+
+    Raises:
+        InvalidRequest: naming `observation`: not numbers, ragged, empty, of more than two dimensions, not finite in
+            float32.
+    """
+    if isinstance(value, dict):
+        array = codec.decode_array(value, "observation")
+    elif isinstance(value, list):
+        array = _array_of_lists(value)
+    else:
+        _refuse("observation", "a list of numbers, a list of such lists, or an encoded array", value)
+    if array.ndim not in (1, 2) or array.size == 0:
+        _refuse("observation", "shape (obs_dim,) or (B, obs_dim), none of them 0", list(array.shape))
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is refused on the next line
+        narrow = np.ascontiguousarray(array, dtype=np.float32)
+    finite = np.isfinite(narrow)
+    if not finite.all():
+        where = np.argwhere(~finite)[0].tolist()
+        _refuse("observation", "finite numbers within float32", f"{array[tuple(where)]} at {where}")
+    return narrow
+
+
+def _array_of_lists(value: list[Any]) -> NDArray[np.float64]:
+    rows = value if value and type(value[0]) is list else [value]
+    width = len(rows[0])
+    for number, row in enumerate(rows):
+        if type(row) is not list or len(row) != width:
+            _refuse("observation", f"every row to be a list of {width} numbers, as row 0", f"row {number}: {row!r:.60}")
+        if not _NUMBERS.issuperset(map(type, row)):  # type(), as a bool is an instance of int
+            odd = next(item for item in row if type(item) not in _NUMBERS)
+            _refuse("observation", "numbers", odd)
+    try:
+        array = np.array(rows, dtype=np.float64)
+    except OverflowError:
+        _refuse("observation", "finite numbers within float32", "an integer beyond float64")
+    return array if rows is value else array[0]
+
+
+def parse_seed(value: Any, info: ValidationInfo) -> int | list[int] | None:
+    """A uint64, or a list of them (one a row).
+
+    Raises:
+        InvalidRequest: naming `seed`: negative, above 2^64 - 1, not whole, or a JSON number above 2^53.
+    """
+    json_numbers = info.context != codec.MSGPACK
+    if isinstance(value, dict) and codec.array_marker(value):
+        array = codec.decode_array(value, "seed")
+        if array.dtype.kind not in "iu" or array.ndim > 1:
+            _refuse("seed", "an array of whole numbers of shape (B,)", f"{array.dtype} {list(array.shape)}")
+        value, json_numbers = array.tolist(), False
+    if isinstance(value, list):
+        if not value:
+            _refuse("seed", "one seed a row", value)
+        return [_one_seed(item, json_numbers) for item in value]
+    return None if value is None else _one_seed(value, json_numbers)
+
+
+def _one_seed(value: Any, json_numbers: bool) -> int:
+    if isinstance(value, str) and _DECIMAL.fullmatch(value):
+        seed = int(value)
+    elif type(value) is int:
+        seed = value
+        if json_numbers and seed > MAX_SAFE_INTEGER:
+            _refuse("seed", "integers above 2^53 as decimal strings, since JSON numbers lose digits there", value)
+    else:
+        _refuse("seed", "an integer, a decimal string, or a list of B of them", value)
+    if not 0 <= seed < 2**64:
+        _refuse("seed", "0 to 2^64 - 1", value)
+    return seed
+
+
+def parse_request_id(value: Any) -> str | None:
+    """Raises InvalidRequest for an id that couldn't be echoed in a header."""
+    if value is not None and not (isinstance(value, str) and REQUEST_ID.fullmatch(value)):
+        _refuse("request_id", f"1 to {MAX_REQUEST_ID} printable ASCII characters without spaces", value)
+    return value
+
+
+def _refuse(field: str, expected: str, found: Any) -> NoReturn:
+    found = found if isinstance(found, str) else _brief(found)
+    raise InvalidRequest(f"{field}: expected {expected}; found {found:.120}", field=field)
+
+
+def _brief(value: Any) -> str:
+    """A short repr of anything, however large or deep."""
+    return "null" if value is None else reprlib.repr(value)
+
+
+_ARRAY_SCHEMA = {
+    "type": "object",
+    "description": "An encoded array: base64 of the raw bytes in C order.",
+    "properties": {"__numpy__": {"type": "string"}, "dtype": {"type": "string"}, "shape": {"type": "array"}},
+    "required": ["__numpy__", "dtype", "shape"],
+}
+_NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
+_SEED_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]{1,20}$"}]}
+
+Observation = Annotated[
+    NDArray[np.float32],
+    PlainValidator(parse_observation),
+    WithJsonSchema({"anyOf": [_NUMBER_LIST, {"type": "array", "items": _NUMBER_LIST}, _ARRAY_SCHEMA]}),
+]
+Seed = Annotated[
+    int | list[int] | None,
+    PlainValidator(parse_seed),
+    WithJsonSchema({"anyOf": [*_SEED_SCHEMA["anyOf"], {"type": "array", "items": _SEED_SCHEMA}, {"type": "null"}]}),
+]
+RequestId = Annotated[
+    str | None,
+    PlainValidator(parse_request_id),
+    WithJsonSchema({"anyOf": [{"type": "string", "maxLength": MAX_REQUEST_ID}, {"type": "null"}]}),
+]
+
+
+class ActRequest(BaseModel):
+    """One observation, or B of them that are answered together. A field that is null counts as left out."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+
+    observation: Observation = Field(
+        description="(obs_dim,) or (B, obs_dim): plain lists, or an encoded array. Every number finite in float32.",
+        examples=[[0.0, 0.5, -0.25]],
+    )
+    num_candidates: int | None = Field(None, ge=1, description="N: candidate actions drawn, of which the best by Q.")
+    num_steps: int | None = Field(None, ge=1, description="M: refinement steps of every candidate.")
+    deadline_ms: float | None = Field(
+        None, gt=0, le=MAX_DEADLINE_MS, allow_inf_nan=False, description="The reply is due this long after receipt."
+    )
+    on_late: Literal["degrade", "reject"] = Field(
+        "degrade",
+        description="With a deadline: are N and M ceilings (degrade), or exact and refused at once where there is no "
+        "time (reject)?",
+    )
+    seed: Seed = Field(
+        None,
+        description="uint64; above 2^53 as a decimal string. A list of B, or one s, which gives row b the seed "
+        "(s + b) mod 2^64. Left out, the server chooses and says which.",
+    )
+    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False, description="Scales the noise: 0 to 2.")
+    model: str | None = Field(None, max_length=200, description="A name from /models; left out, the default one.")
+    model_version: str | None = Field(
+        None,
+        max_length=200,
+        description="sha256 of the checkpoint: the one served, or one before it while it stays; else a 409.",
+    )
+    priority: int = Field(5, ge=0, le=9, description="0 is served first, 9 last.")
+    return_candidates: bool = Field(False, description="Also return all candidates with their q.")
+    request_id: RequestId = Field(None, description="Echoed in the reply; a new one when left out.")
+
+
+def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
+    """A decoded body as a request.
+
+    Raises:
+        InvalidRequest: naming the first field at fault and what was expected there.
+    """
+    unknown = fields.keys() - ActRequest.model_fields.keys()
+    if unknown:
+        field = min(unknown)
+        known = ", ".join(ActRequest.model_fields)
+        raise InvalidRequest(f"{_brief(field)} is not a field of /act; there are {known}", field=field)
+    try:
+        return ActRequest.model_validate(fields, context=media_type)
+    except ValidationError as error:
+        # The first fault only: a list of thousands helps nobody.
+        fault = error.errors(include_url=False, include_context=False)[0]
+    field = str(fault["loc"][0])
+    if fault["type"] == "missing":
+        raise InvalidRequest(f"{field}: it is missing", field=field)
+    message = fault["msg"].replace("Input should", "it should")
+    raise InvalidRequest(f"{field}: {message}; found {_brief(fault['input'])}", field=field)
+
+
+def row_seeds(seed: int | Sequence[int], rows: int) -> NDArray[np.uint64]:
+    """(B,) seeds: a list as it is, a scalar s as (s + b) mod 2^64 for row b. Raises InvalidRequest for other than B."""
+    if isinstance(seed, int):
+        return np.arange(rows, dtype=np.uint64) + np.uint64(seed)
+    if len(seed) != rows:
+        _refuse("seed", f"one seed, or {rows} of them (one a row of the observation)", f"{len(seed)} of them")
+    return np.array(seed, dtype=np.uint64)

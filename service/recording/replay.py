@@ -1,0 +1,214 @@
+"""`sorl-replay`: recompute what the flight recorder kept, and compare.
+
+Noise is a pure function of the recorded seeds, so a recording can be checked on any machine. For equal model version
+and engine an action comes out the same to the bit where the engine's arithmetic does not depend on what shared its
+batch, and within rounding where it does. Where two candidates are worth the same within rounding, the other one may
+win: that is reported as a tie.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult, create_backend, engine_choice
+from kernels.threads import limit_torch_threads, serving_threads
+from policy import CheckpointError, Policy, PolicyFile, PolicySpec, policy_files
+from service.recording.format import Record, Recording, RecordingError, read_recording
+
+
+@dataclass
+class Comparison:
+    """What came out of one recording.
+
+    Attributes:
+        rows: observations compared.
+        bitwise: rows whose action is equal to the bit.
+        ties: rows where another candidate of equal worth won.
+        largest: largest difference of an action, in units of half its range, ties left out.
+        mismatches: one line a row that differs.
+    """
+
+    rows: int = 0
+    bitwise: int = 0
+    ties: int = 0
+    largest: float = 0.0
+    mismatches: list[str] = field(default_factory=list)
+
+
+class Replayer:
+    """Compares records with one policy's backend; `tolerance` is in units of half an action's range."""
+
+    def __init__(self, spec: PolicySpec, backend: Backend, tolerance: float) -> None:
+        self._spec = spec
+        self._backend = backend
+        self._tolerance = tolerance
+        self._half_range = (np.array(spec.action_high) - np.array(spec.action_low)) / 2
+
+    def compare(self, record: Record, into: Comparison) -> None:
+        """Recompute `record`, alone, and add what came out to `into`."""
+        result = self._sample(record, slice(None))
+        action = self._spec.action_to_environment(result.action)
+        differences = self._difference(action, record.action)
+        for row, difference in enumerate(differences.tolist()):
+            into.rows += 1
+            into.bitwise += bool(np.array_equal(action[row], record.action[row]))
+            worth_as_recorded = abs(float(result.q[row] - record.q[row])) <= _slack(record, row)
+            if worth_as_recorded and difference > self._tolerance and self._is_tie(record, row):
+                into.ties += 1
+                continue
+            into.largest = max(into.largest, difference)
+            if not (worth_as_recorded and difference <= self._tolerance):
+                into.mismatches.append(
+                    f"request {record.request_id}, row {row}: action off by {difference:.3g} of half its range, "
+                    f"q recorded {record.q[row]:.6g}, recomputed {result.q[row]:.6g}"
+                )
+
+    def _sample(self, record: Record, rows: slice, return_candidates: bool = False) -> SampleResult:
+        work = record.work
+        return self._backend.sample_and_score(
+            SampleBatch.of(
+                work.observation[rows],
+                work.num_candidates,
+                work.num_steps,
+                work.seeds[rows],
+                work.temperature,
+                return_candidates=return_candidates,
+            )
+        )
+
+    def _difference(self, action: np.ndarray, recorded: np.ndarray) -> np.ndarray:
+        """(..., action_dim) twice -> (...): the largest difference of a component."""
+        largest: np.ndarray = np.max(np.abs(action.astype(np.float64) - recorded) / self._half_range, axis=-1)
+        return largest
+
+    def _is_tie(self, record: Record, row: int) -> bool:
+        """Is the recorded action another candidate, worth as much as the winner within rounding?"""
+        result = self._sample(record, slice(row, row + 1), return_candidates=True)
+        assert result.candidates is not None
+        assert result.candidate_q is not None
+        candidates = self._spec.action_to_environment(result.candidates[0])
+        same = self._difference(candidates, record.action[row]) <= self._tolerance
+        worth = result.candidate_q[0] >= result.q[0] - _slack(record, row)
+        return bool((same & worth).any())
+
+
+def _slack(record: Record, row: int) -> float:
+    """By how much values may differ: float32 rounding through the critic, relative to a value's size."""
+    return 1e-4 * max(1.0, abs(float(record.q[row])))
+
+
+def load_policies(recording: Recording, path: Path, models: list[Path]) -> dict[str, Policy]:
+    """The policies that `recording` needs, by version: from `models`, or from where its header says they were served.
+
+    Args:
+        models: checkpoints, and folders of them.
+
+    Raises:
+        CheckpointError: a checkpoint is missing or damaged.
+        RecordingError: a record was answered by a version that is not among them, or can't have been answered by it.
+    """
+    needed = {record.model_version for record in recording.records}
+    policies: dict[str, Policy] = {}
+    found = []
+    for source in models or [Path(str(recording.header.get("checkpoint")))]:
+        for checkpoint in policy_files(source):
+            file = PolicyFile.read(checkpoint)
+            if file.version in needed:
+                policies[file.version] = file.policy()
+            found.append(f"{checkpoint} is version {file.version:.12}")
+    for record in recording.records:
+        answered_by = policies.get(record.model_version)
+        if answered_by is None:
+            raise RecordingError(
+                f"{path}: request {record.request_id} was answered by {record.model!r} version "
+                f"{record.model_version:.12}, and {', '.join(found)}: name the right checkpoint with --model"
+            )
+        spec = answered_by.spec
+        shapes = record.work.observation.shape[1], record.action.shape[1]
+        if shapes != (spec.obs_dim, spec.action_dim) or record.work.num_steps > spec.denoise_timesteps:
+            raise RecordingError(f"{path}: request {record.request_id} is damaged: it does not fit {spec.name!r}")
+    return policies
+
+
+MakeBackend = Callable[[Policy, str], Backend]
+"""(policy, the engine that answered) -> what recomputes."""
+
+
+def replay(path: Path, models: list[Path], tolerance: float, make_backend: MakeBackend) -> bool:
+    """Check one recording and print what came out. True: all of it agrees.
+
+    Raises:
+        RecordingError, CheckpointError, BackendUnavailable: it can't be checked.
+    """
+    recording = read_recording(path)
+    if recording.truncated:
+        print(f"{path}: note: the last line was cut (a crash while writing) and is left out")
+    policies = load_policies(recording, path, models)
+    answered = {(record.model_version, record.engine) for record in recording.records}
+    backends = {(version, engine): make_backend(policies[version], engine) for version, engine in sorted(answered)}
+    replayers = {key: Replayer(policies[key[0]].spec, backend, tolerance) for key, backend in backends.items()}
+    comparison = Comparison()
+    for record in recording.records:
+        replayers[record.model_version, record.engine].compare(record, comparison)
+    for line in comparison.mismatches[:10]:
+        print(f"{path}: {line}")
+    recorded_on = ", ".join(sorted({record.engine for record in recording.records})) or "nothing"
+    engines = ", ".join(sorted({backend.engine for backend in backends.values()}))
+    print(
+        f"{path}: {len(recording.records)} requests, {comparison.rows} rows, recorded on {recorded_on}, recomputed on "
+        f"{engines}: {comparison.bitwise} equal to the bit, {comparison.ties} ties, largest difference "
+        f"{comparison.largest:.3g}, {len(comparison.mismatches)} mismatches (tolerance {tolerance:g})"
+    )
+    return not comparison.mismatches
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0 all agree, 1 some action differs, 2 something can't be checked."""
+    parser = argparse.ArgumentParser(
+        prog="sorl-replay", description="Recompute the flight recorder's requests and compare the actions."
+    )
+    parser.add_argument("file", nargs="+", type=Path, help="recording, as found in SORL_RECORD_DIR")
+    parser.add_argument(
+        "--model", nargs="+", type=Path, default=[], help="checkpoints, or folders of them; default: the header's"
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=1e-5, help="in units of half the action's range (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "triton", "cpu", "reference"),
+        default="auto",
+        help="what recomputes; auto is what answered, where it can run (default: auto)",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, ... (default: auto)")
+    options = parser.parse_args(arguments)
+    limit_torch_threads(serving_threads())
+
+    def make_backend(policy: Policy, engine: str) -> Backend:
+        if options.backend != "auto":
+            return create_backend(policy, options.backend, options.device)
+        choice, precision = engine_choice(engine)
+        try:
+            return create_backend(policy, choice, options.device, precision)
+        except BackendUnavailable:  # recorded on other hardware: compare within the tolerance
+            return create_backend(policy, "auto", options.device)
+
+    status = 0
+    for path in options.file:
+        try:
+            agrees = replay(path, options.model, options.tolerance, make_backend)
+            status = max(status, 0 if agrees else 1)
+        except (RecordingError, CheckpointError, BackendUnavailable) as error:
+            print(f"sorl-replay: error: {error}", file=sys.stderr)
+            status = 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""The page for people at `/`: plain files beside this one, no build step, nothing from elsewhere.
+
+They are read once. Scripts and styles live under a path with the digest of all of them: a browser keeps them for good,
+and a new release is a new path. The page itself is asked for again every time, and is a 304 while it is the same.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.budget.cost_model import CostModel
+from service.errors import NotFound
+from service.runtime import Service
+
+MEDIA_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+# Everything from here, nothing inline, nothing made from strings.
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+    ]
+)
+_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Vary": "Accept-Encoding",
+}
+
+_FOLDER = Path(__file__).parent
+_FILES = {path.name: path.read_bytes() for path in sorted(_FOLDER.iterdir()) if path.suffix in MEDIA_TYPES}
+_DIGEST = hashlib.sha256(b"".join(name.encode() + content for name, content in _FILES.items())).hexdigest()[:16]
+_FILES["index.html"] = _FILES["index.html"].replace(b"{{assets}}", f"page/{_DIGEST}".encode())
+_COMPRESSED = {name: gzip.compress(content, mtime=0) for name, content in _FILES.items()}  # 58 kB become 22
+_ETAG = f'W/"{_DIGEST}"'
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+async def index(request: Request) -> Response:
+    """The page."""
+    headers = {"Cache-Control": "no-cache", "ETag": _ETAG}
+    if _ETAG in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers={**_HEADERS, **headers})
+    return _file(request, "index.html", headers)
+
+
+@router.api_route("/page/{digest}/{name}", methods=["GET", "HEAD"])
+async def asset(request: Request, digest: str, name: str) -> Response:
+    """A file of the page. Those of another release are not here: its page is asked for again before them."""
+    if digest != _DIGEST or name not in _FILES:
+        raise NotFound(f"there is no {name[:80]!r} of that version of the page; / has the current one")
+    return _file(request, name, {"Cache-Control": "public, max-age=31536000, immutable"})
+
+
+def _file(request: Request, name: str, headers: dict[str, str]) -> Response:
+    headers = {**_HEADERS, **headers, "Content-Type": MEDIA_TYPES[Path(name).suffix]}
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Response(_COMPRESSED[name], headers={**headers, "Content-Encoding": "gzip"})
+    return Response(_FILES[name], headers=headers)
+
+
+@router.get("/stats")
+async def stats(request: Request) -> dict[str, Any]:
+    """What the service did lately, what waits, and what it predicts: for the page, and changes with it."""
+    service: Service = request.app.state.service
+    scheduler = service.scheduler
+    return {
+        "state": "draining" if service.draining else service.state,
+        "queue": {"requests": scheduler.queued, "predicted_ms": scheduler.queued_seconds * 1e3},
+        "models": {
+            model.name: {"version": model.version, "cost_ms": _cost_ms(model.engine.cost)} for model in service.catalog
+        },
+        **service.stats.summary(),
+    }
+
+
+def _cost_ms(cost: CostModel) -> dict[str, float]:
+    """Milliseconds of one observation alone are `request` + N * (`candidate` + M * `step`)."""
+    scored, stepped = cost.price(1, 1, 0), cost.price(1, 1, 1)
+    return {
+        "request": (scored.call + scored.fixed) * 1e3,
+        "candidate": scored.row * 1e3,
+        "step": (stepped.row - scored.row) * 1e3,
+    }

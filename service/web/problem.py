@@ -1,0 +1,62 @@
+"""The one place where errors become replies: `application/problem+json` (RFC 9457)."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotFound, ServiceError
+from service.web.exchange import Exchange, Reply, id_header
+
+log = logging.getLogger(__name__)
+
+
+def request_id_of(request: Request) -> str:
+    """The id of a request to other pages than /act, whose `Exchange` has its own."""
+    return Exchange(request.scope, request.receive).request_id
+
+
+def problem_reply(error: ServiceError, request_id: str) -> Reply:
+    """The reply for `error`. JSON in ASCII: a detail may quote lone surrogates, which UTF-8 can't hold."""
+    body = json.dumps({**error.problem(), "request_id": request_id}).encode("ascii")
+    headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in error.headers().items()]
+    return Reply(error.status, "application/problem+json", body, (*headers, id_header(request_id)))
+
+
+def fault_reply(error: Exception, request_id: str) -> Reply:
+    """The reply for what nobody foresaw, which the log has."""
+    log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
+    return problem_reply(InternalError("the server failed; its log has the traceback"), request_id)
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give `app` the handlers through which every error of every route leaves."""
+
+    async def service_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ServiceError)
+        return problem_reply(error, request_id_of(request)).response()
+
+    async def framework_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return problem_reply(_of_framework(request, error), request_id_of(request)).response()
+
+    async def fault(request: Request, error: Exception) -> Response:
+        return fault_reply(error, request_id_of(request)).response()
+
+    app.add_exception_handler(ServiceError, service_error)
+    app.add_exception_handler(HTTPException, framework_error)
+    app.add_exception_handler(Exception, fault)
+
+
+def _of_framework(request: Request, error: HTTPException) -> ServiceError:
+    path = request.url.path
+    if error.status_code == 404:
+        return NotFound(f"there is no {path!r} here; POST /act is the policy, / lists the rest")
+    if error.status_code == 405:
+        allow = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"{path!r} has no {request.method}, only {allow}", allow=allow)
+    return InvalidRequest(str(error.detail))

@@ -1,0 +1,228 @@
+"""The budget rule against its definition, on planted costs: call 1 ms, a row-step 1 ms, a scored row 2 ms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from policy import Budget, PolicySpec
+from policy.spec import Measurement
+from service.budget.admission import Admission, Limits, TimeLeft
+from service.budget.cost_model import Batch, CostModel
+from service.errors import BudgetTooLarge, DeadlineExceeded, InvalidRequest, Overloaded
+from service.protocol.schemas import ActRequest
+from service.sample import Work
+
+LIMITS = Limits(max_candidates=64, max_steps=100, max_batch=4, max_returned=100, max_seconds=10.0)
+GRID = [(n, m) for n in (1, 2, 4, 8, 32) for m in (1, 2, 4, 8)]
+
+
+def cost() -> CostModel:
+    model = CostModel()
+    grid = [(b, n, m) for b in (1, 3) for n in (1, 5) for m in (1, 4)]
+    model.fit((Batch(b, b * n * m, b * n), seconds(n, m, b)) for b, n, m in grid)
+    model.relative_error = 0.0
+    return model
+
+
+def seconds(n: int, m: int, b: int = 1) -> float:
+    return 1e-3 * (1 + b * n * m + 2 * b * n)
+
+
+def measured(success: dict[tuple[int, int], float], half: float = 0.05) -> tuple[Measurement, ...]:
+    return tuple(
+        Measurement(n, m, s, max(0.0, s - half), min(1.0, s + half), 50) for (n, m), s in sorted(success.items())
+    )
+
+
+# More steps help up to 4, more candidates always: (32, 4) is best, and at each cost another cell.
+SUCCESS = {(n, m): 0.02 * n**0.5 + {1: 0.1, 2: 0.3, 4: 0.6, 8: 0.2}[m] for n, m in GRID}
+
+
+def admission(frontier: tuple[Measurement, ...] = (), limits: Limits = LIMITS) -> Admission:
+    spec = PolicySpec("p", 3, 1, (-1.0,), (1.0,), default_budget=Budget(8, 4), frontier=frontier)
+    return Admission(spec, limits, cost())
+
+
+def request(b: int | None = None, **fields: Any) -> ActRequest:
+    observation = np.zeros(3 if b is None else (b, 3), np.float32)
+    return ActRequest.model_construct(**{**dict(observation=observation, return_candidates=False), **fields})
+
+
+def time(now: float, idle: float | None = None) -> TimeLeft:
+    return TimeLeft(now, now if idle is None else idle)
+
+
+def ask(rule: Admission, left: TimeLeft | None, **fields: Any) -> tuple[Any, ...]:
+    given = {"num_candidates": None, "num_steps": None, "on_late": "degrade"}
+    grant = rule.grant(request(**{**given, **fields}), left)
+    return grant.num_candidates, grant.num_steps, grant.degraded
+
+
+def test_costs_are_as_planted() -> None:
+    price = cost().price(2, 8, 4)
+    assert price.call + price.seconds() == pytest.approx(seconds(8, 4, 2))
+
+
+@pytest.mark.parametrize("frontier", [(), measured(SUCCESS)])
+def test_without_a_deadline_exactly_what_is_given(frontier: Any) -> None:
+    rule = admission(frontier)
+    assert ask(rule, None) == (8, 4, False)
+    assert ask(rule, None, num_candidates=3) == (3, 4, False)
+    assert ask(rule, None, num_steps=7) == (8, 7, False)
+    assert ask(rule, None, num_candidates=5, num_steps=3, on_late="reject") == (5, 3, False)
+
+
+def test_with_time_for_both_they_are_granted_even_where_less_was_measured_better() -> None:
+    assert ask(admission(measured(SUCCESS)), time(1.0), num_candidates=32, num_steps=8) == (32, 8, False)
+
+
+def test_degrade_takes_the_best_cell_below_and_says_why() -> None:
+    rule = admission(measured(SUCCESS))
+    left = seconds(4, 4) + 1e-9
+    assert ask(rule, time(left), num_candidates=32, num_steps=8) == (4, 4, "deadline")
+    assert ask(rule, time(left, idle=1.0), num_candidates=32, num_steps=8) == (4, 4, "load")
+    assert ask(rule, time(left), num_candidates=2) == (2, 4, False)
+    assert ask(rule, time(left)) == (4, 4, False)  # nothing was asked for
+    assert ask(rule, time(1.0), num_candidates=32, num_steps=None) == (32, 4, False)
+
+
+def test_a_ceiling_that_measured_worse_is_not_held() -> None:
+    rule = admission(measured({(2, 4): 0.9, (32, 4): 0.3, (32, 1): 0.1}))
+    assert ask(rule, time(1.0), num_candidates=32) == (2, 4, "frontier")
+
+
+def test_one_and_one_is_always_the_floor() -> None:
+    for frontier in ((), measured({(8, 4): 0.5})):
+        rule = admission(frontier)
+        assert ask(rule, time(-1.0, 1.0), num_candidates=4) == (1, 1, "load")
+        assert ask(rule, time(0.0), num_candidates=8, num_steps=4) == (1, 1, "deadline")
+        assert ask(rule, time(0.0)) == (1, 1, False)
+    assert ask(admission(measured({(8, 4): 0.5})), time(1.0), num_candidates=3) == (1, 1, "frontier")
+
+
+def test_unmeasured_policy_takes_candidates_first_up_to_its_default() -> None:
+    rule = admission()
+    assert ask(rule, time(1.0)) == (8, 4, False)
+    assert ask(rule, time(seconds(8, 2) + 1e-9)) == (8, 2, False)
+    assert ask(rule, time(seconds(8, 1) - 1e-4)) == (4, 2, False)
+    assert ask(rule, time(1.0), num_candidates=50) == (50, 4, False)
+    assert ask(rule, time(seconds(16, 1) + 1e-9), num_candidates=50, num_steps=8) == (16, 1, "deadline")
+
+
+def test_reject_is_exact_or_refused_at_once() -> None:
+    rule = admission(measured(SUCCESS))
+    exact = {"num_candidates": 8, "num_steps": 4, "on_late": "reject"}
+    assert ask(rule, time(seconds(8, 4) + 1e-9), **exact) == (8, 4, False)
+    with pytest.raises(DeadlineExceeded):
+        ask(rule, time(seconds(8, 4) - 1e-4), **exact)
+    with pytest.raises(Overloaded) as caught:
+        ask(rule, time(seconds(8, 4) - 1e-4, idle=1.0), **exact)
+    assert caught.value.retry_after_ms == round((1.0 - seconds(8, 4) + 1e-4) * 1000)
+    # What is open comes from the frontier, what is given stays.
+    one = {"num_candidates": 8, "num_steps": None, "on_late": "reject"}
+    assert ask(rule, time(1.0), **one) == (8, 4, False)
+    assert ask(rule, time(seconds(8, 2) + 1e-9), **one) == (8, 2, False)
+    assert ask(rule, time(1.0), num_steps=8, on_late="reject") == (32, 8, False)
+    with pytest.raises(DeadlineExceeded):
+        ask(rule, time(seconds(8, 1) - 1e-4), **one)
+    # A number that nobody measured: most steps that there is time for, up to the default's.
+    assert ask(rule, time(1.0), num_candidates=9, on_late="reject") == (9, 4, False)
+    assert ask(rule, time(seconds(9, 2) + 1e-9), num_candidates=9, on_late="reject") == (9, 2, False)
+
+
+def test_margin_makes_the_choice_careful() -> None:
+    rule = admission(measured(SUCCESS))
+    rule._cost.relative_error = 0.5
+    assert ask(rule, time(1.49 * seconds(4, 4)), num_candidates=32)[:2] != (4, 4)
+    assert ask(rule, time(1.51 * seconds(4, 4)), num_candidates=32)[:2] == (4, 4)
+
+
+def test_limits_are_refused_by_name() -> None:
+    rule = admission(measured(SUCCESS))
+    for fields, name in [
+        ({"num_candidates": 65}, "num_candidates"),
+        ({"num_steps": 9}, "num_steps"),  # denoise_timesteps of the policy
+        ({"num_candidates": 51, "b": 2, "return_candidates": True}, "return_candidates"),
+    ]:
+        with pytest.raises(BudgetTooLarge) as caught:
+            ask(rule, None, **fields)
+        assert caught.value.field == name
+    with pytest.raises(InvalidRequest) as invalid:
+        ask(rule, None, b=5)
+    assert invalid.value.field == "observation"
+    short = admission(limits=Limits(64, 100, 4, 100, max_seconds=0.1))
+    with pytest.raises(BudgetTooLarge, match="max_queue_seconds"):
+        ask(short, None, num_candidates=64, num_steps=8)
+    assert ask(admission(limits=Limits(4, 2, 4, 100, 1.0)), time(1.0)) == (4, 2, False)
+    # What is returned bounds what the frontier may choose.
+    assert ask(rule, time(1.0), b=4, return_candidates=True)[0] <= 25
+
+
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.dictionaries(st.sampled_from(GRID), st.integers(0, 20).map(lambda s: s / 20), max_size=12),
+    st.none() | st.integers(1, 40),
+    st.none() | st.integers(1, 8),
+    st.floats(0, 0.5),
+    st.integers(1, 3),
+)
+def test_degrade_is_what_brute_force_finds(
+    success: dict[tuple[int, int], float], n: int | None, m: int | None, left: float, b: int
+) -> None:
+    """An independent reading of the rule: all intervals have the same width here, so the best cell is unique enough."""
+    if not success:
+        return
+    cells = measured(success, half=0.075)
+    got = ask(admission(cells), time(left), num_candidates=n, num_steps=m, b=b)
+    if n is not None and m is not None and seconds(n, m, b) <= left - 1e-9:
+        assert got == (n, m, False)
+        return
+    kept = [
+        c
+        for c in cells
+        if not any(
+            d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and d.low > c.high for d in cells
+        )
+        and c.num_candidates <= (n or 64)
+        and c.num_steps <= (m or 8)
+        and seconds(c.num_candidates, c.num_steps, b) <= left
+    ]
+    answers = {(1, 1)} if not kept else set()
+    for best in (c for c in kept if c.success == max(k.success for k in kept)):
+        tied = [c for c in kept if c.high >= best.low]
+        answers.add(max((c.num_candidates, c.num_steps) for c in tied))
+    assert got[:2] in answers
+    less = (n is not None and got[0] < n) or (m is not None and got[1] < m)
+    assert bool(got[2]) == less
+
+
+def work(n: int, m: int, b: int = 1, **changes: Any) -> Work:
+    return Work(np.zeros((b, 3), np.float32), n, m, np.zeros(b, np.uint64), **changes)
+
+
+def test_reduce_before_anything_is_computed_goes_by_the_frontier() -> None:
+    rule = admission(measured(SUCCESS))
+    reduced = rule.reduce(work(32, 8), seconds(4, 4) + 1e-9, 0)
+    assert (reduced.num_candidates, reduced.num_steps, reduced.degraded) == (4, 4, "load")
+    floor = rule.reduce(work(32, 8, degraded="deadline"), -1.0, 0)
+    assert (floor.num_candidates, floor.num_steps, floor.degraded) == (1, 1, "deadline")
+    least = work(1, 1)
+    assert rule.reduce(least, -1.0, 0) is least
+
+
+@pytest.mark.parametrize("done", [1, 6, 7, 30])
+def test_reduce_half_way_keeps_steps_and_what_is_computed(done: int) -> None:
+    rule = admission(measured(SUCCESS))
+    before = work(32, 4, b=3)
+    for left in (-1.0, 0.0, 0.05, 0.2):
+        reduced = rule.reduce(before, left, done)
+        assert reduced.num_steps == 4
+        assert done < reduced.rows <= before.rows
+        if reduced is not before and reduced.rows - done > 3:
+            assert 1e-3 * (1 + 6 * (reduced.rows - done)) <= left + 1e-9
+    assert rule.reduce(before, 10.0, done) is before

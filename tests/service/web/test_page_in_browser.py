@@ -1,0 +1,359 @@
+"""The page in headless Chromium, before a real server with the shipped policies."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.service.process import Process, served
+from tests.service.web.browser import chromium, contrasts, opened
+
+pytestmark = pytest.mark.slow
+
+POLICIES = Path(__file__).parents[3] / "deploy" / "policies"
+KEY = "open-sesame"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Process]:
+    with served("--model", str(POLICIES)) as running:
+        running.wait_for("ready: ")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def url(server: Process) -> str:
+    return f"http://127.0.0.1:{server.port}/"
+
+
+@pytest.fixture
+def page(browser: Any, url: str) -> Iterator[Any]:
+    """The page, which must not have complained of anything by the end of the test."""
+    with opened(browser, url, viewport={"width": 1200, "height": 900}) as (page, faults):
+        yield page
+    assert faults == []
+
+
+def ask(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    """POST /act, past the page."""
+    request = urllib.request.Request(url + "act", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        reply: dict[str, Any] = json.load(response)
+        return reply
+
+
+def get(url: str, path: str) -> Any:
+    with urllib.request.urlopen(url + path, timeout=30) as response:
+        return json.load(response)
+
+
+def shown_action(page: Any) -> list[str]:
+    return page.locator("#action .value").all_inner_texts()
+
+
+def drawn(page: Any, coordinate: str) -> list[float]:
+    """Where the candidates are, in pixels, the best of them last."""
+    read = f"all => all.map((c) => +c.getAttribute('{coordinate}'))"
+    values: list[float] = page.locator(".candidate").evaluate_all(read)
+    return values
+
+
+def send(page: Any) -> None:
+    page.click("#send")
+    page.wait_for_selector("#send:not([aria-busy])")
+
+
+def test_card_says_who_is_served(page: Any, url: str) -> None:
+    model = get(url, "models")["models"][0]
+    assert page.inner_text("h1") == model["name"]
+    assert page.inner_text("#headline") == f"{100 * model['headline']['success']:.1f}%"
+    card = page.inner_text("#card")
+    headline = model["headline"]
+    for words in (
+        model["engine"],
+        f"{model['obs_dim']} numbers",
+        f"{100 * headline['low']:.1f} to {100 * headline['high']:.1f}",
+        f"{headline['episodes']} episodes at {headline['num_candidates']} × {headline['num_steps']}",
+        model["version"][:12],
+    ):
+        assert words in card
+    assert page.inner_text("#state") == "ready"
+    page.click("summary:has-text('Where it comes from')")
+    assert model["provenance"]["dataset_sha256"] in page.inner_text("#card")
+
+
+def test_nothing_comes_from_elsewhere(browser: Any, url: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(url)
+    page.wait_for_selector(".cell")
+    context.close()
+    assert len(asked) > 10
+    assert [address for address in asked if not address.startswith(url)] == []
+
+
+def test_frontier_is_the_policys(page: Any, url: str) -> None:
+    for model in get(url, "models")["models"]:
+        page.select_option("#model", model["name"])
+        frontier = model["frontier"]
+        labels = page.locator(".cell").evaluate_all("cells => cells.map(cell => cell.getAttribute('aria-label'))")
+        figures = sorted(re.match(r"(\d+) candidates, (\d+) steps: (\d+)", label).groups() for label in labels)
+        assert figures == sorted(
+            (str(c["num_candidates"]), str(c["num_steps"]), f"{100 * c['success']:.0f}") for c in frontier
+        )
+        cost = get(url, "stats")["models"][model["name"]]["cost_ms"]
+
+        def ms(cell: dict[str, Any], cost: dict[str, float] = cost) -> float:
+            each = cost["candidate"] + cell["num_steps"] * cost["step"]
+            return cost["request"] + cell["num_candidates"] * each
+
+        def beaten(cell: dict[str, Any], cells: list[dict[str, Any]] = frontier) -> bool:
+            return any(ms(c) <= ms(cell) and c["success"] >= cell["success"] for c in cells if c is not cell)
+
+        best = page.locator(".cell.best").evaluate_all("cells => cells.map(cell => cell.getAttribute('aria-label'))")
+        expected = {f"{c['num_candidates']} candidates, {c['num_steps']} steps" for c in frontier if not beaten(c)}
+        assert {label.split(":")[0] for label in best} == expected
+
+
+def test_pointing_at_a_budget_shows_it_and_a_click_takes_it_over(page: Any, url: str) -> None:
+    measured = get(url, "models")["models"][0]["frontier"][0]
+    n, m = measured["num_candidates"], measured["num_steps"]
+    success, low, high = (f"{100 * measured[name]:.0f}" for name in ("success", "low", "high"))
+    cell = page.locator(f".cell[aria-label^='{n} candidates, {m} steps']")
+    cell.locator(".mark").hover()
+    told = f"N = {n}, M = {m}: {success}\u00a0%, 95\u00a0% interval {low} to {high}, {measured['episodes']} episodes"
+    assert told in page.inner_text("#frontier-readout")
+    cell.locator(".mark").click()
+    assert page.inner_text("output[for=num_candidates]") == str(n)
+    assert page.inner_text("output[for=num_steps]") == str(m)
+
+
+def test_what_is_shown_is_what_act_answers(page: Any, url: str) -> None:
+    page.click("#random")
+    page.fill("#seed", "18446744073709551557")  # a number that JavaScript could not hold
+    page.locator(".cell[aria-label^='8 candidates, 4 steps'] .mark").click()
+    send(page)
+    observation = json.loads(page.input_value("#observation"))
+    body = {"observation": observation, "num_candidates": 8, "num_steps": 4, "seed": "18446744073709551557"}
+    reply = ask(url, {**body, "model": page.inner_text("h1"), "return_candidates": True})
+    assert shown_action(page) == [f"{value:.4f}" for value in reply["action"]]
+    assert page.locator(".candidate").count() == 8
+    titles = page.locator(".candidate title").all_text_contents()
+    ranked = [int(re.search(r"candidate (\d+)", title)[1]) for title in titles]
+    assert ranked == np.argsort(reply["candidate_q"], kind="stable").tolist()
+    chosen, best = page.locator(".chosen"), page.locator(".candidate").last
+    assert [chosen.get_attribute(at) for at in ("cx", "cy")] == [best.get_attribute(at) for at in ("cx", "cy")]
+    assert page.inner_text("#granted") == "8 × 4"
+
+
+def test_principal_components_are_those_of_the_candidates(page: Any, url: str) -> None:
+    page.locator(".cell[aria-label^='32 candidates, 4 steps'] .mark").click()
+    send(page)
+    body = {"observation": json.loads(page.input_value("#observation")), "num_candidates": 32, "num_steps": 4}
+    reply = ask(url, {**body, "seed": 7, "model": page.inner_text("h1"), "return_candidates": True})
+    candidates = np.array(reply["candidates"])
+    centred = candidates - candidates.mean(0)
+    singular = np.linalg.svd(centred, compute_uv=True)
+    shares = singular.S**2 / (singular.S**2).sum()
+    text = " ".join(page.locator("#reply .plot text").all_text_contents())
+    assert f"component 1, {100 * shares[0]:.0f}\u00a0%" in text
+    assert f"component 2, {100 * shares[1]:.0f}\u00a0%" in text
+    order = np.argsort(reply["candidate_q"], kind="stable")
+    for name, component in zip(("cx", "cy"), singular.Vh, strict=False):
+        assert abs(np.corrcoef(drawn(page, name), (centred @ component)[order])[0, 1]) == pytest.approx(1, abs=1e-4)
+    page.select_option("#axis-0", label="action 3")
+    assert np.corrcoef(drawn(page, "cx"), candidates[order, 2])[0, 1] == pytest.approx(1, abs=1e-6)
+
+
+def test_less_than_asked_says_why(page: Any) -> None:
+    observation = page.input_value("#observation")
+    recorded = {
+        "observation": json.loads(observation),
+        "num_candidates": 4096,
+        "num_steps": None,
+        "deadline_ms": 20_000,
+    }
+    page.fill("#observation", json.dumps(recorded))
+    send(page)
+    assert page.inner_text("#granted").endswith(", asked 4096 × ·")
+    assert page.inner_text("#degraded") == "there is time, but less was measured to do better"
+    page.wait_for_selector("#live-tables caption:has-text('Granted less than asked')", state="attached")
+
+
+def test_errors_name_their_field(browser: Any, url: str) -> None:
+    dim = get(url, "models")["models"][0]["obs_dim"]
+    with opened(browser, url) as (page, faults):
+        for text, field, words in (
+            ("[1, 2, 3]", "observation", f"expected {dim} numbers a row"),
+            ("[1, 2", "observation", "expected JSON"),
+            ('{"observation": [0], "num_candidates": 100000}', "observation", f"expected {dim} numbers"),
+            (f'{{"observation": {[0] * dim}, "num_candidates": 100000}}', "num_candidates", "1 to 4096"),
+            (f'{{"observation": {[0] * dim}, "seed": -1}}', "seed", "0 to 2^64 - 1"),
+        ):
+            page.fill("#observation", text)
+            send(page)
+            assert words in page.inner_text("#problem")
+            assert page.locator("[aria-invalid=true]").evaluate_all("all => all.map((e) => e.id)") == [field]
+            assert page.evaluate("document.activeElement.id") == field
+        page.click("#zeros")
+        send(page)
+        assert page.inner_text("#problem") == ""
+        assert page.locator("[aria-invalid]").count() == 0
+        assert len(shown_action(page)) == 5
+    assert all("422" in fault for fault in faults)  # Chromium's own note of a response that is an error
+
+
+def test_key_is_asked_for_and_kept_in_memory_only(browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SORL_API_KEY", KEY)
+    with served("--model", str(POLICIES / "pointmaze-medium.safetensors")) as locked:
+        locked.wait_for("ready: ")
+        with opened(browser, f"http://127.0.0.1:{locked.port}/") as (page, faults):
+            assert not page.is_visible("#key")
+            send(page)
+            assert "unauthorized" in page.inner_text("#problem")
+            assert page.evaluate("document.activeElement.id") == "key"
+            page.keyboard.type(KEY)
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#action")
+            assert page.inner_text("#problem") == ""
+            kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
+            assert kept == '[{},{},""]'
+            assert page.context.cookies() == []
+            assert KEY not in page.url
+        assert len(faults) == 1
+        assert "401" in faults[0]
+
+
+def test_keyboard_alone_is_enough(page: Any) -> None:
+    def tab_to(selector: str) -> None:
+        for _ in range(60):
+            page.keyboard.press("Tab")
+            if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+                style = page.evaluate(
+                    "(() => { const s = getComputedStyle(document.activeElement); return s.outlineStyle; })()"
+                )
+                assert style != "none" or selector == ".cell"  # a point of the plot has a ring instead
+                return
+        raise AssertionError(f"Tab does not come to {selector}")
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    tab_to("#model")
+    tab_to(".cell")
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert page.locator(".cell:focus .halo").evaluate("halo => getComputedStyle(halo).stroke") != "none"
+    says = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert not page.evaluate("document.activeElement.matches('.cell')")  # one stop for all of the plot
+    tab_to("#num_candidates")
+    tab_to("#num_steps")
+    n, m = re.match(r"(\d+) candidates, (\d+) steps", says).groups()
+    assert [page.inner_text(f"output[for={name}]") for name in ("num_candidates", "num_steps")] == [n, m]
+    page.keyboard.press("End")
+    assert page.get_attribute("#num_steps", "aria-valuetext") == page.inner_text("output[for=num_steps]") == "8"
+    tab_to("#send")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#action")
+    assert page.inner_text("#granted") == f"{n} × 8"
+
+
+@pytest.mark.parametrize("width", [320, 360, 768])
+def test_no_width_needs_scrolling_sideways(browser: Any, url: str, width: int) -> None:
+    with opened(browser, url, viewport={"width": width, "height": 780}, has_touch=True) as (page, faults):
+        send(page)
+        page.wait_for_selector("#action")
+        for summary in page.locator("summary").all():
+            summary.click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        controls = page.locator("button:visible, select:visible, textarea:visible, input:visible")
+        # Large enough for a finger (WCAG 2.5.8).
+        assert min(control.bounding_box()["height"] for control in controls.all()) >= 24
+    assert faults == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_light_and_dark_are_readable(browser: Any, url: str, scheme: str) -> None:
+    with opened(browser, url, color_scheme=scheme) as (page, faults):
+        page.locator(".cell[aria-label^='32 candidates, 4 steps'] .mark").click()
+        send(page)
+        page.wait_for_selector("#action")
+        ratios = contrasts(page)
+        pixels = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L"))
+    assert len(ratios) > 100
+    assert [entry for entry in ratios if entry[0] < 4.5] == []  # AA
+    assert (np.median(pixels) > 200) == (scheme == "light")
+    assert pixels.max() - pixels.min() > 150
+    assert faults == []
+
+
+def test_motion_is_reduced_where_that_is_asked_for(browser: Any, url: str) -> None:
+    found = {}
+    for choice in ("reduce", "no-preference"):
+        with opened(browser, url, reduced_motion=choice) as (page, _):
+            found[choice] = [
+                page.locator(".mark").first.evaluate("mark => getComputedStyle(mark).transitionDuration"),
+                page.locator("html").evaluate("root => getComputedStyle(root).scrollBehavior"),
+            ]
+    assert found == {"reduce": ["0s", "auto"], "no-preference": ["0.12s", "smooth"]}
+
+
+def test_polling_pauses_while_nobody_looks(browser: Any, url: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.clock.install()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if request.url.endswith("/stats") else None)
+
+    def look(hidden: bool) -> None:
+        page.evaluate(
+            f"Object.defineProperty(document, 'hidden', {{ value: {str(hidden).lower()}, configurable: true }})"
+        )
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+    page.goto(url)
+    page.wait_for_selector("#tiles dd")
+    with page.expect_response("**/stats"):
+        page.clock.run_for(2000)
+    look(hidden=True)
+    before = len(asked)
+    page.clock.run_for(60_000)
+    assert len(asked) == before
+    with page.expect_response("**/stats"):
+        look(hidden=False)
+    context.close()
+
+
+def test_a_server_that_is_gone_and_back(browser: Any, url: str) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.clock.install()
+    page.goto(url)
+    page.wait_for_selector("#tiles dd")
+    page.route("**/stats", lambda route: route.abort())
+    page.clock.run_for(2000)
+    page.wait_for_selector("#unreachable:not([hidden])")
+    assert page.inner_text("#state") == "unreachable"
+    page.unroute("**/stats")
+    page.clock.run_for(2000)
+    page.wait_for_selector("#unreachable[hidden]", state="attached")
+    assert page.inner_text("#state") == "ready"
+    context.close()

@@ -1,0 +1,199 @@
+"""D4RL's layout: which rows give transitions, in which units, and what is said of faulty files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from kernels.backend import SampleBatch
+from kernels.reference import ReferenceBackend
+from policy import load_policy
+from training.config import TrainConfig
+from training.data.dataset import ACTION_LIMIT, Dataset, DatasetError, StatedUnits, load_dataset
+from training.files import sha256_of
+from training.train import train
+
+Rows = dict[str, Any]
+
+
+def robot_rows(rows: int = 60, seed: int = 0) -> Rows:
+    """Episodes of ten rows: every third ends by a terminal, others by a timeout. Observation = number of row."""
+    rng = np.random.default_rng(seed)
+    last = np.arange(rows) % 10 == 9
+    terminals = last & (np.arange(rows) // 10 % 3 == 2)
+    return {
+        "observations": np.arange(rows, dtype=np.float32)[:, None] + [0.0, 1000.0, 2000.0],
+        "actions": rng.uniform(-1, 1, (rows, 2)).astype(np.float32),
+        "rewards": rng.normal(size=rows).astype(np.float32),
+        "terminals": terminals,
+        "timeouts": last & ~terminals,
+    }
+
+
+def write_hdf5(path: Path, rows: Rows) -> Path:
+    with h5py.File(path, "w") as file:
+        for key, value in rows.items():
+            file.create_dataset(key, data=value, compression="gzip" if np.ndim(value) else None)
+        file.create_dataset("infos/qpos", data=np.zeros((3, 3)))  # D4RL files have such, of no use here
+        file.attrs["metadata"] = "ours"
+    return path
+
+
+def load(path: Path, **stated: Any) -> Dataset:
+    return load_dataset("my-robot", path, stated=StatedUnits(**stated))
+
+
+def test_no_transition_crosses_a_cut(tmp_path: Path) -> None:
+    """A row's transition is to the row below it, except that timeouts have none and terminals need none."""
+    rows = robot_rows()
+    dataset = load(write_hdf5(tmp_path / "robot.hdf5", rows))
+    kept = [row for row in range(60) if row % 10 < 9 or row in (29, 59)]
+    train = dataset.train
+    assert train.observations[:, 0].tolist() == kept
+    assert train.masks.tolist() == [0.0 if row in (29, 59) else 1.0 for row in kept]
+    going = train.masks == 1
+    assert (train.next_observations[going, 0] - train.observations[going, 0]).unique().tolist() == [1.0]
+    np.testing.assert_array_equal(train.rewards.numpy(), rows["rewards"][kept])
+    np.testing.assert_array_equal(train.actions.numpy(), rows["actions"][kept].clip(-ACTION_LIMIT, ACTION_LIMIT))
+    assert (dataset.obs_dim, dataset.action_dim, dataset.val) == (3, 2, None)
+    assert dataset.sha256 == sha256_of(tmp_path / "robot.hdf5")
+    assert dataset.control_hz == 20.0
+
+
+def test_an_unfinished_last_episode_loses_its_last_row(tmp_path: Path) -> None:
+    rows = {key: value[:55] for key, value in robot_rows().items()}
+    dataset = load(write_hdf5(tmp_path / "robot.h5", rows))
+    assert dataset.train.observations[-1, 0] == 53
+    assert dataset.train.next_observations[-1, 0] == 54
+
+
+def test_a_row_that_is_both_is_a_terminal(tmp_path: Path) -> None:
+    rows = robot_rows()
+    train = load(write_hdf5(tmp_path / "robot.hdf5", rows | {"timeouts": rows["timeouts"] | rows["terminals"]})).train
+    assert train.observations[train.masks == 0, 0].tolist() == [29, 59]
+
+
+def test_given_next_observations_are_used(tmp_path: Path) -> None:
+    rows = robot_rows()
+    following = rows["observations"] + 0.5
+    dataset = load(write_hdf5(tmp_path / "robot.hdf5", rows | {"next_observations": following}))
+    assert len(dataset.train) == 56  # without the four timeouts
+    assert (dataset.train.next_observations - dataset.train.observations).unique().tolist() == [0.5]
+
+
+def test_actions_are_rescaled_by_the_files_bounds(tmp_path: Path) -> None:
+    rows = robot_rows()
+    low, high = np.array([-2.0, 0.0]), np.array([2.0, 10.0])
+    unit = rows["actions"].astype(np.float64)
+    rows |= {"actions": low + (unit + 1) / 2 * (high - low), "action_low": low, "action_high": high}
+    dataset = load(write_hdf5(tmp_path / "robot.hdf5", rows))
+    assert (dataset.action_bounds.low, dataset.action_bounds.high) == ((-2.0, 0.0), (2.0, 10.0))
+    kept = dataset.train.observations[:, 0].int().numpy()
+    np.testing.assert_allclose(dataset.train.actions.numpy(), unit[kept], atol=1e-6)
+
+
+def test_stated_units_go_first(tmp_path: Path) -> None:
+    rows = robot_rows()
+    rows |= {"actions": 4 * rows["actions"], "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
+    path = write_hdf5(tmp_path / "robot.hdf5", rows)
+    with pytest.raises(DatasetError, match=r"'actions' row 0 leaves \[-1, 1\]: .*say --action-low and --action-high"):
+        load(path)
+    dataset = load(path, control_hz=50.0, action_low=(-4.0,), action_high=(4.0, 8.0))
+    assert (dataset.action_bounds.low, dataset.action_bounds.high) == ((-4.0, -4.0), (4.0, 8.0))
+    assert dataset.control_hz == 50.0
+    faults: list[tuple[Rows, str]] = [
+        ({"action_low": (-4.0,)}, "say both"),
+        ({"action_low": (-4.0,), "action_high": (1.0, 1.0, 1.0)}, "action_high must be one number or 2"),
+        ({"action_low": (-4.0,), "action_high": (-5.0,)}, "must be finite and ascending"),
+        ({"action_low": (-4.0,), "action_high": (1.0,)}, r"leaves \[\[-4.0, -4.0\], \[1.0, 1.0\]\]"),
+    ]
+    for stated, message in faults:
+        with pytest.raises(DatasetError, match=message):
+            load(path, **stated)
+
+
+def spoil(key: str, row: int, value: float) -> Rows:
+    rows = robot_rows()
+    rows[key] = rows[key].astype(np.float64)
+    rows[key][row] = value
+    return rows
+
+
+def without(key: str) -> Rows:
+    return {name: value for name, value in robot_rows().items() if name != key}
+
+
+FAULTS: list[tuple[Rows, str]] = [
+    *((without(key), f"array '{key}' is missing") for key in robot_rows()),
+    (robot_rows() | {"rewards": np.zeros(59)}, "'rewards' has 59 rows, and 'observations' has 60"),
+    (robot_rows() | {"rewards": np.zeros((60, 1))}, r"'rewards' must have 1 axes, and its shape is \(60, 1\)"),
+    (robot_rows() | {"actions": np.zeros(60)}, r"'actions' must have 2 axes, and its shape is \(60,\)"),
+    (robot_rows() | {"observations": 3.0}, r"'observations' must have 2 axes, and its shape is \(\)"),
+    (robot_rows() | {"observations": np.zeros((60, 8, 8, 3))}, "'observations' must have 2 axes"),
+    (robot_rows() | {"rewards": np.array([b"a"] * 60)}, "'rewards' must hold numbers, and its dtype is"),
+    (robot_rows() | {"next_observations": np.zeros((60, 2))}, r"'next_observations' must be \(60, 3\)"),
+    (robot_rows() | {"action_low": [-1.0, -1.0]}, "go together"),
+    (robot_rows() | {"action_low": [1.0, 1.0], "action_high": [-1.0, -1.0]}, "ascending"),
+    (robot_rows() | {"terminals": np.zeros(60), "timeouts": np.zeros(60)}, "where do episodes end"),
+    (robot_rows() | {"terminals": np.zeros(60), "timeouts": np.ones(60)}, "every one is a timeout"),
+    ({key: value[:0] for key, value in robot_rows().items()}, r"its shape is \(0, 3\)"),
+    (spoil("observations", 17, np.nan), "'observations' row 17 is NaN or infinite"),
+    (spoil("rewards", 18, 1e300), "'rewards' row 18 is NaN or infinite"),
+    (spoil("actions", 33, 1.5), r"'actions' row 33 leaves \[-1, 1\]: \[1.5, 1.5\]; .*--action-low"),
+    (spoil("terminals", 12, 0.5), "'terminals' row 12 must be 0 or 1"),
+    (spoil("timeouts", 3, -1), "'timeouts' row 3 must be 0 or 1"),
+]
+
+
+@pytest.mark.parametrize(("rows", "message"), FAULTS)
+def test_faults_are_named(tmp_path: Path, rows: Rows, message: str) -> None:
+    with pytest.raises(DatasetError, match=message) as raised:
+        load(write_hdf5(tmp_path / "faulty.hdf5", rows))
+    assert "faulty.hdf5" in str(raised.value)
+
+
+def test_absent_truncated_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="does not exist"):
+        load(tmp_path / "nothing.hdf5")
+    path = write_hdf5(tmp_path / "robot.hdf5", robot_rows())
+    whole = path.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"hello", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(DatasetError, match="truncated or not an HDF5 file"):
+            load(path)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("observations/image", data=np.zeros(3))
+    with pytest.raises(DatasetError, match="'observations' is a group"):
+        load(path)
+
+
+def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(DatasetError, match=r"needs h5py: pip install 'sorl-serve\[data\]'"):
+        load(tmp_path / "robot.hdf5")
+
+
+def test_a_policy_is_trained_and_acts_in_the_robots_units(tmp_path: Path) -> None:
+    rows = robot_rows()
+    rows |= {"actions": 5 + 2 * rows["actions"]}
+    path = write_hdf5(tmp_path / "robot.hdf5", rows)
+    config = TrainConfig(
+        task="my-robot", dataset=path, run_dir=tmp_path / "run", updates=3, hidden=(16, 16), batch_size=16, threads=1
+    )
+    with pytest.raises(DatasetError, match="say --action-low and --action-high"):
+        train(config)
+    config = TrainConfig(**{**vars(config), "control_hz": 5.0, "action_low": (3.0,), "action_high": (7.0,)})
+    policy = load_policy(train(config))
+    spec = policy.spec
+    assert (spec.control_hz, spec.action_low, spec.action_high) == (5.0, (3.0, 3.0), (7.0, 7.0))
+    assert spec.provenance.environment == "my-robot"
+    assert spec.provenance.dataset_sha256 == sha256_of(path)
+    result = ReferenceBackend(policy).sample_and_score(SampleBatch.of(rows["observations"][:4], 8, 4, 0))
+    action = spec.action_to_environment(result.action)
+    assert action.shape == (4, 2)
+    assert ((action >= 3) & (action <= 7)).all()

@@ -1,0 +1,62 @@
+"""Rows survive the way to disk and back, also after a power cut."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from training.evaluation.episode_table import COLUMNS, EpisodeRow, EpisodeTableError, append_rows, read_rows, write_rows
+from training.evaluation.rollout import EpisodeResult, Job
+
+RESULT = EpisodeResult(
+    job=Job(10_003, 8, 4, select="worst"),
+    success=True,
+    steps=37,
+    first_q=-0.1,
+    initial_state=(1.0, 2.5),
+    mean_q=-1 / 3,
+    discounted_return=-30.25,
+    mean_return=-1e-17,
+    crashed=False,
+    seconds=0.25,
+)
+ROW = EpisodeRow.of(RESULT)
+
+
+def test_rows_come_back_to_the_bit(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.csv"
+    append_rows(path, [ROW])
+    append_rows(path, [replace(ROW, episode=5), replace(ROW, select="best")])
+    assert read_rows(path) == [ROW, replace(ROW, episode=5), replace(ROW, select="best")]
+    write_rows(path, [ROW])
+    assert read_rows(path) == [ROW]
+
+
+def test_a_row_says_what_happened() -> None:
+    assert (ROW.num_candidates, ROW.num_steps, ROW.episode, ROW.select) == (8, 4, 10_003, "worst")
+    assert (ROW.success, ROW.steps, ROW.crashed) == (1, 37, 0)
+    assert ROW.initial_state != EpisodeRow.of(replace(RESULT, initial_state=(1.0, 2.6))).initial_state
+    # The columns of the first release come first, so that what reads them by position goes on working.
+    assert COLUMNS[:6] == ("num_candidates", "num_steps", "episode", "success", "steps", "first_q")
+
+
+def test_a_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.csv"
+    write_rows(path, [ROW, ROW])
+    path.write_text(path.read_text()[:-20])
+    assert read_rows(path) == [ROW]
+    append_rows(path, [replace(ROW, episode=6)])
+    assert read_rows(path) == [ROW, replace(ROW, episode=6)]
+
+
+def test_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(EpisodeTableError, match="header must be num_candidates"):
+        read_rows(path)
+    write_rows(path, [ROW, ROW])
+    path.write_text(path.read_text().replace("10003", "soon", 1))
+    with pytest.raises(EpisodeTableError, match="line 2"):
+        read_rows(path)

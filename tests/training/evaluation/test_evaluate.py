@@ -1,0 +1,122 @@
+"""The grid runs every cell on the same episodes, reports what happened, and lanes do not change the outcome."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sorl_client.episodes import make_env, reset
+
+from kernels.backend import create_backend
+from kernels.reference import ReferenceBackend
+from policy import CheckpointError, Policy, Provenance, load_policy, save_policy
+from tests.policies import random_policy
+from tests.training.conftest import TASK
+from training.evaluation.episode_table import read_rows
+from training.evaluation.evaluate import EvaluateConfig, evaluate, format_table
+from training.evaluation.rollout import Job, Roller
+
+
+@pytest.fixture(scope="module")
+def policy() -> Policy:
+    """Random weights, for the maze."""
+    return random_policy(obs_dim=2, action_dim=2, provenance=Provenance(environment=TASK))
+
+
+@pytest.fixture(scope="module")
+def path(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("policy") / "policy.safetensors"
+    save_policy(policy, path)
+    return path
+
+
+def run(policy: Policy, lanes: int, jobs: list[Job]) -> dict[Job, tuple[bool, int, tuple[float, ...]]]:
+    roller = Roller(ReferenceBackend(policy), policy.spec, TASK, lanes)
+    return {result.job: (result.success, result.steps, result.initial_state) for result in roller.run(jobs)}
+
+
+@pytest.mark.slow
+def test_lanes_do_not_change_what_happens(policy: Policy) -> None:
+    jobs = [Job(episode, n, m) for n, m in ((1, 1), (4, 3)) for episode in (5, 6)]
+    alone, together = run(policy, 1, jobs), run(policy, 3, jobs)
+    assert alone.keys() == together.keys() == set(jobs)
+    for job in jobs:
+        assert alone[job][:2] == together[job][:2]
+        env = make_env(TASK)
+        assert alone[job][2] == tuple(map(float, reset(env, job.episode)))
+        env.close()
+
+
+@pytest.mark.slow
+def test_a_report_of_a_grid(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = EvaluateConfig(
+        policy=path,
+        num_candidates=(1, 2),
+        num_steps=(1,),
+        episodes=2,
+        processes=2,
+        lanes=2,
+        json=tmp_path / "report.json",
+        csv=tmp_path / "episodes.csv",
+    )
+    report = evaluate(config)
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    assert [(cell["num_candidates"], cell["num_steps"], cell["episodes"]) for cell in report["cells"]] == [
+        (1, 1, 2),
+        (2, 1, 2),
+    ]
+    with (tmp_path / "episodes.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["episode"] for row in rows] == ["10000", "10001"] * 2
+    for cell in report["cells"]:
+        mine = [row for row in rows if int(row["num_candidates"]) == cell["num_candidates"]]
+        assert cell["success"] == np.mean([int(row["success"]) for row in mine])
+        assert cell["low"] <= cell["success"] <= cell["high"]
+        assert cell["mean_first_q"] == pytest.approx(np.mean([float(row["first_q"]) for row in mine]))
+        assert cell["crashes"] == 0
+    assert "95 % interval" in format_table(report)
+    conditions = {name: report[name] for name in ("select", "engine", "actor_hidden", "updates", "discount")}
+    assert conditions == {
+        "select": "best",
+        "engine": create_backend(load_policy(config.policy), "auto", "cpu").engine,
+        "actor_hidden": [32, 32],
+        "updates": 0,
+        "discount": 0.995,  # the environment's, since this policy does not say
+    }
+
+
+@pytest.mark.slow
+def test_worst_candidates_begin_with_lower_values(path: Path, tmp_path: Path) -> None:
+    first = {}
+    for select in ("best", "worst"):
+        table = tmp_path / f"{select}.csv"
+        report = evaluate(
+            EvaluateConfig(
+                policy=path, num_candidates=(4,), num_steps=(1,), episodes=2, processes=1, select=select, csv=table
+            )  # type: ignore[arg-type]
+        )
+        assert report["select"] == select
+        rows = read_rows(table)
+        assert {row.select for row in rows} == {select}
+        first[select] = {row.initial_state: row.first_q for row in rows}
+    assert first["best"].keys() == first["worst"].keys()
+    assert all(first["worst"][state] < q for state, q in first["best"].items())
+
+
+def test_faults_are_named(path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_steps must be at most 8"):
+        evaluate(EvaluateConfig(policy=path, num_steps=(9,)))
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        evaluate(EvaluateConfig(policy=tmp_path / "nothing.safetensors"))
+    nameless = tmp_path / "nameless.safetensors"
+    save_policy(random_policy(), nameless)
+    with pytest.raises(ValueError, match="say --task"):
+        evaluate(EvaluateConfig(policy=nameless))
+    with pytest.raises(ValueError, match="OGBench does not know the task 'my-robot'"):
+        evaluate(EvaluateConfig(path, task="my-robot"))
+    with pytest.raises(ValueError, match="episodes must be at least 1"):
+        replace(EvaluateConfig(policy=path), episodes=0)

@@ -1,0 +1,94 @@
+"""Best is the backend's choice, worst is never better, random depends on the seed alone."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+
+from kernels.backend import SampleBatch
+from kernels.philox import standard_normals
+from kernels.reference import ReferenceBackend
+from tests.policies import random_policy
+from training.evaluation.selection import Selection, choose, random_index
+
+ROWS = 24
+
+
+def batch(seed: int = 0) -> SampleBatch:
+    observation = np.random.default_rng(seed).standard_normal((ROWS, 11)).astype(np.float32)
+    return SampleBatch.of(observation, [1, 2, 7, 16] * (ROWS // 4), [1, 4, 8] * (ROWS // 3), range(ROWS), 1.0, 0, True)
+
+
+def chosen(rule: Selection) -> tuple[np.ndarray, np.ndarray]:
+    backend = ReferenceBackend(random_policy())
+    return choose(batch(), backend.sample_and_score(batch()), [rule] * ROWS)
+
+
+def test_best_is_the_backends_choice() -> None:
+    result = ReferenceBackend(random_policy()).sample_and_score(batch())
+    action, q = chosen("best")
+    np.testing.assert_array_equal(action, result.action)
+    np.testing.assert_array_equal(q, result.q)
+
+
+def test_worst_is_the_lowest_and_never_better_than_best() -> None:
+    result = ReferenceBackend(random_policy()).sample_and_score(batch())
+    assert result.candidate_q is not None
+    _, worst = chosen("worst")
+    np.testing.assert_array_equal(worst, [values.min() for values in result.candidate_q])
+    assert (worst <= result.q).all()
+    assert (worst < result.q)[batch().num_candidates > 1].all()
+
+
+def test_the_executed_action_is_the_candidate_of_that_value() -> None:
+    result = ReferenceBackend(random_policy()).sample_and_score(batch())
+    assert result.candidates is not None
+    assert result.candidate_q is not None
+    rules: tuple[Literal["random", "worst"], ...] = ("random", "worst")
+    for rule in rules:
+        action, q = chosen(rule)
+        for row in range(ROWS):
+            index = int(np.flatnonzero(result.candidate_q[row] == q[row])[0])
+            np.testing.assert_array_equal(action[row], result.candidates[row][index])
+
+
+def test_rules_mix_in_one_batch() -> None:
+    result = ReferenceBackend(random_policy()).sample_and_score(batch())
+    rules: list[Selection] = ["best", "random", "worst"]
+    _, mixed = choose(batch(), result, rules * (ROWS // 3))
+    for offset, rule in enumerate(rules):
+        np.testing.assert_array_equal(mixed[offset::3], chosen(rule)[1][offset::3])
+
+
+def test_random_is_a_function_of_the_seed_alone() -> None:
+    seeds = np.arange(4096, dtype=np.uint64) * np.uint64(2**40 + 12345)
+    counts = np.full(4096, 8, np.int32)
+    index = random_index(seeds, counts)
+    np.testing.assert_array_equal(index[::-1], random_index(seeds[::-1].copy(), counts))
+    np.testing.assert_array_equal(index[7:9], random_index(seeds[7:9], counts[7:9]))
+
+
+def test_random_is_uniform_and_in_range() -> None:
+    seeds = np.arange(8000, dtype=np.uint64)
+    for candidates in (1, 5, 8):
+        index = random_index(seeds, np.full(len(seeds), candidates, np.int32))
+        counts = np.bincount(index, minlength=candidates)
+        assert len(counts) == candidates
+        expected = len(seeds) / candidates
+        # Five standard deviations of a binomial count.
+        assert np.abs(counts - expected).max() <= 5 * np.sqrt(expected)
+    high = np.array([2**64 - 1, 2**63], dtype=np.uint64)
+    assert (random_index(high, np.array([3, 3], np.int32)) < 3).all()
+
+
+def test_random_does_not_depend_on_the_noise() -> None:
+    """Word 0 of a candidate's counter makes the radius of its first two dimensions: the choice must not repeat it."""
+    seeds = np.arange(8000, dtype=np.uint64)
+    index = random_index(seeds, np.full(len(seeds), 64, np.int32))
+    bits = torch.from_numpy(seeds.astype(np.int64))
+    for candidate in (0, 1):
+        noise = standard_normals(bits, torch.full_like(bits, candidate), 2).numpy()
+        # Five standard deviations of the correlation of independent samples.
+        assert abs(np.corrcoef(index, np.linalg.norm(noise, axis=1))[0, 1]) < 5 / np.sqrt(len(seeds))

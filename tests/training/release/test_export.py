@@ -1,0 +1,175 @@
+"""What is shipped is what was measured: reports must belong to the file, and choosing and reporting share no seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kernels.backend import SampleBatch
+from kernels.reference import ReferenceBackend
+from policy import Budget, CheckpointError, Measurement, load_policy, save_policy
+from tests.policies import random_policy
+from training.evaluation.rollout import EpisodeResult, Job
+from training.files import sha256_of, write_json
+from training.release.card import model_card
+from training.release.export import ExportConfig, export
+from training.results.experiments import record_folder
+from training.results.plan import Plan, Subject
+from training.results.protocol import Cell, Protocol, Seeds
+from training.results.record import Record
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "run" / "policy.safetensors"
+    save_policy(random_policy(), path)
+    return path
+
+
+def cell(n: int, m: int) -> dict[str, Any]:
+    return {"num_candidates": n, "num_steps": m, "success": 0.9, "low": 0.8, "high": 0.95, "episodes": 5, "steps": 1}
+
+
+def report(path: Path, source: Path, first_seed: int, *cells: dict[str, Any]) -> Path:
+    content = {"policy_sha256": sha256_of(source), "first_seed": first_seed, "episodes": 5, "cells": list(cells)}
+    write_json(path, content)
+    return path
+
+
+@pytest.fixture
+def config(source: Path, tmp_path: Path) -> ExportConfig:
+    return ExportConfig(
+        policy=source.parent,
+        out=tmp_path / "shipped.safetensors",
+        frontier=(
+            report(tmp_path / "frontier.json", source, 0, cell(8, 4)),
+            report(tmp_path / "more.json", source, 0, cell(1, 1)),
+        ),
+        headline=report(tmp_path / "headline.json", source, 5, cell(8, 4)),
+        notes="trained on a Sunday",
+    )
+
+
+def test_measurements_travel_inside_and_weights_are_untouched(config: ExportConfig, source: Path) -> None:
+    exported = export(config)
+    spec = load_policy(config.out).spec
+    assert exported.spec == spec
+    assert spec.name == "shipped"
+    assert spec.frontier == (Measurement(1, 1, 0.9, 0.8, 0.95, 5), Measurement(8, 4, 0.9, 0.8, 0.95, 5))
+    assert spec.headline == spec.frontier[1]
+    assert spec.default_budget == Budget(8, 4)
+    assert spec.provenance.notes == "trained on a Sunday"
+    assert config.out.with_suffix(".md").read_text() == model_card(exported, "shipped.safetensors")
+    for name, tensor in load_policy(source).state_dict().items():
+        assert torch.equal(exported.state_dict()[name], tensor)
+    batch = SampleBatch.of(np.ones((2, 11), np.float32), 4, 2, 0)
+    ours, theirs = (ReferenceBackend(load_policy(path)).sample_and_score(batch) for path in (source, config.out))
+    np.testing.assert_array_equal(ours.action, theirs.action)
+
+
+def test_a_report_of_another_file_is_refused(config: ExportConfig, source: Path) -> None:
+    save_policy(random_policy(seed=1), source)
+    with pytest.raises(ValueError, match="measured another file"):
+        export(config)
+
+
+def test_only_the_best_candidate_is_served(config: ExportConfig, tmp_path: Path) -> None:
+    path = tmp_path / "headline.json"
+    write_json(path, json.loads(path.read_text()) | {"select": "random"})
+    with pytest.raises(ValueError, match="executed the random candidate"):
+        export(config)
+    write_json(path, json.loads(path.read_text()) | {"select": "best"})
+    export(config)
+
+
+def test_choosing_and_reporting_on_the_same_seeds_is_refused(
+    config: ExportConfig, source: Path, tmp_path: Path
+) -> None:
+    overlapping = report(tmp_path / "headline.json", source, 4, cell(8, 4))
+    with pytest.raises(ValueError, match="share 1 episode seeds"):
+        export(replace(config, headline=overlapping))
+
+
+def test_a_headline_is_one_cell(config: ExportConfig, source: Path, tmp_path: Path) -> None:
+    two = report(tmp_path / "headline.json", source, 5, cell(1, 1), cell(8, 4))
+    with pytest.raises(ValueError, match="a headline is one cell, found 2"):
+        export(replace(config, headline=two))
+
+
+def test_a_damaged_policy_is_refused(config: ExportConfig, source: Path) -> None:
+    source.write_bytes(source.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="truncated"):
+        export(config)
+
+
+PROTOCOL = Protocol(num_candidates=(1, 8), num_steps=(4,), selection=Seeds(10, 4), report=Seeds(20, 5))
+SUCCESSES = {Cell(1, 4): 1, Cell(8, 4): 3}
+"""Of the 4 selection episodes."""
+
+
+def measured_results(folder: Path, version: str, reported: int | None = 4, cells: tuple[Cell, ...] = ()) -> Path:
+    """What `sorl-results` leaves: the grid, or `cells`; the best cell on report seeds; a cell of random choice."""
+    Plan("task", PROTOCOL, (Subject("it", version, 1),), ()).write(folder / "plan.json")
+    facts = {"policy_sha256": version, "task": "task", "engine": "reference/fp32/cpu"}
+    record = Record.create(record_folder(folder, version), facts)
+    for cell in cells or tuple(SUCCESSES):
+        record.add(episode(cell, seed, seed < 10 + SUCCESSES[cell]) for seed in PROTOCOL.selection.range)
+    if reported is not None:
+        record.add(episode(Cell(8, 4), seed, seed < 20 + reported) for seed in PROTOCOL.report.range)
+    record.add(episode(Cell(8, 4, "random"), seed, True) for seed in PROTOCOL.selection.range)
+    return folder
+
+
+def episode(cell: Cell, seed: int, success: bool) -> EpisodeResult:
+    job = Job(seed, cell.num_candidates, cell.num_steps, select=cell.select)
+    return EpisodeResult(job, success, 9, -1.0, (float(seed),), -2.0, -3.0, -4.0, False, 0.1)
+
+
+def test_the_grid_and_best_cell_of_a_results_folder_travel(source: Path, tmp_path: Path) -> None:
+    results = measured_results(tmp_path / "task", sha256_of(source))
+    spec = export(ExportConfig(source, tmp_path / "out.safetensors", results=results)).spec
+    assert [(m.num_candidates, m.num_steps, m.success, m.episodes) for m in spec.frontier] == [
+        (1, 4, 0.25, 4),
+        (8, 4, 0.75, 4),
+    ]
+    assert spec.headline is not None
+    assert (spec.headline.num_candidates, spec.headline.success, spec.headline.episodes) == (8, 0.8, 5)
+    assert spec.headline.low < 0.8 < spec.headline.high
+    assert spec.default_budget == Budget(8, 4)
+
+
+def test_another_cell_may_be_the_headline_of_a_results_folder(source: Path, tmp_path: Path) -> None:
+    results = measured_results(tmp_path / "task", sha256_of(source))
+    config = ExportConfig(source, tmp_path / "out.safetensors", results=results)
+    chosen = report(tmp_path / "headline.json", source, 30, cell(4, 2))
+    spec = export(replace(config, headline=chosen)).spec
+    assert spec.headline == Measurement(4, 2, 0.9, 0.8, 0.95, 5)
+    assert spec.default_budget == Budget(4, 2)
+    assert len(spec.frontier) == 2
+    chose = report(tmp_path / "headline.json", source, 13, cell(4, 2))
+    with pytest.raises(ValueError, match="share 1 episode seeds"):
+        export(replace(config, headline=chose))
+
+
+def test_without_report_episodes_there_is_no_headline(source: Path, tmp_path: Path) -> None:
+    results = measured_results(tmp_path / "task", sha256_of(source), reported=None)
+    spec = export(ExportConfig(source, tmp_path / "out.safetensors", results=results)).spec
+    assert spec.headline is None
+    assert len(spec.frontier) == 2
+
+
+def test_results_that_say_nothing_of_the_policy_are_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
+    of_another = measured_results(tmp_path / "another", "0" * 64)
+    with pytest.raises(ValueError, match="holds no measurement of this file"):
+        export(ExportConfig(source, config.out, results=of_another))
+    partial = measured_results(tmp_path / "partial", sha256_of(source), cells=(Cell(1, 4),))
+    with pytest.raises(ValueError, match="the grid is not complete"):
+        export(ExportConfig(source, config.out, results=partial))
+    with pytest.raises(ValueError, match="either these, or frontier"):
+        export(replace(config, results=partial))

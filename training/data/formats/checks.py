@@ -1,0 +1,55 @@
+"""Is an array what training can use? The first faulty row is named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+from training.data.action_bounds import ActionBounds
+from training.data.formats.source import DatasetError
+
+STATE_BOUNDS = "; if the actions have other units, say --action-low and --action-high"
+_FLOAT32_MAX = np.finfo(np.float32).max
+
+
+def require_keys(where: str, arrays: Collection[str], required: Collection[str]) -> None:
+    for key in required:
+        if key not in arrays:
+            raise DatasetError(f"{where}: array {key!r} is missing")
+
+
+def check_arrays(where: str, arrays: Mapping[str, np.ndarray], flat: Collection[str]) -> None:
+    """Numbers, finite in float32, equally many rows; one axis for those named in `flat`, two for the others."""
+    for key, array in arrays.items():
+        axes = 1 if key in flat else 2
+        if array.dtype.kind not in "biuf":
+            raise DatasetError(f"{where}: {key!r} must hold numbers, and its dtype is {array.dtype}")
+        if array.ndim != axes or not array.size:
+            raise DatasetError(f"{where}: {key!r} must have {axes} axes, and its shape is {array.shape}")
+    first = "observations" if "observations" in arrays else next(iter(arrays))
+    rows = len(arrays[first])
+    for key, array in arrays.items():
+        if len(array) != rows:
+            raise DatasetError(f"{where}: {key!r} has {len(array)} rows, and {first!r} has {rows}")
+        finite = (np.abs(array) <= _FLOAT32_MAX).reshape(rows, -1).all(1)
+        if not finite.all():
+            raise DatasetError(f"{where}: {key!r} row {int(np.argmin(finite))} is NaN or infinite")
+
+
+def check_flags(where: str, key: str, values: np.ndarray) -> np.ndarray:
+    """`values` as bool."""
+    binary = (values == 0) | (values == 1)
+    if not binary.all():
+        row = int(np.argmin(binary))
+        raise DatasetError(f"{where}: {key!r} row {row} must be 0 or 1, and is {values[row]}")
+    return values.astype(bool)
+
+
+def unit_actions(where: str, actions: np.ndarray, bounds: ActionBounds, hint: str = "") -> np.ndarray:
+    """(T, action_dim) float32 in [-1, 1] from environment units; `hint` ends the message for a row outside."""
+    unit, inside = bounds.to_unit(actions)
+    if not inside.all():
+        row = int(np.argmin(inside.all(1)))
+        raise DatasetError(f"{where}: 'actions' row {row} leaves {bounds}: {actions[row].tolist()}{hint}")
+    return unit

@@ -1,0 +1,89 @@
+"""D4RL's HDF5 layout: rows in the order of time, all episodes in one array.
+
+`observations` (rows, obs_dim), `actions` (rows, action_dim), `rewards`, `terminals` and `timeouts` (rows,), optionally
+`next_observations`. A terminal ends the task: no value follows it. A timeout only cuts the recording: what followed
+is not known, so that row gives no transition (as in `d4rl.qlearning_dataset`); a row that is both is a terminal.
+`action_low` and `action_high` (action_dim,) are an addition of ours: what the actions' units are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from training.data.formats.checks import STATE_BOUNDS, check_arrays, check_flags, require_keys, unit_actions
+from training.data.formats.source import DEFAULT_CONTROL_HZ, Columns, DatasetError, Source, StatedUnits
+from training.files import sha256_of
+
+REQUIRED = ("observations", "actions", "rewards", "terminals", "timeouts")
+OPTIONAL = ("next_observations", "action_low", "action_high")
+
+
+def read(path: Path, stated: StatedUnits) -> Source:
+    """Read and validate `path`.
+
+    Raises:
+        DatasetError: h5py is not installed, the file is missing or damaged, or its arrays are not what training can
+            use.
+    """
+    where = str(path)
+    arrays = _load(path)
+    require_keys(where, arrays, REQUIRED)
+    limits = [arrays.pop(key) for key in ("action_low", "action_high") if key in arrays]
+    if len(limits) == 1:
+        raise DatasetError(f"{where}: 'action_low' and 'action_high' go together, and one is missing")
+    check_arrays(where, arrays, flat=("rewards", "terminals", "timeouts"))
+    bounds = stated.action_bounds(where, arrays["actions"].shape[1], (limits[0], limits[1]) if limits else None)
+    return Source(
+        train=_transitions(where, arrays, unit_actions(where, arrays["actions"], bounds, STATE_BOUNDS)),
+        val=None,
+        action_bounds=bounds,
+        control_hz=DEFAULT_CONTROL_HZ if stated.control_hz is None else stated.control_hz,
+        sha256=sha256_of(path),
+    )
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import h5py
+    except ImportError:
+        raise DatasetError(f"{path}: reading HDF5 needs h5py: pip install 'sorl-serve[data]'") from None
+    if not path.exists():
+        raise DatasetError(f"{path} does not exist")
+    try:
+        with h5py.File(path, "r") as file:
+            present = [key for key in (*REQUIRED, *OPTIONAL) if key in file]
+            for key in present:
+                if not isinstance(file[key], h5py.Dataset):
+                    raise DatasetError(f"{path}: {key!r} is a group, expected one array")
+            return {key: np.asarray(file[key][()]) for key in present}
+    except (OSError, KeyError, RuntimeError) as error:
+        raise DatasetError(f"{path}: truncated or not an HDF5 file: {error}") from None
+
+
+def _transitions(where: str, arrays: dict[str, np.ndarray], actions: np.ndarray) -> Columns:
+    terminal = check_flags(where, "terminals", arrays["terminals"])
+    timeout = check_flags(where, "timeouts", arrays["timeouts"])
+    observations = arrays["observations"]
+    keep = terminal | ~timeout
+    if "next_observations" in arrays:
+        if arrays["next_observations"].shape != observations.shape:
+            shape = arrays["next_observations"].shape
+            raise DatasetError(f"{where}: 'next_observations' must be {observations.shape}, and its shape is {shape}")
+        next_observations = arrays["next_observations"][keep]
+    else:
+        if not (terminal.any() or timeout.any()):
+            raise DatasetError(f"{where}: neither 'terminals' nor 'timeouts' has a 1: where do episodes end?")
+        keep[-1] = terminal[-1]
+        following = np.arange(len(observations)) + ~terminal  # after a terminal comes nothing: its mask is 0
+        next_observations = observations[following[keep]]
+    if not keep.any():
+        raise DatasetError(f"{where}: no row has a successor: every one is a timeout")
+    return Columns(
+        observations=observations[keep],
+        actions=actions[keep],
+        rewards=arrays["rewards"][keep],
+        masks=1.0 - terminal[keep],
+        next_observations=next_observations,
+    )

@@ -1,0 +1,65 @@
+"""What every format's `read` gives: transitions in plain arrays, and what is known of their units."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from training.data.action_bounds import ActionBounds
+
+DEFAULT_CONTROL_HZ = 20.0
+
+
+class DatasetError(ValueError):
+    """A dataset can't be trained on; the message names the file, the array and, where there is one, the row."""
+
+
+class Columns(NamedTuple):
+    """T transitions; actions in [-1, 1]. Masks are 0 where the task has ended: no value follows."""
+
+    observations: np.ndarray  # (T, obs_dim)
+    actions: np.ndarray  # (T, action_dim)
+    rewards: np.ndarray  # (T,)
+    masks: np.ndarray  # (T,)
+    next_observations: np.ndarray  # (T, obs_dim)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as read from disk."""
+
+    train: Columns
+    val: Columns | None
+    action_bounds: ActionBounds
+    control_hz: float
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StatedUnits:
+    """What the user says of the data's units; it goes before what a file says."""
+
+    control_hz: float | None = None
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+
+    def action_bounds(self, where: str, action_dim: int, found: tuple[np.ndarray, np.ndarray] | None) -> ActionBounds:
+        """The bounds of `where`'s actions: as stated, else as `found` there if that is finite, else [-1, 1].
+
+        Raises:
+            DatasetError: only one of the two is stated, they don't ascend, or there are too many or too few.
+        """
+        if (self.action_low is None) != (self.action_high is None):
+            raise DatasetError(f"{where}: say both of --action-low and --action-high, or neither")
+        try:
+            if self.action_low is not None and self.action_high is not None:
+                return ActionBounds.of(self.action_low, self.action_high, action_dim)
+            if found is not None:
+                low, high = (np.asarray(bound, np.float64).ravel() for bound in found)
+                if np.isfinite(low).all() and np.isfinite(high).all():
+                    return ActionBounds.of(low.tolist(), high.tolist(), action_dim)
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{where}: {error}") from None
+        return ActionBounds.unit(action_dim)

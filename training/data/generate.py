@@ -1,0 +1,198 @@
+"""`sorl-generate`: offline data from OGBench's scripted oracles, in the official files' format.
+
+Episodes are collected in parallel processes, ten to a part file, each part written atomically; an interrupted run
+continues where it stopped. When all parts exist they are merged into NAME.npz and NAME-val.npz, with NAME.json
+beside them (statistics and sha256). `ogbench.make_env_and_datasets(..., dataset_path=NAME.npz)` loads the result.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import gymnasium
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from training.data.oracles import TASKS, Arrays, collect_episode
+from training.files import atomic_path, sha256_of, write_json
+
+EPISODES_PER_PART = 10
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Generate an offline dataset with a scripted oracle (resumable: run the same command again)."""
+
+    task: Annotated[Literal["pointmaze-medium", "cube-single", "cube-double", "scene"], tyro.conf.Positional]
+    """What to generate."""
+    out_dir: Path = Path("data")
+    """Where NAME.npz, NAME-val.npz and NAME.json go."""
+    episodes: int = 1000
+    """Training episodes."""
+    val_episodes: int = 100
+    """Validation episodes, in a file of their own."""
+    episode_steps: int = 1001
+    """Rows per episode; one less is the number of transitions."""
+    seed: int = 0
+    """Seed of the dataset; an episode depends on it and its own number only."""
+    processes: int = 0
+    """Worker processes; 0 means one per available core."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("episodes", 1), ("val_episodes", 1), ("episode_steps", 2), ("seed", 0), ("processes", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine the data's bytes."""
+        keep = ("task", "episodes", "val_episodes", "episode_steps", "seed")
+        return {key: value for key, value in asdict(self).items() if key in keep}
+
+
+_worker_env: gymnasium.Env | None = None
+_worker_config: GenerateConfig | None = None
+
+
+def _start_worker(config: GenerateConfig) -> None:
+    global _worker_env, _worker_config
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool; a part is never half written
+    _worker_config = config
+    _worker_env = TASKS[config.task].make_env(config.episode_steps)
+
+
+def _collect_part(path: Path, episodes: range) -> int:
+    assert _worker_env is not None
+    assert _worker_config is not None
+    collected = [
+        collect_episode(TASKS[_worker_config.task], _worker_env, _worker_config.seed, episode) for episode in episodes
+    ]
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **_concatenate(collected))
+    return len(episodes)
+
+
+def _concatenate(parts: list[Arrays]) -> Arrays:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _plan_parts(config: GenerateConfig, directory: Path) -> dict[Path, range]:
+    """Part file -> its episodes; a part never mixes training and validation."""
+    parts = {}
+    for split, start, count in (("train", 0, config.episodes), ("val", config.episodes, config.val_episodes)):
+        for first in range(start, start + count, EPISODES_PER_PART):
+            episodes = range(first, min(first + EPISODES_PER_PART, start + count))
+            parts[directory / f"{split}-{first:06d}.npz"] = episodes
+    return parts
+
+
+def generate(config: GenerateConfig) -> Path:
+    """Collect what is missing, merge, write statistics. Returns the path of the training file.
+
+    Raises:
+        FileExistsError: the parts on disk belong to other settings.
+    """
+    name = TASKS[config.task].dataset_name
+    target = config.out_dir / f"{name}.npz"
+    report_path = target.with_suffix(".json")
+    if report_path.exists() and json.loads(report_path.read_text())["config"] == config.identity():
+        print(f"{target} is complete already")
+        return target
+
+    directory = config.out_dir / f"{name}.parts"
+    directory.mkdir(parents=True, exist_ok=True)
+    _claim(directory, config)
+    parts = _plan_parts(config, directory)
+    missing = {path: episodes for path, episodes in parts.items() if not path.exists()}
+    started = time.perf_counter()
+    _collect_missing(config, missing, total=config.episodes + config.val_episodes)
+    seconds = time.perf_counter() - started
+    collected = sum(len(episodes) for episodes in missing.values())
+
+    report: dict[str, Any] = {
+        "config": config.identity(),
+        "collected_episodes_this_run": collected,
+        "collection_seconds_this_run": round(seconds, 1),
+        "splits": {},
+    }
+    for split, path in (("train", target), ("val", target.with_name(f"{name}-val.npz"))):
+        arrays = _concatenate([dict(np.load(part)) for part in parts if part.name.startswith(split)])
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+        report["splits"][split] = {"file": path.name, "sha256": sha256_of(path), **statistics(config.task, arrays)}
+    write_json(report_path, report)
+    shutil.rmtree(directory)
+    print(f"{target}: {report['splits']['train']['transitions']:,} transitions; statistics in {report_path.name}")
+    return target
+
+
+def _claim(directory: Path, config: GenerateConfig) -> None:
+    path = directory / "config.json"
+    if not path.exists():
+        write_json(path, config.identity())
+    elif json.loads(path.read_text()) != config.identity():
+        raise FileExistsError(
+            f"{directory} holds parts made with other settings ({path.read_text().strip()}); "
+            "continue with those, choose another --out-dir, or delete it"
+        )
+
+
+def _collect_missing(config: GenerateConfig, missing: dict[Path, range], total: int) -> None:
+    done = total - sum(len(episodes) for episodes in missing.values())
+    processes = config.processes or len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("spawn")
+    with (
+        tqdm(total=total, initial=done, unit="episode", desc=config.task, smoothing=0.05) as bar,
+        ProcessPoolExecutor(processes, context, _start_worker, (config,)) as pool,
+    ):
+        futures = [pool.submit(_collect_part, path, episodes) for path, episodes in missing.items()]
+        try:
+            for future in as_completed(futures):
+                bar.update(future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def statistics(task: str, arrays: Arrays) -> dict[str, Any]:
+    """What two datasets of one protocol must agree on, whatever their seeds."""
+    moving = ~arrays["terminals"][:-1]
+    result: dict[str, Any] = {
+        "episodes": int(arrays["terminals"].sum()),
+        "rows": len(arrays["terminals"]),
+        "transitions": int(len(arrays["terminals"]) - arrays["terminals"].sum()),
+        "mean_abs_action": _rounded(np.abs(arrays["actions"]).mean(0)),
+        "share_of_saturated_actions": round(float((np.abs(arrays["actions"]) >= 1).mean()), 4),
+        "observation_mean": _rounded(arrays["observations"].mean(0, dtype=np.float64)),
+        "observation_std": _rounded(arrays["observations"].std(0, dtype=np.float64)),
+    }
+    for cube in range({"cube-single": 1, "cube-double": 2, "scene": 1}.get(task, 0)):
+        xyz = arrays["qpos"][:, 14 + 7 * cube : 17 + 7 * cube]
+        moved = np.linalg.norm(np.diff(xyz, axis=0), axis=1)[moving] > 1e-3
+        result[f"share_of_steps_cube_{cube}_lifted"] = round(float((xyz[:, 2] > 0.04).mean()), 4)
+        result[f"share_of_steps_cube_{cube}_moved"] = round(float(moved.mean()), 4)
+    return result
+
+
+def _rounded(values: Iterable[float]) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def main() -> None:
+    config = tyro.cli(GenerateConfig)
+    try:
+        generate(config)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: run the same command again to continue") from None
+    except (FileExistsError, ValueError) as error:
+        raise SystemExit(f"sorl-generate: {error}") from None

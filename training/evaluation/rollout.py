@@ -1,0 +1,201 @@
+"""Episodes of many compute budgets at once, in process: lanes of environments share one batch per control tick.
+
+Each job is one episode under one (N, M). A worker steps `lanes` environments in lockstep; all that need an action at
+a tick form one ragged batch, whatever their budgets. A lane whose episode ends takes the next job.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from sorl_client.episodes import EpisodeSeeds, SeedPolicy, make_env, reset
+
+from kernels.backend import Backend, NonFiniteOutput, SampleBatch
+from policy import PolicySpec
+from training.evaluation.facts import discount_of
+from training.evaluation.selection import Selection, choose
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to run."""
+
+    episode: int
+    num_candidates: int
+    num_steps: int
+    seed_policy: SeedPolicy = "step"
+    temperature: float = 1.0
+    select: Selection = "best"
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What came of a job."""
+
+    job: Job
+    success: bool
+    steps: int
+    first_q: float
+    """Value of the first executed action."""
+    initial_state: tuple[float, ...]
+    """The first observation: two episodes of one cell must not share it."""
+    mean_q: float
+    """Mean value of the executed actions."""
+    discounted_return: float
+    """Sum of gamma^t r_t. Single-task environments reward a step by the state it starts from, as relabelled data does,
+    so this is what the critic estimates; a time-out cuts it off."""
+    mean_return: float
+    """Mean over the episode's steps of the discounted return that followed each: what `mean_q` estimates."""
+    crashed: bool
+    """The simulation failed; the episode counts as a failure."""
+    seconds: float
+    """Its share of the worker's wall time: every tick is divided among the lanes it served."""
+
+
+@dataclass
+class _Lane:
+    env: Any
+    job: Job
+    seeds: EpisodeSeeds
+    observation: np.ndarray
+    initial_state: tuple[float, ...]
+    step: int = 0
+    first_q: float = 0.0
+    total_q: float = 0.0
+    rewards: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def result(self, success: bool, crashed: bool, discount: float) -> EpisodeResult:
+        returns = discounted_returns(self.rewards, discount)
+        return EpisodeResult(
+            job=self.job,
+            success=success,
+            steps=self.step,
+            first_q=self.first_q,
+            initial_state=self.initial_state,
+            mean_q=self.total_q / self.step,
+            discounted_return=returns[0],
+            mean_return=sum(returns) / len(returns),
+            crashed=crashed,
+            seconds=self.seconds,
+        )
+
+
+def discounted_returns(rewards: list[float], discount: float) -> list[float]:
+    """The discounted sum of what follows each step, itself included."""
+    returns: list[float] = []
+    following = 0.0
+    for reward in reversed(rewards):
+        following = reward + discount * following
+        returns.append(following)
+    return returns[::-1]
+
+
+class Roller:
+    """Runs jobs with one backend and a fixed number of environments, which it keeps between calls."""
+
+    def __init__(self, backend: Backend, spec: PolicySpec, task: str, lanes: int) -> None:
+        self._backend = backend
+        self._spec = spec
+        self._task = task
+        self._discount = discount_of(spec, task)
+        self._envs = [make_env(task) for _ in range(lanes)]
+
+    def run(self, jobs: list[Job]) -> Iterator[EpisodeResult]:
+        """Results in the order in which episodes end.
+
+        Raises:
+            NonFiniteOutput: the policy produced a NaN.
+        """
+        waiting = iter(jobs)
+        lanes = [lane for env in self._envs if (lane := self._start(env, waiting)) is not None]
+        while lanes:
+            started = time.perf_counter()
+            actions = self._act(lanes)
+            ended = {
+                number: result
+                for number, (lane, action) in enumerate(zip(lanes, actions, strict=True))
+                if (result := self._step(lane, action)) is not None
+            }
+            share = (time.perf_counter() - started) / len(lanes)
+            going: list[_Lane] = []
+            for number, lane in enumerate(lanes):
+                lane.seconds += share
+                if number not in ended:
+                    going.append(lane)
+                    continue
+                success, crashed = ended[number]
+                yield lane.result(success, crashed, self._discount)
+                if crashed:
+                    lane.env = self._replace(lane.env)
+                following = self._start(lane.env, waiting)
+                if following is not None:
+                    going.append(following)
+            lanes = going
+
+    def _step(self, lane: _Lane, action: np.ndarray) -> tuple[bool, bool] | None:
+        """Apply `action`; (success, crashed) if that ended the episode.
+
+        An exception at an episode's first step is a fault of the set-up and raised; a later one is a simulation that
+        failed, as is an observation that is not finite.
+        """
+        try:
+            observation, reward, terminated, truncated, info = lane.env.step(action)
+        except Exception:
+            if lane.step == 0:
+                raise
+            log.warning("episode %d crashed at step %d", lane.job.episode, lane.step, exc_info=True)
+            lane.step += 1
+            return False, True
+        lane.rewards.append(float(reward))
+        lane.step += 1
+        lane.observation = np.asarray(observation, dtype=np.float32)
+        if not np.isfinite(lane.observation).all():
+            log.warning("episode %d crashed at step %d: the observation is not finite", lane.job.episode, lane.step)
+            return False, True
+        return (bool(info["success"]), False) if terminated or truncated else None
+
+    def _replace(self, env: Any) -> Any:
+        replacement = make_env(self._task)
+        self._envs[self._envs.index(env)] = replacement
+        return replacement
+
+    def _start(self, env: Any, waiting: Iterator[Job]) -> _Lane | None:
+        job = next(waiting, None)
+        if job is None:
+            return None
+        started = time.perf_counter()
+        observation = reset(env, job.episode)
+        seeds = EpisodeSeeds(job.episode, job.seed_policy)
+        lane = _Lane(env, job, seeds, observation, tuple(map(float, observation)))
+        lane.seconds = time.perf_counter() - started
+        return lane
+
+    def _act(self, lanes: list[_Lane]) -> np.ndarray:
+        select = [lane.job.select for lane in lanes]
+        batch = SampleBatch.of(
+            np.stack([lane.observation for lane in lanes]),
+            num_candidates=[lane.job.num_candidates for lane in lanes],
+            num_steps=[lane.job.num_steps for lane in lanes],
+            seed=[lane.seeds.action(lane.step) for lane in lanes],
+            temperature=[lane.job.temperature for lane in lanes],
+            return_candidates=any(rule != "best" for rule in select),
+        )
+        result = self._backend.sample_and_score(batch)
+        if result.nonfinite.any():
+            lane = lanes[int(np.argmax(result.nonfinite))]
+            raise NonFiniteOutput(f"episode {lane.job.episode}, step {lane.step}: the policy produced a NaN")
+        action, values = choose(batch, result, select)
+        for lane, q in zip(lanes, map(float, values), strict=True):
+            lane.total_q += q
+            if lane.step == 0:
+                lane.first_q = q
+        actions: np.ndarray = self._spec.action_to_environment(action)
+        return actions

@@ -1,0 +1,65 @@
+"""Worker processes that run episodes of one policy, one compute thread each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from kernels.backend import Precision
+from kernels.threads import available_cores, limit_torch_threads
+from policy import CheckpointError, load_policy
+from training.evaluation.rollout import EpisodeResult, Job, Roller
+
+_roller: Roller | None = None
+
+
+def run_jobs(
+    policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int, precision: Precision = "auto"
+) -> Iterator[list[EpisodeResult]]:
+    """Run `jobs` in parallel; yields results as they are done, a few dozen at a time.
+
+    Args:
+        policy: the file, whose sha256 must be `version` in every worker.
+        processes: 0 means one per available core.
+        lanes: environments in a process.
+        precision: see `create_backend`.
+
+    Raises:
+        CheckpointError: the file was replaced.
+        NonFiniteOutput: the policy produced a NaN.
+    """
+    processes = processes or available_cores()
+    # Chunks of four rounds of lanes: small enough to balance, large enough that idle lanes at a chunk's end are few.
+    size = max(lanes, min(4 * lanes, -(-len(jobs) // processes)))
+    chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    context = multiprocessing.get_context("spawn")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with ProcessPoolExecutor(processes, context, _start_worker, (policy, version, task, lanes, precision)) as pool:
+        futures = [pool.submit(_run_chunk, chunk) for chunk in chunks]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start_worker(policy_path: Path, version: str, task: str, lanes: int, precision: Precision) -> None:
+    from kernels.backend import create_backend
+
+    global _roller
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
+    limit_torch_threads(1)  # as many processes as cores: a second thread would only spin
+    policy = load_policy(policy_path)
+    if policy.version != version:
+        raise CheckpointError(f"{policy_path} was replaced while its evaluation began")
+    _roller = Roller(create_backend(policy, "auto", "cpu", precision, threads=1), policy.spec, task, lanes)
+
+
+def _run_chunk(jobs: list[Job]) -> list[EpisodeResult]:
+    assert _roller is not None
+    return list(_roller.run(jobs))

@@ -1,0 +1,146 @@
+"""`sorl-export`: a trained policy becomes a file to ship: named, with its measurements inside and a card beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+from sorl_client.statistics import wilson_interval
+
+from policy import Budget, CheckpointError, Measurement, Policy, load_policy
+from training.files import write_text
+from training.release.card import model_card, summary
+from training.release.readback import save_and_read_back
+from training.results.errors import ResultsError
+from training.results.experiments import best_cell, record_folder
+from training.results.plan import Plan
+from training.results.protocol import Cell, Seeds
+from training.results.record import Record
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Attach name, frontier, headline and default budget to a policy; write it where it is served from, with a card."""
+
+    policy: tyro.conf.Positional[Path]
+    """A policy.safetensors, or a run folder that holds one."""
+    out: Path
+    """The file to write, e.g. deploy/policies/cube-single.safetensors; its card is cube-single.md beside it."""
+    name: str | None = None
+    """Name under which the service offers it; without it, the output's file name."""
+    frontier: tuple[Path, ...] = ()
+    """Reports of `sorl-evaluate --json` on the selection seeds."""
+    headline: Path | None = None
+    """Report of `sorl-evaluate --json` with ONE cell, on seeds that chose nothing."""
+    results: Path | None = None
+    """In place of --frontier: a folder of `sorl-results`, say docs/results/TASK. The frontier is its grid on selection
+    seeds; the headline, where --headline names no other, its best cell on report seeds."""
+    default_budget: tuple[int, int] | None = None
+    """N and M of a request that names neither; without it, the headline's."""
+    notes: str | None = None
+    """What a reader of the card should know: settings other than the paper's, wall time, surprises."""
+
+
+def export(config: ExportConfig) -> Policy:
+    """Write `config.out` and its card. Returns the policy as read back.
+
+    Raises:
+        CheckpointError: the policy is damaged, or what was read back is not what was written.
+        ValueError: a report does not belong to this policy, or frontier and headline share seeds.
+        ResultsError: the folder of `results` is damaged.
+    """
+    source = config.policy / "policy.safetensors" if config.policy.is_dir() else config.policy
+    policy = load_policy(source)
+    frontier, headline = _of_reports(config, policy) if config.results is None else _of_results(config, policy)
+    spec = replace(policy.spec, name=config.name or config.out.stem)
+    if frontier:
+        frontier.sort(key=lambda cell: (cell.num_candidates, cell.num_steps))
+        spec = replace(spec, frontier=tuple(frontier))
+    if headline:
+        budget = Budget(headline.num_candidates, headline.num_steps)
+        spec = replace(spec, headline=headline, default_budget=budget)
+    if config.default_budget:
+        spec = replace(spec, default_budget=Budget(*config.default_budget))
+    if config.notes is not None:
+        spec = replace(spec, provenance=replace(spec.provenance, notes=config.notes))
+    policy.spec = spec
+    written = save_and_read_back(policy, config.out)
+    write_text(config.out.with_suffix(".md"), model_card(written, config.out.name))
+    return written
+
+
+def _of_reports(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
+    frontier = [_read(path, policy) for path in config.frontier]
+    cells = [_measurement(cell) for report in frontier for cell in report["cells"]]
+    seeds = {seed for report in frontier for seed in _seeds(report)}
+    return cells, _headline(config.headline, policy, seeds) if config.headline else None
+
+
+def _of_results(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
+    assert config.results is not None
+    if config.frontier:
+        raise ValueError("results: give either these, or frontier")
+    protocol = Plan.read(config.results / "plan.json").protocol
+    folder = record_folder(config.results, policy.version)
+    if not folder.exists():
+        raise ValueError(f"{config.results} holds no measurement of this file (sha256 {policy.version[:12]})")
+    record = Record(folder)
+    best = best_cell(record, protocol)
+    if best is None:
+        raise ValueError(f"{config.results}: the grid is not complete; run sorl-results again")
+    grid = [_measured(record, cell, protocol.selection) for cell in protocol.grid()]
+    if config.headline:
+        headline: Measurement | None = _headline(config.headline, policy, set(protocol.selection.range))
+    else:
+        headline = _measured(record, best, protocol.report)
+    return [cell for cell in grid if cell is not None], headline
+
+
+def _headline(path: Path, policy: Policy, selection: set[int]) -> Measurement:
+    """The one cell of a report whose seeds are none of `selection`."""
+    report = _read(path, policy)
+    if len(report["cells"]) != 1:
+        raise ValueError(f"{path}: a headline is one cell, found {len(report['cells'])}")
+    if shared := selection & _seeds(report):
+        raise ValueError(f"frontier and headline share {len(shared)} episode seeds: what chose must not report")
+    return _measurement(report["cells"][0])
+
+
+def _measured(record: Record, cell: Cell, seeds: Seeds) -> Measurement | None:
+    """A cell's success; None until all its episodes have been run."""
+    rows = record.rows(cell, seeds)
+    if rows is None:
+        return None
+    successes = sum(row.success for row in rows)
+    low, high = wilson_interval(successes, len(rows))
+    return Measurement(cell.num_candidates, cell.num_steps, successes / len(rows), low, high, len(rows))
+
+
+def _read(path: Path, policy: Policy) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(path.read_text())
+    if report["policy_sha256"] != policy.version:
+        raise ValueError(
+            f"{path} measured another file (sha256 {report['policy_sha256'][:12]}, not {policy.version[:12]})"
+        )
+    if report.get("select", "best") != "best":
+        raise ValueError(f"{path} executed the {report['select']} candidate, and a policy serves the best")
+    return report
+
+
+def _seeds(report: dict[str, Any]) -> set[int]:
+    return set(range(report["first_seed"], report["first_seed"] + report["episodes"]))
+
+
+def _measurement(cell: dict[str, Any]) -> Measurement:
+    return Measurement(**{field.name: cell[field.name] for field in fields(Measurement)})
+
+
+def main() -> None:
+    try:
+        config = tyro.cli(ExportConfig)
+        print(f"{config.out}\n{summary(export(config))}")
+    except (CheckpointError, ResultsError, ValueError, OSError) as error:
+        raise SystemExit(f"sorl-export: {error}") from None

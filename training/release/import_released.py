@@ -1,0 +1,220 @@
+"""`sorl-import`: a checkpoint of the released SORL code (JAX, Flax; a pickle) becomes a policy file to serve.
+
+The release writes params_N.pkl = pickle of {"agent": flax.serialization.to_state_dict(agent)}. It is read by
+`array_pickle`, which runs nothing that is in it, and needs neither JAX nor Flax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import gymnasium
+import numpy as np
+import torch
+import tyro
+from sorl_client.episodes import control_hz, make_env
+
+from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
+from training.config import TrainConfig
+from training.data.action_bounds import ActionBounds
+from training.files import sha256_of
+from training.release.array_pickle import Leaf, read_array_pickle
+from training.release.card import summary
+from training.release.readback import save_and_read_back
+from training.release.released import ACTOR, CRITIC, ReleasedTreeError, hidden_sizes, input_size, module_state
+
+PARAMS = "agent/network/params/"
+State = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Turn a checkpoint of the released SORL code, params_N.pkl, into a policy file that can be served.
+
+    The file is read without running anything in it, and without JAX. The online actor and critic are imported; the
+    target networks, the optimiser's state and the random key that are also in it are ignored. Network sizes,
+    observation and action dimensions and the ensemble's size are read from the weights; what the file does not say
+    comes from --env, and the other options override it.
+    """
+
+    checkpoint: tyro.conf.Positional[Path]
+    """The pickle to read, params_N.pkl. Trees of visual agents (with encoders) are refused."""
+    env: str
+    """What it was trained on, as given to the release's --env_name, e.g. cube-single-play-singletask-task2-v0."""
+    out: Path | None = None
+    """The file to write; without it, beside the pickle with the suffix .safetensors."""
+    name: str | None = None
+    """Name under which the service offers it; without it, the first two words of --env."""
+    q_agg: Literal["mean", "min"] | None = None
+    """Aggregation over the critic ensemble; without it, the paper's choice for the environment."""
+    discount: float | None = None
+    """Gamma it was trained with, for its provenance; without it, the paper's value for the environment."""
+    denoise_timesteps: int = 8
+    """M_disc, the finest grid of the flow; 8 unless the release was told otherwise."""
+    max_backprop_steps: int = 8
+    """The release's max_k_backprop, the most steps its critic was shown; 8 unless the release was told otherwise."""
+    control_hz: float | None = None
+    """Rate of actions; without it, OGBench's for the environment. With it, --env may be one that OGBench does not
+    know; then nothing can be compared with the environment."""
+    action_low: tuple[float, ...] = (-1.0,)
+    """The action -1 in environment units: one number, or one per dimension. The release does not rescale."""
+    action_high: tuple[float, ...] = (1.0,)
+    """The action 1 in environment units: one number, or one per dimension."""
+    default_budget: tuple[int, int] | None = None
+    """N and M of a request that names neither; without it, 32 and at most 4."""
+    notes: str = ""
+    """What a reader of the card should know."""
+
+
+def import_released(config: ImportConfig) -> Policy:
+    """Write the policy. Returns it as read back from its file.
+
+    Raises:
+        ArrayPickleError: the pickle is damaged or is more than nested arrays; see `read_array_pickle`.
+        ReleasedTreeError: its tree isn't that of a SORL agent on plain observations, or a weight has another shape
+            than such an agent's or is not finite float32; the message names the entry.
+        ValueError: it doesn't fit --env, OGBench doesn't know --env and --control-hz is not given, or an option is
+            out of its range.
+    """
+    entries = read_array_pickle(config.checkpoint)
+    try:
+        actor, critic = _network(entries, ACTOR), _network(entries, CRITIC)
+        spec = _spec(config, actor, critic)
+        spec = replace(spec, provenance=_provenance(config, spec, entries))
+        with torch.device("meta"):
+            policy = Policy(spec)
+        for module, network, state in ((ACTOR, policy.actor, actor), (CRITIC, policy.critic, critic)):
+            _require_shapes(module, network.state_dict(), state)
+            network.load_state_dict(state, assign=True)
+    except ReleasedTreeError as error:
+        raise ReleasedTreeError(f"{config.checkpoint}: {error}") from None
+    # The release neither normalises observations nor keeps their statistics.
+    policy.observation_mean, policy.observation_std = torch.zeros(spec.obs_dim), torch.ones(spec.obs_dim)
+    return save_and_read_back(policy, config.out or config.checkpoint.with_suffix(".safetensors"))
+
+
+def _network(entries: Mapping[str, Leaf], module: str) -> State:
+    """One network as a state dict of ours: every name known, every weight finite, as many axes as it should have."""
+    tree = {}
+    for path, value in entries.items():
+        name = path.removeprefix(PARAMS)
+        if not path.startswith(f"{PARAMS}{module}/"):
+            continue
+        if "encoder" in name:
+            raise ReleasedTreeError(
+                f"{name}: the agent sees images through an encoder, and policies here see plain vectors"
+            )
+        if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+            found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            raise ReleasedTreeError(f"{name}: expected a float32 array, found {found}")
+        axes = (2 if name.endswith("/kernel") else 1) + (module == CRITIC)
+        if value.ndim != axes:
+            raise ReleasedTreeError(f"{name}: expected {axes} axes, and its shape is {value.shape}")
+        if not np.isfinite(value).all():
+            raise ReleasedTreeError(f"{name}: has NaN or infinite values")
+        tree[name] = torch.from_numpy(value)
+    return module_state(tree, module)
+
+
+def _spec(config: ImportConfig, actor: State, critic: State) -> PolicySpec:
+    """Dimensions from the weights, the rest from the environment and the options."""
+    try:
+        actor_hidden, critic_hidden = hidden_sizes(actor), hidden_sizes(critic)
+        action_dim = len(actor[f"layers.{len(actor_hidden)}.bias"])
+        obs_dim = input_size(actor) - action_dim - 2  # columns: observation, action, t, d
+        critic_columns = input_size(critic)
+    except KeyError as missing:
+        raise ReleasedTreeError(f"a layer is missing: {_released_name(missing.args[0])}") from None
+    if obs_dim < 1:
+        raise ReleasedTreeError(f"{ACTOR}: its first layer has {input_size(actor)} columns for {action_dim} actions")
+    if critic_columns not in (obs_dim + action_dim, obs_dim + action_dim + 1):
+        raise ReleasedTreeError(
+            f"{CRITIC}: its first layer has {critic_columns} columns, expected {obs_dim} + {action_dim} of observation "
+            f"and action (as {ACTOR} has them), and 1 more if it is told the number of steps"
+        )
+    published = TrainConfig(task=config.env, q_agg=config.q_agg).resolved()
+    bounds = ActionBounds.of(config.action_low, config.action_high, action_dim)
+    return PolicySpec(
+        name=config.name or "-".join(config.env.split("-")[:2]),
+        obs_dim=obs_dim,
+        action_dim=action_dim,
+        action_low=bounds.low,
+        action_high=bounds.high,
+        actor_hidden=actor_hidden,
+        critic_hidden=critic_hidden,
+        ensemble_size=len(critic["layers.0.bias"]),
+        critic_layer_norm="norms.0.weight" in critic,
+        q_agg=published.q_agg or "mean",
+        critic_conditioning="steps" if critic_columns > obs_dim + action_dim else "none",
+        denoise_timesteps=config.denoise_timesteps,
+        max_backprop_steps=config.max_backprop_steps,
+        control_hz=_control_hz(config, obs_dim, action_dim),
+        default_budget=Budget(*(config.default_budget or (32, min(4, config.denoise_timesteps)))),
+    )
+
+
+def _control_hz(config: ImportConfig, obs_dim: int, action_dim: int) -> float:
+    """The rate of actions, once the environment's dimensions are known to be the checkpoint's."""
+    try:
+        env = make_env(config.env)
+    except gymnasium.error.Error as error:
+        if config.control_hz is not None:
+            return config.control_hz
+        raise ValueError(f"--env {config.env}: OGBench does not know it ({error}); say --control-hz as well") from None
+    for what, space, found in (
+        ("observations", env.observation_space, obs_dim),
+        ("actions", env.action_space, action_dim),
+    ):
+        if space.shape != (found,):
+            raise ValueError(f"{config.checkpoint} is for {found} {what}, and {config.env} has {space.shape}")
+    return control_hz(env) if config.control_hz is None else config.control_hz
+
+
+def _provenance(config: ImportConfig, spec: PolicySpec, entries: Mapping[str, Leaf]) -> Provenance:
+    step = entries.get("agent/step")
+    published = TrainConfig(task=config.env, discount=config.discount).resolved()
+    return Provenance(
+        environment=config.env,
+        updates=int(step) if isinstance(step, np.ndarray | int) and np.size(step) == 1 else 0,
+        config={
+            "imported_from": config.checkpoint.name,
+            "imported_sha256": sha256_of(config.checkpoint),
+            "format": "released SORL code (Flax)",
+            "env": config.env,
+            "discount": published.discount,
+            "q_agg": spec.q_agg,
+        },
+        notes=config.notes or f"imported from {config.checkpoint.name} of the released code; seed and data unknown",
+    )
+
+
+def _require_shapes(module: str, expected: State, found: State) -> None:
+    for name in sorted(expected.keys() ^ found.keys()):
+        what = "is missing" if name in expected else "is one too many for such a network"
+        raise ReleasedTreeError(f"{module}: {_released_name(name)} {what}")
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            raise ReleasedTreeError(
+                f"{module}: {_released_name(name)} does not fit its neighbours: as (..., out, in) its shape is "
+                f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+            )
+
+
+def _released_name(name: str) -> str:
+    """The file's name, say Dense_0/kernel, for ours, say layers.0.weight."""
+    kind, index, leaf = name.split(".")
+    if kind == "layers":
+        return f"Dense_{index}/{'kernel' if leaf == 'weight' else leaf}"
+    return f"LayerNorm_{index}/{'scale' if leaf == 'weight' else leaf}"
+
+
+def main() -> None:
+    try:
+        config = tyro.cli(ImportConfig)
+        policy = import_released(config)
+    except (CheckpointError, ValueError, OSError) as error:
+        raise SystemExit(f"sorl-import: {error}") from None
+    print(f"{config.out or config.checkpoint.with_suffix('.safetensors')}\n{summary(policy)}")
