@@ -9,7 +9,7 @@ import re
 import struct
 from typing import Any
 
-from bench.aot import Compiled
+from bench.aot_result import Compiled
 from kernels.gpu.configuration import Tile
 
 

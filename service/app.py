@@ -35,7 +35,7 @@ class Application(FastAPI):
 def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> FastAPI:
     """The application for one policy, or a folder of them; its lifespan starts and drains the worker.
 
-    `make_backend` is `kernels.backend.create_backend` with the settings' options, unless given.
+    `make_backend` is `kernels.choice.create_backend` with the settings' options, unless given.
     `app.state.service` is the `Service`; `await app.state.service.settled()` waits for warm-up.
 
     Raises:

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from bench.drill.plan import Ask
-from kernels.backend import Backend, BackendChoice, Precision, SampleBatch, create_backend
+from kernels.backend import Backend, BackendChoice, Precision, SampleBatch
+from kernels.choice import create_backend
 from policy import Budget, Policy, PolicySpec, load_policy, save_policy
 
 BATCH = 256

@@ -35,7 +35,7 @@ class Engine:
 
     Args:
         policy: the policy that `backend` samples.
-        backend: from `kernels.backend.create_backend`.
+        backend: from `kernels.choice.create_backend`.
         metrics: where batches are counted.
         threads: threads of torch's operators, for backends that use them.
         max_batch_rows: network rows of the largest batch that will come.

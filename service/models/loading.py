@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from kernels.backend import Backend, BackendChoice, Precision, create_backend
+from kernels.backend import Backend, BackendChoice, Precision
+from kernels.choice import create_backend
 from kernels.gpu.configuration import TritonOptions
 from kernels.threads import serving_threads
 from policy import Policy, load_policy, policy_files
@@ -25,7 +26,7 @@ class Loader:
     """Makes models as the settings say.
 
     Args:
-        make_backend: `kernels.backend.create_backend` with the settings' options when None.
+        make_backend: `kernels.choice.create_backend` with the settings' options when None.
         device: see `Engine`.
     """
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult, create_backend, engine_choice
+from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult
+from kernels.choice import create_backend, engine_choice
 from kernels.threads import limit_torch_threads, serving_threads
 from policy import CheckpointError, Policy, PolicyFile, PolicySpec, policy_files
 from service.recording.format import Record, Recording, RecordingError, read_recording

@@ -12,8 +12,9 @@ import pytest
 pytest.importorskip("triton", reason="needs the extra gpu")
 
 from bench import aot
-from bench.aot import SHARED_LIMIT, Compiled, cache_key, gate, pairs
+from bench.aot import cache_key, gate, pairs
 from bench.aot_compile import expected_instruction
+from bench.aot_result import SHARED_LIMIT, Compiled
 from kernels.gpu.configuration import CARDS, TILES
 
 GOOD = Compiled("64x128", "sm_89", 225, 0, 49_152, "mma.sync", 132, 100_000)

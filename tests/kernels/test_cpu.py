@@ -11,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels import backend as backends
+from kernels import choice as backends
 from kernels import cpu
-from kernels.backend import BackendUnavailable, SampleBatch, SampleResult, create_backend, engine_choice
+from kernels.backend import BackendUnavailable, SampleBatch, SampleResult
+from kernels.choice import create_backend, engine_choice
 from kernels.cpu import CpuBackend
 from kernels.philox import philox4x32, standard_normals
 from kernels.reference import ReferenceBackend

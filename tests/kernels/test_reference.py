@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.backend import BackendUnavailable, SampleBatch, create_backend
+from kernels.backend import BackendUnavailable, SampleBatch
+from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend, aggregate, euler_sample
 from tests.kernels import naive
 from tests.policies import random_policy

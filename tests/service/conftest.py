@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.backend import Backend, SampleBatch, SampleResult, create_backend
+from kernels.backend import Backend, SampleBatch, SampleResult
+from kernels.choice import create_backend
 from policy import Budget, Policy, PolicySpec, save_policy
 from service.app import create_app
 from service.settings import Settings

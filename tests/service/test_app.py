@@ -19,7 +19,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult, create_backend
+from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult
+from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
 from policy import load_policy
 from service.budget.cost_model import Batch

@@ -250,7 +250,7 @@ SERVE_STUCK = (
 import sys, threading
 import kernels.backend
 
-create = kernels.backend.create_backend
+create = kernels.choice.create_backend
 
 def create_stuck(*choices, **options):
     backend = create(*choices, **options)
@@ -258,7 +258,7 @@ def create_stuck(*choices, **options):
     backend.sample_and_score = lambda batch: threading.Event().wait() if 666 in batch.seed else sample(batch)
     return backend
 
-kernels.backend.create_backend = create_stuck
+kernels.choice.create_backend = create_stuck
 from service.cli import main
 sys.exit(main(sys.argv[1:]))
 """,

@@ -19,7 +19,8 @@ from sorl_client.episodes import make_env
 from sorl_client.statistics import wilson_interval
 from tqdm import tqdm
 
-from kernels.backend import Precision, create_backend
+from kernels.backend import Precision
+from kernels.choice import create_backend
 from policy import CheckpointError, Measurement, load_policy
 from training.evaluation.episode_table import EpisodeRow, write_rows
 from training.evaluation.facts import discount_of, policy_facts

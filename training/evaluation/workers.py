@@ -49,7 +49,7 @@ def run_jobs(
 
 
 def _start_worker(policy_path: Path, version: str, task: str, lanes: int, precision: Precision) -> None:
-    from kernels.backend import create_backend
+    from kernels.choice import create_backend
 
     global _roller
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool

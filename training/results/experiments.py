@@ -9,7 +9,8 @@ from typing import Literal
 from sorl_client.episodes import make_env, reset
 from tqdm import tqdm
 
-from kernels.backend import Backend, create_backend
+from kernels.backend import Backend
+from kernels.choice import create_backend
 from policy import CheckpointError, Policy, load_policy
 from training.evaluation.rollout import EpisodeResult, Job
 from training.evaluation.workers import run_jobs

@@ -19,8 +19,8 @@ from kernels.backend import (
     SampleBatch,
     SampleResult,
     UnwrittenOutput,
-    create_backend,
 )
+from kernels.choice import create_backend
 from kernels.gpu import bucket as bucket_module
 from kernels.gpu.backend import TritonBackend
 from kernels.gpu.configuration import TILES

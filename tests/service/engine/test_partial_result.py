@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kernels.backend import Backend, SampleBatch, SampleResult, create_backend
+from kernels.backend import Backend, SampleBatch, SampleResult
+from kernels.choice import create_backend
 from service.engine.partial_result import RunningBest, batch_of
 from service.sample import Work
 from service.scheduling.job import Portion

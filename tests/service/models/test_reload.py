@@ -19,14 +19,8 @@ from safetensors.torch import load_file, save_file
 from sorl_client import AsyncClient, VersionGone
 from sorl_client import ReloadFailed as ClientReloadFailed
 
-from kernels.backend import (
-    BackendMismatch,
-    BackendUnavailable,
-    DeviceOutOfMemory,
-    SampleBatch,
-    SampleResult,
-    create_backend,
-)
+from kernels.backend import BackendMismatch, BackendUnavailable, DeviceOutOfMemory, SampleBatch, SampleResult
+from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
 from policy import Policy, load_policy
 from policy.checkpoint import METADATA_KEY

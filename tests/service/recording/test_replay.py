@@ -73,7 +73,8 @@ async def test_other_candidate_of_equal_worth_is_a_tie(
     recording: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a critic that finds all actions equal, any candidate may have won where rounding differs."""
-    from kernels.backend import SampleBatch, create_backend
+    from kernels.backend import SampleBatch
+    from kernels.choice import create_backend
 
     policy = load_policy(checkpoint)
     for parameter in policy.critic.layers[-1].parameters():

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sorl_client.episodes import make_env, reset
 
-from kernels.backend import create_backend
+from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
 from policy import CheckpointError, Policy, Provenance, load_policy, save_policy
 from tests.policies import random_policy

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import kernels.backend
+import kernels.choice
 import kernels.reference
-from kernels.backend import BackendUnavailable, create_backend
+from kernels.backend import BackendUnavailable
+from kernels.choice import create_backend
 from tests.policies import random_policy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -21,7 +22,8 @@ WITHOUT_TRITON = """
 import sys
 sys.modules["triton"] = None  # import triton raises ImportError
 import numpy as np
-from kernels.backend import BackendUnavailable, SampleBatch, create_backend
+from kernels.backend import BackendUnavailable, SampleBatch
+from kernels.choice import create_backend
 from tests.policies import random_policy
 import service.app, bench.cli, kernels.gpu.configuration, kernels.gpu.packing
 backend = create_backend(random_policy(), "auto", "cpu")
@@ -67,7 +69,7 @@ def test_auto_takes_the_fused_kernel_where_a_card_can_run_it(
     policy = random_policy()
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
-    monkeypatch.setattr(kernels.backend, "_make_triton", make_triton)
+    monkeypatch.setattr(kernels.choice, "_make_triton", make_triton)
     monkeypatch.setattr(kernels.reference, "ReferenceBackend", lambda *_: SimpleNamespace(engine="reference"))
     assert create_backend(policy, "auto", "cuda").engine == chosen
     assert warning in caplog.text
