@@ -1,4 +1,4 @@
-"""What a policy is: its specification, its networks, its file."""
+"""What a policy is: its specification (`spec`), its networks (`networks`) and its file (`checkpoint`)."""
 
 from policy.checkpoint import PolicyFile, load_policy, policy_files, save_policy
 from policy.errors import CheckpointError

@@ -1,4 +1,4 @@
-"""One `.safetensors` file per policy: tensors by plain names, the spec as JSON in the metadata, nothing pickled."""
+"""Save and load policies: one `.safetensors` file each, with the spec as JSON in its metadata and nothing pickled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SUFFIX = ".safetensors"
 
 
 def save_policy(policy: Policy, path: Path | str) -> str:
-    """Write `policy` whole or not at all. Returns its version, the sha256 of the file."""
+    """Write `policy` to `path` atomically. Returns its version: the sha256 of the file."""
     path = Path(path)
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in policy.state_dict().items()}
     data = save_tensors(tensors, metadata={METADATA_KEY: policy.spec.to_json()})
@@ -43,11 +43,11 @@ def save_policy(policy: Policy, path: Path | str) -> str:
 
 @dataclass(frozen=True)
 class PolicyFile:
-    """A policy file's bytes, read once: what is hashed, checked and loaded is the same, whoever writes meanwhile.
+    """The bytes of a policy file, read once, so that the same bytes are hashed, checked and loaded.
 
     Attributes:
-        path: where it was read.
-        data: all of it.
+        path: where the file was read.
+        data: its whole content.
         version: sha256 of `data`.
     """
 
@@ -57,10 +57,10 @@ class PolicyFile:
 
     @classmethod
     def read(cls, path: Path | str) -> PolicyFile:
-        """The file as it is now, not looked into yet.
+        """Read and hash the file at `path`. Its content is checked by `policy`.
 
         Raises:
-            CheckpointError: it can't be read, or was written to meanwhile.
+            CheckpointError: the file can't be read, or was written to during the read.
         """
         path = Path(path)
         try:
@@ -71,11 +71,11 @@ class PolicyFile:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
         if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, len(data)):
-            raise CheckpointError(f"{path}: written to while it was read; a file is best replaced by a rename")
+            raise CheckpointError(f"{path}: written to while it was read; replace a policy file by a rename")
         return cls(path, data, hashlib.sha256(data).hexdigest())
 
     def policy(self) -> Policy:
-        """Look into it, strictly. Returns and raises what `load_policy` does."""
+        """Parse and check the bytes. Returns and raises the same as `load_policy`."""
         path, data = self.path, self.data
         try:
             tensors = load_tensors(data)
@@ -88,7 +88,7 @@ class PolicyFile:
             spec = PolicySpec.from_json(metadata[METADATA_KEY])
         except SpecError as error:
             raise SpecError(f"{path}: {error}") from None
-        with torch.device("meta"):  # the right shapes without drawing initial weights that are thrown away
+        with torch.device("meta"):  # shapes only: no initial weights are drawn
             policy = Policy(spec, version=self.version)
         _check_tensors(path, policy.state_dict(), tensors)
         policy.load_state_dict(tensors, assign=True)
@@ -96,24 +96,24 @@ class PolicyFile:
 
 
 def load_policy(path: Path | str) -> Policy:
-    """Read a policy, strictly.
+    """Load the policy in the file at `path`.
 
     Returns:
         The policy on the CPU in float32, in eval mode, without gradients, its `version` set.
 
     Raises:
-        CheckpointError: the file can't be read, is truncated, is not safetensors, has missing or extra tensors,
-            tensors of a wrong shape or dtype, NaN or infinite values, or a spec that is damaged, from a newer
-            format, or at odds with the tensors. The message names file and fault.
+        CheckpointError: the file can't be read, is truncated or is not safetensors; a tensor is missing, unexpected, of
+            a wrong shape or dtype, or not finite; or the spec is damaged, of a newer format, or contradicts the
+            tensors. The message names the file and the fault.
     """
     return PolicyFile.read(path).policy()
 
 
 def policy_files(source: Path) -> list[Path]:
-    """`source` itself, or, of a folder, the *.safetensors in it, in alphabetical order.
+    """The policy files at `source`: the file itself, or the *.safetensors of a folder in alphabetical order.
 
     Raises:
-        CheckpointError: a folder that can't be read, or holds none.
+        CheckpointError: the folder can't be read, or has no such file.
     """
     if not source.is_dir():
         return [source]
@@ -127,8 +127,8 @@ def policy_files(source: Path) -> list[Path]:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """Of a file that safetensors has accepted. Its library reads this from paths only, which would be a second read."""
-    # Eight bytes of length, then a header in JSON.
+    """The metadata of a file that safetensors has accepted: its library reads metadata from paths only."""
+    # The file begins with the header's length (eight bytes), then the header in JSON.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     metadata: dict[str, str] = header.get("__metadata__") or {}
     return metadata
@@ -144,7 +144,7 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
                 f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, "
-                f"and the spec makes it {tuple(expected[name].shape)}"
+                f"expected {tuple(expected[name].shape)} (from the spec)"
             )
         if tensor.dtype != torch.float32:
             raise CheckpointError(f"{path}: tensor {name!r} has dtype {tensor.dtype}, expected torch.float32")

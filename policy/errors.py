@@ -1,14 +1,14 @@
 """Errors of this package.
 
-CheckpointError          a policy file that can't be trusted; the message names the file and the fault
-└── SpecError            the fault is in the specification (its metadata key `sorl_policy`)
+CheckpointError          a policy file is invalid; the message names the file and the fault
+└── SpecError            the fault is in the specification (metadata key `sorl_policy`)
 """
 
 from __future__ import annotations
 
 
 class CheckpointError(ValueError):
-    """A policy file is damaged, incomplete, from the future, or contradicts itself."""
+    """A policy file is damaged, incomplete, of a newer format, or inconsistent."""
 
 
 class SpecError(CheckpointError):

@@ -1,4 +1,4 @@
-"""What the networks of a policy cost: floating-point operations of their matrix products, by the spec alone."""
+"""Floating-point operations of a policy's matrix products, computed from its spec."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from policy.spec import PolicySpec
 
 
 class Flops(NamedTuple):
-    """Operations that no algorithm saves, a multiplication and an addition being two.
+    """The fewest floating-point operations that any implementation needs; a multiply-add counts as two.
 
     Attributes:
-        actor_row, critic_row: of one candidate, in one step and under all critics.
-        actor_observation, critic_observation: of one observation, whose share of the first layers is the same for all
-            its candidates and steps.
+        actor_row: one candidate, one step.
+        critic_row: one candidate, all critics.
+        actor_observation, critic_observation: one observation's share of the first layers. All candidates and steps
+            of a request use the same share, so it counts once.
     """
 
     actor_row: int
@@ -24,7 +25,7 @@ class Flops(NamedTuple):
 
 
 def flops_of(spec: PolicySpec) -> Flops:
-    """Of the networks of `spec`."""
+    """The operations of the networks that `spec` describes."""
     members, conditioned = spec.ensemble_size, int(spec.critic_conditioning == "steps")
     return Flops(
         actor_row=2 * _products(spec.action_dim + 2, spec.actor_hidden, spec.action_dim),

@@ -17,7 +17,7 @@ LAYER_NORM_EPS = 1e-6
 
 
 class Velocity(Protocol):
-    """v(s, x, t, d), however it is computed: see `VelocityField`."""
+    """Any implementation of v(s, x, t, d); `VelocityField` is the definition."""
 
     def observation_share(self, observation: Tensor) -> Tensor: ...
 
@@ -25,7 +25,7 @@ class Velocity(Protocol):
 
 
 class Values(Protocol):
-    """Q_i(s, a, k), however they are computed: see `CriticEnsemble`."""
+    """Any implementation of Q_i(s, a, k); `CriticEnsemble` is the definition."""
 
     def __call__(self, observation: Tensor, action: Tensor, num_steps: Tensor) -> Tensor: ...
 
@@ -33,9 +33,9 @@ class Values(Protocol):
 class VelocityField(nn.Module):
     """v(s, x, t, d): the shortcut actor, an MLP over concat(s, x, t, d) with GELU (tanh form) and linear output.
 
-    t in [0, 1] is the flow's time, d = log2(number of steps) says how long a step it is asked for; each is one raw
-    column. The observation's share of the first layer is the same for all candidates and steps of a request, so it
-    is computed apart (`observation_share`) and handed to `forward`.
+    t in [0, 1] is the flow's time, and d = log2(number of steps) gives the step length 2^-d; each is one raw column.
+    The observation's share of the first layer is the same for all candidates and steps of a request. So it is computed
+    once, by `observation_share`, and passed to `forward`.
     """
 
     def __init__(self, obs_dim: int, action_dim: int, hidden: Sequence[int]) -> None:
@@ -76,8 +76,8 @@ class VelocityField(nn.Module):
 class CriticEnsemble(nn.Module):
     """Q_i(s, a, k), i = 1..E: an MLP over concat(s, a, k), each hidden layer linear -> GELU (tanh form) -> LayerNorm.
 
-    k is the raw number of steps that made the action, one column, absent when `conditioned` is False. Parameters of
-    all members are stacked along a leading axis.
+    k is the number of steps that made the action, one raw column; there is none when `conditioned` is False. The
+    parameters of all members are stacked along a leading axis.
     """
 
     def __init__(
@@ -114,9 +114,12 @@ class CriticEnsemble(nn.Module):
         return torch.stack([self._member(index, inputs, layers, norms) for index in range(self.ensemble_size)])
 
     def _member(self, index: int, h: Tensor, layers: list[_Members], norms: list[_Members]) -> Tensor:
-        """Q_index of every row, (B,). Member by member in 2-D operators: with batched products and the LayerNorm's
-        scale apart, a training update took 1.3 times as long (81 against 62 ms at 3 x 256, bf16; one
-        run of 60 updates each on a busy machine)."""
+        """Q_index of every row, (B,).
+
+        Members are computed one by one with 2-D operators. With batched products and a separate LayerNorm scale, a
+        training update took 1.3 times as long (81 against 62 ms at 3 x 256, bf16; one run of 60 updates each on a
+        busy machine).
+        """
         for depth, members in enumerate(layers[:-1]):
             h = F.gelu(F.linear(h, *members[index]), approximate="tanh")
             if norms:
@@ -130,7 +133,7 @@ class CriticEnsemble(nn.Module):
 
 
 def _linear_in_float32(h: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """An output layer outside autocast: bfloat16 would round values of magnitude 50 to quarters."""
+    """An output layer in float32, also under autocast: bfloat16 would round values of magnitude 50 to 0.25."""
     if not torch.is_autocast_enabled(h.device.type):
         return F.linear(h, weight, bias)
     with torch.autocast(h.device.type, enabled=False):
@@ -147,7 +150,7 @@ class _Stack(nn.Module):
     bias: nn.Parameter
 
     def members(self) -> _Members:
-        """(weight, bias) of each member. unbind, because its gradient is one stack, not E padded additions."""
+        """(weight, bias) of each member. The gradient of `unbind` is one stack; that of E indexings is E additions."""
         return list(zip(self.weight.unbind(0), self.bias.unbind(0), strict=True))
 
 
@@ -171,9 +174,9 @@ class _StackedLayerNorm(_Stack):
 
 
 class Policy(nn.Module):
-    """Spec, networks and observation statistics together: what a checkpoint file holds and a backend runs.
+    """A policy in memory: spec, networks and observation statistics. A policy file stores it, a backend runs it.
 
-    `version` is the sha256 of the file it came from ("" for one that was never saved).
+    `version` is the sha256 of the file it was loaded from, or "" if it was never saved.
     """
 
     observation_mean: Tensor
@@ -196,11 +199,12 @@ class Policy(nn.Module):
         self.register_buffer("observation_std", torch.ones(spec.obs_dim))
 
     def normalise(self, observation: Tensor) -> Tensor:
-        """(B, obs_dim) as the networks see it: unchanged, or standardised, as the spec says."""
+        """The networks' input for raw observations, (B, obs_dim): unchanged or standardised, by `spec.normaliser`."""
         if self.spec.normaliser == "identity":
             return observation
         return self.standardise(observation)
 
     def standardise(self, observation: Tensor) -> Tensor:
-        """z-scores under the training data's statistics (for `observation_z_max`, whatever the normaliser)."""
+        """z-scores by the training data's mean and deviation, (B, obs_dim); `observation_z_max` uses them with any
+        normaliser."""
         return (observation - self.observation_mean) / self.observation_std

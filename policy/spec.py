@@ -1,4 +1,4 @@
-"""`PolicySpec`: everything about a policy that is not a weight. Frozen, versioned, unknown keys refused."""
+"""`PolicySpec`: everything about a policy except its weights, with its JSON form. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Budget:
-    """A compute budget: N candidates in parallel, M sequential steps each."""
+    """A compute budget: `num_candidates` (N) in parallel, `num_steps` (M) in sequence for each."""
 
     num_candidates: int
     num_steps: int
@@ -24,7 +24,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Success of one (N, M) cell, a share in [0, 1], with its 95 % Wilson interval [low, high]."""
+    """The success rate, in [0, 1], measured at one (N, M), with its 95 % Wilson interval [low, high]."""
 
     num_candidates: int
     num_steps: int
@@ -36,7 +36,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a policy comes from."""
+    """How a policy was made: data, training run and code."""
 
     environment: str = ""
     dataset_sha256: str = ""
@@ -49,13 +49,13 @@ class Provenance:
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """The contract between a checkpoint and whatever runs it.
+    """Everything that code needs to know to run a policy's weights.
 
-    Units: networks see observations as `normaliser` says and actions in [-1, 1]; `action_low` and `action_high`
-    (action_dim,) are the environment's units.
+    Units: the networks take observations normalised by `normaliser` and actions in [-1, 1]. `action_low` and
+    `action_high`, (action_dim,), are in environment units.
 
     Raises:
-        SpecError: a field is out of its range; the message names the field and what was expected.
+        SpecError: a field is out of range; the message names the field and the range.
     """
 
     name: str
@@ -127,7 +127,7 @@ class PolicySpec:
             _require(cell.episodes >= 1, f"{name}.episodes", "be at least 1", cell.episodes)
 
     def action_to_environment(self, action: Any) -> Any:
-        """(..., action_dim) from [-1, 1] to environment units; the identity, to the bit, where the limits are +-1."""
+        """Scale actions, (..., action_dim), from [-1, 1] to environment units. Limits of +-1 leave the bits as they are."""
         like = type(action)
         scale = [(high - low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
         offset = [(high + low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
@@ -140,10 +140,10 @@ class PolicySpec:
 
     @classmethod
     def from_json(cls, text: str) -> PolicySpec:
-        """The spec that `to_json` wrote.
+        """Parse what `to_json` wrote.
 
         Raises:
-            SpecError: not JSON, an unknown or missing key, a wrong type, or a value out of range.
+            SpecError: the text is not JSON, a key is unknown or missing, a type is wrong, or a value is out of range.
         """
         try:
             value = json.loads(text)
@@ -151,7 +151,7 @@ class PolicySpec:
             raise SpecError(f"the specification is not JSON: {error}") from None
         version = value.get("format_version") if isinstance(value, dict) else None
         if isinstance(version, int) and version > FORMAT_VERSION:
-            # Before anything else: a newer file may have keys that this release calls unknown.
+            # Checked first: a newer file may have keys that are unknown here.
             raise SpecError(
                 f"format_version is {version}, and this release reads up to {FORMAT_VERSION}: "
                 "serve it with a newer release"
@@ -170,7 +170,7 @@ def _require(condition: bool, name: str, expected: str, found: object) -> None:
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
-    """`value` (plain JSON) as the annotated type `kind`, or a SpecError that names the path `where`."""
+    """Convert plain JSON to the annotated type `kind`. A SpecError names the field by its path, `where`."""
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind):
         return _parse_dataclass(kind, value, where)

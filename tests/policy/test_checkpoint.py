@@ -1,4 +1,4 @@
-"""Every fault of a policy file, on a file that really has it."""
+"""Policy files: round trips, and every fault that `load_policy` must detect, each in a file that has it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
 
 
 def rewrite(path: Path, change: Callable[[Tensors], Tensors], spec: str | None = None) -> None:
-    """The same file with other tensors, or another spec."""
+    """Write the file again with changed tensors, or another spec."""
     metadata = {METADATA_KEY: random_policy().spec.to_json() if spec is None else spec}
     save_file(change(load_file(path)), path, metadata=metadata)
 
@@ -125,7 +125,7 @@ def changed_spec(**change: object) -> str:
     [
         (changed_spec(colour="red"), "unknown key 'colour'"),
         (changed_spec(format_version=99), "format_version is 99.*newer release"),
-        (changed_spec(obs_dim=12), r"'actor.layers.0.weight' has shape .* spec makes it \(32, 17\)"),
+        (changed_spec(obs_dim=12), r"'actor.layers.0.weight' has shape .* expected \(32, 17\)"),
         (changed_spec(actor_hidden=[32, 32, 32]), "missing tensor 'actor.layers.3.bias'"),
         (changed_spec(actor_hidden=[32]), "extra tensor 'actor.layers.2.bias'"),
         (changed_spec(ensemble_size=3), "'critic.*' has shape"),
@@ -143,25 +143,25 @@ def test_a_spec_that_is_damaged_or_disagrees_with_the_tensors(path: Path, spec: 
 
 @pytest.mark.parametrize("writes", ["in place", "longer"])
 def test_a_file_that_is_written_to_while_it_is_read(path: Path, monkeypatch: pytest.MonkeyPatch, writes: str) -> None:
-    """Another process writes between the first look at the file and the last one."""
-    fstat, looks = os.fstat, []
+    """Another process writes between the first `fstat` of the file and the last."""
+    fstat, calls = os.fstat, []
 
     def then_write(descriptor: int) -> os.stat_result:
-        looked = fstat(descriptor)
-        if not looks:
+        status = fstat(descriptor)
+        if not calls:
             with path.open("r+b") as file:
                 file.seek(100 if writes == "in place" else 0, os.SEEK_SET if writes == "in place" else os.SEEK_END)
                 file.write(b"torn")
-            os.utime(path, ns=(looked.st_atime_ns, looked.st_mtime_ns + 1))
-        looks.append(descriptor)
-        return looked
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+        calls.append(descriptor)
+        return status
 
     monkeypatch.setattr("os.fstat", then_write)
     with pytest.raises(CheckpointError, match="written to while it was read"):
         PolicyFile.read(path)
 
 
-def test_what_is_loaded_is_what_was_read_whatever_the_file_becomes(path: Path) -> None:
+def test_the_policy_is_made_from_the_bytes_that_were_read_even_if_the_file_changes(path: Path) -> None:
     file = PolicyFile.read(path)
     save_policy(random_policy(1, obs_dim=5), path)
     policy = file.policy()

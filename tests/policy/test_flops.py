@@ -1,4 +1,4 @@
-"""`flops_of` against torch's own counter."""
+"""`flops_of` against torch's FLOP counter."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""`PolicySpec`: its JSON form and its checks."""
+
 from __future__ import annotations
 
 import json
@@ -59,7 +61,7 @@ def test_faults_are_named(change: dict[str, Any], message: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '"x"', "[" * 10_000])
-def test_what_is_not_an_object_is_refused(text: str) -> None:
+def test_text_that_is_not_a_json_object_is_refused(text: str) -> None:
     with pytest.raises(SpecError):
         PolicySpec.from_json(text)
 
