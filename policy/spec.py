@@ -127,7 +127,7 @@ class PolicySpec:
             _require(cell.episodes >= 1, f"{name}.episodes", "be at least 1", cell.episodes)
 
     def action_to_environment(self, action: Any) -> Any:
-        """Scale actions, (..., action_dim), from [-1, 1] to environment units. Limits of +-1 leave the bits as they are."""
+        """Scale actions, (..., action_dim), from [-1, 1] to environment units. With limits of +-1 no bit changes."""
         like = type(action)
         scale = [(high - low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
         offset = [(high + low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
