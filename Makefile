@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-all check bench-gpu drill format clean
+.PHONY: help setup serve demo test test-all check bench-gpu drill images format clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -50,6 +50,10 @@ bench-gpu: $(READY) ## On a CUDA card: the GPU kernel checked, then timed agains
 
 drill: $(READY) ## Faults under load: reloads, restarts, hang-ups, poison; every request accounted for
 	$(BIN)/sorl-bench drill
+
+images: $(READY_ALL) ## Make docs/images again: the page with the shipped policies, and the plot of docs/results/bench/serve.json
+	$(BIN)/python -m tests.service.web.page_images
+	$(BIN)/python -m tests.bench.elastic_image
 
 format: $(READY) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-CHROMIUM = Path(__file__).parents[2] / ".venv" / "tools" / "browser" / "chromium"
+CHROMIUM = Path(__file__).parents[3] / ".venv" / "tools" / "browser" / "chromium"
 WAIT_MS = 30_000
 
 # Of every element with text of its own that is seen: its colour, and that of what it is on.
