@@ -24,7 +24,7 @@ def compile_tile(tile: Tile, card: str) -> Compiled:
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from kernels.gpu.kernel import SPECIALISED_NEVER, sample_and_score
+    from kernels.gpu.kernel import NOT_SPECIALISED, sample_and_score
     from kernels.gpu.launch import constants, options
 
     hip = card.startswith("gfx")
@@ -37,7 +37,7 @@ def compile_tile(tile: Tile, card: str) -> Compiled:
             continue
         value = arguments[name]
         signature[name] = "i32" if isinstance(value, int) else _POINTERS[str(value.dtype)]
-        if name in SPECIALISED_NEVER:
+        if name in NOT_SPECIALISED:
             continue
         aligned[(position,)] = [["tt.divisibility", 16]]
         if isinstance(value, int) and value % 16:

@@ -1,1 +1,6 @@
-"""How a policy is sampled: the interface (`backend`), its definition (`reference`), the noise (`philox`)."""
+"""How a policy is sampled and scored.
+
+`backend` has the interface and its values, `choice` creates a backend. `reference` is the definition that every other
+backend is tested against, with its noise (`philox`) and its Euler steps (`schedule`); cpu/ and gpu/ are the fast
+backends. `threads` decides how many CPU threads compute may use.
+"""

@@ -1,8 +1,9 @@
-"""The one interface through which policies are sampled. `kernels.choice` chooses who implements it.
+"""The interface for sampling a policy: `Backend`, its argument, its result and its errors.
 
     SampleBatch -> Backend.sample_and_score -> SampleResult
 
-NumPy arrays cross this border in both directions; tensors, packed weights and devices stay behind it.
+This module implements no backend and imports none: `kernels.choice.create_backend` makes one. Arguments and results
+are NumPy arrays; tensors, packed weights and devices stay inside a backend.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ Float32 = NDArray[np.float32]
 
 
 class BackendUnavailable(RuntimeError):
-    """A backend that was asked for by name can't run here; there is no silent fallback."""
+    """The requested backend can't run on this machine. A backend chosen by name has no fallback."""
 
 
 class NonFiniteOutput(RuntimeError):
-    """A candidate of a request came out NaN or infinite: that request must fail, not move a motor."""
+    """A candidate action of a request is NaN or infinite, so the request must fail."""
 
 
 class DeviceFailure(RuntimeError):
-    """The device can't compute: what was asked fails, and whoever serves should stop calling itself ready.
+    """The device can't compute. The batch fails, and a server should report that it is not ready.
 
     DeviceFailure
-    ├── DeviceOutOfMemory   no room for the weights, or for a batch of this size
+    ├── DeviceOutOfMemory   no memory for the weights, or for a batch of this size
     ├── DeviceLost          the device, its context or its driver is gone
-    ├── UnwrittenOutput     a kernel left part of its reply unwritten: nothing it says can be trusted
-    └── BackendMismatch     a kernel's actions are not the reference's
+    ├── UnwrittenOutput     a kernel left part of its result unwritten, so none of it can be trusted
+    └── BackendMismatch     a kernel's actions or values differ from the reference's
     """
 
 
@@ -56,7 +57,7 @@ class BackendMismatch(DeviceFailure):
 
 @dataclass(frozen=True)
 class SampleBatch:
-    """R requests of mixed compute budgets.
+    """R requests, each with its own compute budget.
 
     Attributes:
         observation: (R, obs_dim) float32, raw (the backend normalises).
@@ -64,8 +65,9 @@ class SampleBatch:
         num_steps: (R,) int32, M in 1..denoise_timesteps.
         seed: (R,) uint64.
         temperature: (R,) float32; x_0 = temperature * z.
-        first_candidate: (R,) int32: the number of this slice's first candidate within its request.
-        return_candidates: also return every candidate with its q.
+        first_candidate: (R,) int32, the index of the first candidate to compute; above 0 where a request is computed
+            in several chunks.
+        return_candidates: also return all candidates and their values.
     """
 
     observation: Float32
@@ -90,7 +92,7 @@ class SampleBatch:
         first_candidate: int | Sequence[int] = 0,
         return_candidates: bool = False,
     ) -> SampleBatch:
-        """A batch from scalars or per-request sequences; `observation` is (R, obs_dim)."""
+        """Make a batch of observations, (R, obs_dim). Other fields are one value for all requests, or R values."""
         observation = np.ascontiguousarray(observation, dtype=np.float32)
         requests = len(observation)
 
@@ -110,18 +112,18 @@ class SampleBatch:
 
 @dataclass(frozen=True)
 class SampleResult:
-    """What became of each of R requests. Actions are in [-1, 1]; `PolicySpec.action_to_environment` converts.
+    """The results of R requests. Actions are in [-1, 1]; `PolicySpec.action_to_environment` converts them.
 
     Attributes:
-        action: (R, action_dim), the chosen candidate.
-        q: (R,), its value: the ensemble's mean or minimum, as the spec says.
-        q_std: (R,), the spread of the ensemble's members for the chosen action (population form).
-        index: (R,) int32, the winner's number within the request (first_candidate included); ties go to the lowest.
-        q_first: (R,), the value of this slice's first candidate.
-        q_sum, q_sumsq: (R,), over this slice's candidates.
-        nonfinite: (R,) bool, some candidate or its value is NaN or infinite: the other fields mean nothing.
-        candidates: per request (N, action_dim), when asked for.
-        candidate_q: per request (N,), when asked for.
+        action: (R, action_dim), the candidate of the highest value.
+        q: (R,), its value: the ensemble's mean or minimum, by `PolicySpec.q_agg`.
+        q_std: (R,), the population standard deviation of its value over the ensemble.
+        index: (R,) int32, its index within the request, counted from candidate 0; ties go to the lowest index.
+        q_first: (R,), the value of candidate `first_candidate`.
+        q_sum, q_sumsq: (R,), the sum of the candidates' values and of their squares.
+        nonfinite: (R,) bool, whether a candidate or its value is NaN or infinite. If so, ignore the other fields.
+        candidates: per request (N, action_dim), if requested.
+        candidate_q: per request (N,), if requested.
     """
 
     action: Float32
@@ -137,20 +139,23 @@ class SampleResult:
 
 
 class Backend(Protocol):
-    """Samples one policy. Not thread-safe: one worker thread owns it."""
+    """Samples one policy. Not thread-safe: only one thread may use it."""
 
     engine: str
-    """What computed a reply, e.g. "reference/fp32/cpu"; replay is bitwise for equal (model version, engine)."""
+    """What computes, e.g. "reference/fp32/cpu". Equal model versions and engines replay to the same bits."""
 
     def sample_and_score(self, batch: SampleBatch) -> SampleResult:
-        """Draw, refine, score and select. Network rows evaluated: sum of N * M and sum of N, no padding."""
+        """Draw, refine and score the candidates of each request, and select the best.
+
+        The actor evaluates sum(N * M) rows and each critic sum(N).
+        """
         ...
 
 
 @runtime_checkable
 class SelfChecking(Protocol):
-    """A backend that warm-up asks to compare itself with the reference before it serves."""
+    """A backend that can compare itself with the reference; a server's warm-up calls `check`."""
 
     def check(self) -> None:
-        """Raises BackendMismatch."""
+        """Raises BackendMismatch if the results differ."""
         ...

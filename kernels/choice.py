@@ -1,4 +1,7 @@
-"""Which backend samples a policy: the best that can run here, or the one that was asked for by name."""
+"""Create a backend for a policy: the best one for this machine, or the one requested by name.
+
+Backends are imported only when they are created, so a missing triton or native extension matters only to its user.
+"""
 
 from __future__ import annotations
 
@@ -23,19 +26,19 @@ def create_backend(
     threads: int = 0,
     triton: TritonOptions | None = None,
 ) -> Backend:
-    """The backend `choice` for `policy`.
+    """Create a backend that samples `policy`.
 
     Args:
-        policy: what to sample; the backend may take it over in place.
-        choice: "auto" takes the best that can run on `device`, and logs which.
+        policy: the policy; the backend may move or convert it in place.
+        choice: which backend. "auto" takes the fastest that can run on `device`, and logs its name.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        precision: of hidden products; "auto" is the backend's own default. The reference knows fp32 only.
+        precision: of the hidden layers' matrix products; "auto" is the backend's default. The reference has fp32 only.
         threads: compute threads of the native CPU engine; 0 is its default.
-        triton: options of that backend.
+        triton: options of the Triton backend.
 
     Raises:
-        BackendUnavailable: `choice` was named and can't run here, or the device does not exist.
-        DeviceFailure: the device has no room for the policy.
+        BackendUnavailable: the backend `choice` can't run here, or there is no such device.
+        DeviceFailure: the device has no memory for the policy.
     """
     import torch
 
@@ -43,7 +46,7 @@ def create_backend(
         device = "cuda" if torch.cuda.is_available() and choice != "cpu" else "cpu"
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch: no such kind, no such index, or a build without CUDA
+    except (RuntimeError, AssertionError) as error:  # no such device type, no such index, or torch without CUDA
         reason = str(error).splitlines()[0]
         raise BackendUnavailable(f"device {device!r} can't be used by torch {torch.__version__}: {reason}") from None
     backend = _make(policy, choice, device, precision, threads, triton)
@@ -74,25 +77,27 @@ def _make(
         except BackendUnavailable as error:
             if choice == "cpu":
                 raise
-            log.warning("backend auto: %s; the reference computes, several times slower", error)
+            log.warning("backend auto: %s; using the reference, which is several times slower", error)
     elif choice == "auto":
-        try:  # 97 in place of 1,920 us at (32, 4) on an H200 (docs/performance.md)
-            return _make_fused(policy, device, precision, triton)
+        try:  # 97 us instead of the reference's 1,920 at (32, 4) on an H200 (docs/performance.md)
+            return _make_triton_if_supported(policy, device, precision, triton)
         except BackendUnavailable as error:
-            log.warning("backend auto: %s; the reference computes, some twenty times slower", error)
+            log.warning("backend auto: %s; using the reference, which is some twenty times slower", error)
     if precision == "bf16":
-        raise BackendUnavailable("the reference computes in fp32 only; bf16 was asked for")
+        raise BackendUnavailable("the reference has fp32 only, not bf16")
     return ReferenceBackend(policy, device)
 
 
-def _make_fused(policy: Policy, device: str, precision: Precision, options: TritonOptions | None) -> Backend:
-    """The Triton backend, where nobody asked for it by name: on cards of the generations that tests compile it for."""
+def _make_triton_if_supported(
+    policy: Policy, device: str, precision: Precision, options: TritonOptions | None
+) -> Backend:
+    """The Triton backend for "auto": only on the GPU generations that the kernel is compiled for in tests."""
     import torch
 
     capability = torch.cuda.get_device_capability(device)
     if capability < (8, 0):
         raise BackendUnavailable(
-            f"the fused kernel is for compute capability 8.0 and newer, and {device} has {capability}"
+            f"the Triton kernel needs compute capability 8.0 or newer, and {device} has {capability}"
         )
     return _make_triton(policy, device, precision, options)
 
@@ -111,7 +116,10 @@ def _make_triton(policy: Policy, device: str, precision: Precision, options: Tri
 
 
 def engine_choice(engine: str) -> tuple[BackendChoice, Precision]:
-    """What to ask `create_backend` for to get `engine` ("cpu/bf16/avx512_bf16") again, as far as the machine has it."""
+    """The `choice` and `precision` with which `create_backend` makes `engine`, e.g. "cpu/bf16/avx512_bf16".
+
+    The instruction set, or the GPU, is the machine's: check the new backend's `engine`.
+    """
     family, precision = [*engine.split("/"), ""][:2]
     return _CHOICES.get(family, "auto"), _PRECISIONS.get(precision, "auto")
 

@@ -1,4 +1,4 @@
-"""Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and the normals made of it.
+"""Normal noise from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 
 Noise is a pure function of (seed, candidate, action dimension):
 
@@ -6,7 +6,7 @@ Noise is a pure function of (seed, candidate, action dimension):
     counter = (candidate, dimension div 4, 0, 0)
     word    = dimension mod 4
 
-Words 0 and 1 make dimensions 4j and 4j + 1, words 2 and 3 make 4j + 2 and 4j + 3, by Box-Muller:
+Box-Muller turns words 0 and 1 into dimensions 4j and 4j + 1, and words 2 and 3 into 4j + 2 and 4j + 3:
 
     u = ((first word >> 8) + 1) / 2^24 in (0, 1]      v = (second word >> 8) / 2^24 in [0, 1)
     z_even = sqrt(-2 ln u) cos(2 pi v)                z_odd = sqrt(-2 ln u) sin(2 pi v)
@@ -33,7 +33,7 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Te
 
     Args:
         counter: four int64 tensors holding uint32 values, of shapes that broadcast.
-        key: two such tensors.
+        key: two tensors of the same kind.
 
     Returns:
         Four int64 tensors of uint32 values.
@@ -41,8 +41,8 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Te
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(ROUNDS):
-        # int64 products wrap modulo 2^64, which keeps every bit of the unsigned product; the shift's sign
-        # extension is masked away.
+        # int64 products wrap modulo 2^64, so they have the bits of the unsigned product. The mask removes the
+        # shift's sign extension.
         p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
         high0, high1 = (p0 >> 32) & _MASK, (p1 >> 32) & _MASK
         c0, c1, c2, c3 = high1 ^ c1 ^ k0, p1 & _MASK, high0 ^ c3 ^ k1, p0 & _MASK
@@ -51,12 +51,12 @@ def philox4x32(counter: tuple[Tensor, ...], key: tuple[Tensor, ...]) -> tuple[Te
 
 
 def standard_normals(seed: Tensor, candidate: Tensor, dims: int) -> Tensor:
-    """z ~ N(0, I), row by row.
+    """z ~ N(0, I), one row for each (seed, candidate).
 
     Args:
         seed: (rows,) int64 holding the bits of a uint64.
         candidate: (rows,) int64 in [0, 2^31).
-        dims: how many dimensions.
+        dims: the number of dimensions.
 
     Returns:
         (rows, dims) float32.

@@ -1,8 +1,8 @@
-"""The definition of sample-and-score, in plain differentiable torch. Every other backend is tested against this.
+"""The definition of sample-and-score, in plain differentiable torch. Every other backend is tested against it.
 
-The learner trains through `euler_sample`; the service and the evaluation run `ReferenceBackend`. There is no second
-sampler. Rows are ordered by descending M, so that the rows still moving at step i are always a prefix and a batch of
-mixed M costs exactly sum(N * M) actor rows.
+The learner trains through `euler_sample`; the service and the evaluation can run `ReferenceBackend`. Rows are sorted by
+descending M: the rows that still move at step i are then a prefix, and a batch of mixed M costs exactly sum(N * M)
+actor rows.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def euler_sample(
         actor: the velocity field.
         share: (B, hidden), `actor.observation_share` of each row's observation.
         noise: (B, action_dim), x_0.
-        num_steps: M of every row, or (B,) int64 on the CPU, M of each row, in descending order. The former copies
-            nothing from the host, so a CUDA graph can capture it.
-        denoise_timesteps: M_disc, the finest grid.
+        num_steps: M, one int for all rows or (B,) int64 on the CPU in descending order. An int needs no copy from the
+            host, so a CUDA graph can capture the call.
+        denoise_timesteps: M_disc, the steps of the finest grid.
 
     Returns:
         (B, action_dim) in [-1, 1].
@@ -53,14 +53,14 @@ def euler_sample(
 
 
 def aggregate(q: Tensor, q_agg: str) -> Tensor:
-    """(E, B) -> (B,): the ensemble's mean or minimum."""
+    """The value of each row: the mean or minimum over the ensemble, (E, B) -> (B,)."""
     return q.mean(0) if q_agg == "mean" else q.amin(0)
 
 
 class ReferenceBackend:
-    """`Backend` in eager torch on any device: fp32, or fp64 as the yardstick of tests.
+    """`Backend` in eager torch on any device, in fp32, or in fp64 for tests.
 
-    It takes the policy over: moves it to `device` and `dtype` in place.
+    It moves `policy` to `device` and `dtype` in place.
     """
 
     def __init__(self, policy: Policy, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
@@ -109,13 +109,13 @@ class ReferenceBackend:
         q: Tensor,
         q_std: Tensor,
     ) -> SampleResult:
-        """Each request's best row (the lowest index among equals), back in the batch's own order."""
+        """Select each request's best row, the first of equals, and restore the batch's order."""
         actions, values, spreads = (tensor.cpu().numpy() for tensor in (action, q, q_std))
         finite_row = np.isfinite(actions).all(1) & np.isfinite(values) & np.isfinite(spreads)
         finite = np.logical_and.reduceat(finite_row, starts)
         position = np.argsort(order, kind="stable")  # request -> position in `order`
         slices = [slice(start, start + count) for start, count in zip(starts, counts, strict=True)]
-        # np.argmax takes the first of equals; a NaN would win it, and its request fails through `nonfinite`.
+        # np.argmax takes the first of equals. It prefers a NaN, but then `nonfinite` is set.
         winner = np.array([s.start + int(np.argmax(values[s])) for s in slices])
 
         def by_request(array: np.ndarray) -> np.ndarray:

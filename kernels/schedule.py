@@ -1,8 +1,8 @@
-"""Which steps of the flow a budget of M takes: M aligned dyadic steps, largest first (docs/algorithm in brief).
+"""The Euler steps of a budget of M: M aligned dyadic steps, largest first (docs/algorithm.md).
 
-With j = floor(log2 M): 2^(j+1) - M steps of size 2^-j, then 2M - 2^(j+1) steps of size 2^-(j+1). Every (t, size) is
-one the shortcut model was trained on; for M in {1, 2, 4, 8} it is the uniform grid of the paper. All times are
-dyadic, hence exact in float32.
+With j = floor(log2 M): 2^(j+1) - M steps of size 2^-j, then 2M - 2^(j+1) steps of size 2^-(j+1). The shortcut model was
+trained on each of these (t, size). For M in {1, 2, 4, 8} the steps are the paper's uniform grid. All times are dyadic,
+so they are exact in float32.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 class Step(NamedTuple):
-    """One Euler step: from time `t`, of length 2^-`log2_steps`."""
+    """One Euler step from time `t`, of length 2^-`log2_steps`."""
 
     t: float
     log2_steps: int
 
 
 def dyadic_steps(num_steps: int) -> list[Step]:
-    """The steps of a budget of M = `num_steps` >= 1."""
+    """The steps of a budget of M = `num_steps` >= 1, in order of time."""
     j = num_steps.bit_length() - 1
     coarse = 2 ** (j + 1) - num_steps
     sizes = [j] * coarse + [j + 1] * (num_steps - coarse)
@@ -34,12 +34,12 @@ def dyadic_steps(num_steps: int) -> list[Step]:
 
 
 def critic_steps(num_steps: int, max_backprop_steps: int) -> int:
-    """k, what the critic is told: the largest power of two <= min(M, M_BTT), i.e. a value it was trained with."""
+    """k, the critic's step input: the largest power of two <= min(M, M_BTT), since it was trained on those only."""
     return 1 << (min(num_steps, max_backprop_steps).bit_length() - 1)
 
 
 class StepTable(NamedTuple):
-    """The schedules of M = 1..M_disc as lookup tables, indexed [M, step]; row 0 and steps past M are unused."""
+    """The steps of all M = 1..M_disc as lookup tables [M, step]. Row 0 and steps from M on are unused."""
 
     t: Tensor
     log2_steps: Tensor
@@ -48,7 +48,7 @@ class StepTable(NamedTuple):
 
 @lru_cache(maxsize=16)
 def step_table(denoise_timesteps: int, max_backprop_steps: int, device: torch.device, dtype: torch.dtype) -> StepTable:
-    """All schedules up to `denoise_timesteps` on `device`."""
+    """The table for M = 1..`denoise_timesteps`, on `device`; cached."""
     t = torch.zeros(denoise_timesteps + 1, denoise_timesteps, dtype=dtype)
     log2_steps = torch.zeros_like(t)
     critic = torch.ones(denoise_timesteps + 1, dtype=dtype)

@@ -1,10 +1,12 @@
-"""`CpuBackend`: the whole of sample-and-score in one native call, with the interpreter's lock released.
+"""`CpuBackend`: sample-and-score in one native call per batch, without the GIL. `learning`, `updates`: training.
 
-The engine in src/ (C++17) runs noise, Euler steps, critics and choice for a ragged batch. A tile of rows goes through
-all layers while its activations stay in a core's L2; bias, GELU and rounding happen as a product's registers are
-emptied; the observation's share of a first layer is computed once per request. Every output element is one
-accumulator over its inputs in ascending order, so an action's bits depend on its request and seed alone: not on what
-shares the batch, on the number of threads, or on the place in either.
+The engine in src/ (C++17) computes noise, Euler steps, critics and selection for a ragged batch. Each tile of rows goes
+through all layers, so its activations stay in a core's L2. Bias, GELU and rounding are fused into the matrix products.
+The observation's share of a first layer is computed once per request.
+
+An action's bits depend only on its request and seed: not on the other requests of the batch, the position in it, or the
+number of threads. To this end every output element of a product is one accumulator that adds its inputs in ascending
+order.
 """
 
 from __future__ import annotations
@@ -27,11 +29,11 @@ class CpuBackend:
     """`Backend` on the CPU.
 
     Args:
-        policy: what to sample; its weights are copied (rounded to bfloat16 where `precision` says so).
-        precision: of weights and activations in hidden products. Accumulation, first layers, LayerNorm, GELU and
-            the Euler steps are float32 in both. "auto" is `default_precision`.
-        threads: compute threads, the calling one and its helpers; 0 is `native_threads`.
-        isa: an instruction set that `supported_isas` lists; None takes the first.
+        policy: the policy; its weights are copied, and rounded for "bf16".
+        precision: of weights and activations in the hidden layers' products; "auto" is `default_precision`.
+            Accumulation, first layers, LayerNorm, GELU and Euler steps are float32 in both.
+        threads: compute threads, the calling one included; 0 is `native_threads`.
+        isa: an instruction set from `supported_isas`; None takes the first.
 
     Raises:
         BackendUnavailable: the native extension was not built, or the machine lacks `isa`.
@@ -101,14 +103,14 @@ class CpuBackend:
         )
 
     def _normalise(self, observation: Float32) -> Float32:
-        """`Policy.normalise` on arrays: a tensor of a read-only array is a warning."""
+        """`Policy.normalise` in NumPy: torch warns about read-only arrays."""
         if self.policy.spec.normaliser == "identity":
             return observation
         return (observation - self._mean) / self._std
 
 
 def supported_isas() -> list[str]:
-    """Instruction sets that this machine can run, best first.
+    """The instruction sets that this build has and this machine can run, fastest first.
 
     Raises:
         BackendUnavailable: the native extension was not built.
@@ -118,7 +120,7 @@ def supported_isas() -> list[str]:
 
 
 def default_precision(isa: str) -> Precision:
-    """bfloat16 where the machine multiplies it (twice the rate of float32), else float32."""
+    """bfloat16 if `isa` has its products (twice the rate of float32), else float32."""
     return "bf16" if isa == "avx512_bf16" else "fp32"
 
 
@@ -135,5 +137,5 @@ def _native() -> ModuleType:
         return importlib.import_module("kernels.cpu._engine")
     except ImportError as error:
         raise BackendUnavailable(
-            f"the native engine was not built ({error}); install again with a C++17 compiler present"
+            f"the native engine was not built ({error}); install a C++17 compiler, then this package again"
         ) from None

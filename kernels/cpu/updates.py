@@ -1,7 +1,7 @@
-"""What an optimiser does between two passes, on all threads of the native pool: clip and step, move averages.
+"""Optimiser updates on all threads of the native pool: clipping with an Adam step, and moving averages.
 
-Bound by memory, so each number is read and written once: clipping scales gradients as Adam reads them, and they are
-zero when it has.
+Updates are bound by memory, so each number is read and written once. Adam scales a gradient for clipping when it reads
+it, and sets it to zero.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from kernels.cpu.learning import gradient
 
 
 class NativeUpdates:
-    """Steps of plain `torch.optim.Adam` on float32 parameters, over its own state; and moving averages.
+    """Updates of float32 parameters: steps of a plain `torch.optim.Adam`, in its own state, and moving averages.
 
     Args:
         pool: the extension's `Pool`.
-        isa: an instruction set that `supported_isas` lists.
+        isa: an instruction set from `supported_isas`.
     """
 
     def __init__(self, pool: Any, isa: str) -> None:
         self._updates = _native().Updates(pool, isa)
 
     def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-        """Scale gradients to a global norm of at most `max_norm`, step, set them to zero.
+        """Scale the gradients to a global norm of at most `max_norm`, step, and set them to zero.
 
         Returns:
-            The norm before.
+            The norm before scaling.
 
         Raises:
-            TypeError: not an Adam, or one with settings beyond learning rate, betas and eps.
+            TypeError: `optimizer` is not an Adam, or has settings besides learning rate, betas and eps.
         """
         group = _plain_adam(optimizer)
         parameters: list[Tensor] = group["params"]
@@ -75,12 +75,12 @@ def _plain_adam(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     group: dict[str, Any] = optimizer.param_groups[0]
     unknown = [name for name in ("weight_decay", "amsgrad", "maximize") if group.get(name)]
     if not isinstance(optimizer, torch.optim.Adam) or len(optimizer.param_groups) > 1 or unknown:
-        raise TypeError(f"expected a plain Adam of one group, found {type(optimizer).__name__} with {unknown}")
+        raise TypeError(f"expected a plain Adam with one group, found {type(optimizer).__name__} with {unknown}")
     return group
 
 
 def _state(optimizer: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Any]:
-    """As torch's Adam makes it at its first step, so that its checkpoints are these."""
+    """The Adam state of `parameter`, created as torch's Adam does at its first step, so checkpoints are the same."""
     state: dict[str, Any] = optimizer.state[parameter]
     if not state:
         state["step"] = torch.zeros((), dtype=torch.float32)

@@ -1,6 +1,6 @@
-"""Sample-and-score for GPUs: one Triton launch from noise to chosen action.
+"""Sample-and-score on GPUs: one Triton launch from noise to chosen action.
 
-`configuration` (which tile) -> `packing` (weights) -> `arena`, `bucket` (buffers) -> `backend` (`TritonBackend`).
-Kernel: `noise`, `layers`, `selection` are its parts, `kernel` puts them together. Nothing but those four and
-`launch` imports triton, and they are imported when a backend is made.
+`backend` has `TritonBackend`. It uses `configuration` (the tile sizes), `packing` (the weights), `arena` and `bucket`
+(the buffers), `launch`, and `check` (comparison with the reference). The kernel is in `kernel`; its parts are `noise`,
+`layers` and `selection`. Only those four and `launch` import triton, and only when a backend is created.
 """

@@ -1,11 +1,12 @@
-"""One block of memory for all that a launch is told and all that it answers: one copy each way.
+"""One block of memory with all inputs and results of a launch, so that each launch needs one copy in each direction.
 
     | header | table | observation | ... | row_request || action | value | ... | row_value |
       ------------------ copied in ------------------------------------------------------>
                                                         <---------- copied out ----------
 
-Replies travel in as well, as NaN and -1: what the kernel leaves unwritten is noticed. The keys and counters of the
-choice across tiles are part of it too, so every launch starts from fresh ones, also after one that was aborted.
+The results are copied in too, filled with NaN and -1, so that values which the kernel leaves unwritten are detected.
+The keys and counters of the selection across tiles are inputs too: every launch starts with fresh ones, even after an
+aborted launch.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 from kernels.backend import SampleBatch
 from kernels.gpu.packing import Widths
 
-ALIGNMENT = 256  # bytes; a row of 16 float32 must not straddle
+ALIGNMENT = 256  # bytes; a row of 16 float32 must not cross a cache line
 NO_KEY = np.iinfo(np.int64).min
 UNWRITTEN = -1
 
@@ -35,12 +36,12 @@ class Field:
 
 
 class Layout:
-    """Where everything is, for up to `requests` requests and `rows` rows (a multiple of every tile's).
+    """The offsets of all arrays in the block, for up to `requests` requests and `rows` rows (a multiple of any tile's).
 
-    Staged: header (total rows), table (steps, first candidate, first row, number of rows of each request), observation
-    (as the networks see it), temperature, seed, best and arrived (the choice), meetings (barriers of the split mode),
-    row_request (the request of each row).
-    Replies: action, value, deviation, index, nonfinite of each request; row_value.
+    Inputs: header (total rows), table (steps, first candidate, first row, number of rows of each request), observation
+    (normalised), temperature, seed, best and arrived (key and counter of the selection), barrier_counts (of the split
+    mode), row_request (the request of each row).
+    Results: action, value, deviation, index, nonfinite of each request; row_value.
     """
 
     def __init__(self, requests: int, rows: int, widths: Widths, action_dim: int) -> None:
@@ -54,7 +55,7 @@ class Layout:
             "seed": (i64, (requests,)),
             "best": (i64, (requests,)),
             "arrived": (i32, (requests,)),
-            "meetings": (i32, (rows // 16,)),
+            "barrier_counts": (i32, (rows // 16,)),
             "row_request": (i32, (rows,)),
         }
         replies: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
@@ -79,7 +80,7 @@ class Layout:
         self.size += -(-length // ALIGNMENT) * ALIGNMENT
 
     def views(self, block: Tensor) -> dict[str, Tensor]:
-        """The arrays in `block`, (size,) uint8."""
+        """Views of the arrays in `block`, (size,) uint8, by name."""
         return {
             name: block[field.offset : field.offset + math.prod(field.shape) * field.dtype.itemsize]
             .view(field.dtype)
@@ -89,7 +90,7 @@ class Layout:
 
 
 class Stage:
-    """The host's side of a block: writes a batch into it, reads replies from it."""
+    """The block in host memory: `write` stages a batch in it, `reply` reads results from it."""
 
     def __init__(self, layout: Layout, block: Tensor) -> None:
         self._layout = layout
@@ -98,7 +99,7 @@ class Stage:
             array.fill(0)
 
     def write(self, batch: SampleBatch, observation: np.ndarray, order: np.ndarray) -> None:
-        """Stage `batch` with its requests in `order`; `observation` (R, obs_dim) is as the networks see it."""
+        """Stage `batch` with its requests in `order`; `observation`, (R, obs_dim), is normalised."""
         a, requests = self._arrays, len(batch)
         counts = batch.num_candidates[order]
         total = int(counts.sum())
@@ -113,7 +114,7 @@ class Stage:
         a["seed"][:requests] = batch.seed[order].view(np.int64)
         a["best"][:requests] = NO_KEY
         a["arrived"].fill(0)
-        a["meetings"].fill(0)
+        a["barrier_counts"].fill(0)
         a["row_request"][:total] = np.repeat(np.arange(requests, dtype=np.int32), counts)
         a["row_request"][total:] = 0
         for name in ("action", "value", "deviation", "row_value"):
@@ -122,5 +123,5 @@ class Stage:
             a[name].fill(UNWRITTEN)
 
     def reply(self, name: str) -> np.ndarray:
-        """What the kernel answered, in the staged order; valid until the next `write`."""
+        """The result array `name`, with requests in the staged order; valid until the next `write`."""
         return self._arrays[name]

@@ -23,20 +23,20 @@ from kernels.gpu.packing import pack_policy, padded
 from policy import Policy
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
-"""Mean error of actions, and of values relative to their size, that a device is allowed at warm-up."""
+"""The largest error allowed at warm-up: the mean of actions' errors, and of values' errors relative to their size."""
 
 
 class TritonBackend:
-    """One launch a batch. See `kernels.gpu`.
+    """`Backend` by one kernel launch per batch.
 
     Args:
-        policy: packed here, and left as it is.
-        device: "cuda", "cuda:1", ...; "cpu" where TRITON_INTERPRET=1 was set before triton was imported.
+        policy: the policy; its weights are packed into a copy.
+        device: "cuda", "cuda:1", ...; or "cpu" if TRITON_INTERPRET=1 was set before triton was imported.
         options: precision, replay, split mode.
 
     Raises:
         BackendUnavailable: no such device, or the CPU without the interpreter.
-        DeviceOutOfMemory: no room for the weights.
+        DeviceOutOfMemory: no memory for the weights.
     """
 
     def __init__(self, policy: Policy, device: str = "cuda", options: TritonOptions | None = None) -> None:
@@ -44,10 +44,10 @@ class TritonBackend:
         if self._device.type != "cuda" and not INTERPRETED:
             raise BackendUnavailable(
                 f"backend 'triton' needs a CUDA device, not {device!r}; "
-                "TRITON_INTERPRET=1 interprets it on the CPU, slowly"
+                "with TRITON_INTERPRET=1 it runs on the CPU, slowly"
             )
         if self._device.type == "cuda" and INTERPRETED:
-            raise BackendUnavailable("backend 'triton': TRITON_INTERPRET is set, and it interprets on device cpu only")
+            raise BackendUnavailable("backend 'triton': with TRITON_INTERPRET set, the device must be cpu")
         self.options = options or TritonOptions()
         self._policy = policy
         self.spec = policy.spec
@@ -68,14 +68,14 @@ class TritonBackend:
         """See `Backend`.
 
         Raises:
-            DeviceOutOfMemory: no room for a batch of this size.
-            DeviceLost: the device, its context or its driver is gone; nothing can be computed any more.
-            UnwrittenOutput: the kernel left part of its reply unwritten.
+            DeviceOutOfMemory: no memory for a batch of this size.
+            DeviceLost: the device, its context or its driver is gone; no later call can succeed.
+            UnwrittenOutput: the kernel left part of its result unwritten.
         """
         observation = batch.observation
         if self.spec.normaliser == "standardise":
             observation = (observation - self._mean) / self._std
-        order = np.argsort(-batch.num_steps, kind="stable")  # tiles whose rows all take equally many steps
+        order = np.argsort(-batch.num_steps, kind="stable")  # puts rows of equal M into the same tiles
         with _typed_errors():
             bucket = self.bucket(batch)
             bucket.run(batch, observation, order)
@@ -83,11 +83,11 @@ class TritonBackend:
         return _result(batch, bucket, order, candidates)
 
     def check(self) -> None:
-        """Raises BackendMismatch if a fixed batch does not come out as the reference has it."""
+        """Compute a fixed batch. Raises BackendMismatch if it differs from the reference."""
         check_against_reference(self, self._policy, TOLERANCE[self.options.precision])
 
     def bucket(self, batch: SampleBatch) -> Bucket:
-        """The buffers for a batch of this size, sizes being powers of two."""
+        """The buffers for a batch of this size, created at its first use. Sizes are rounded up to powers of two."""
         rows = int(batch.num_candidates.sum())
         tile = choose_tile(rows, self._card, self.options)
         key = (tile, _power_of_two(len(batch)), padded(_power_of_two(rows), tile.rows))
@@ -98,14 +98,14 @@ class TritonBackend:
         return self._buckets[key]
 
     def _name(self) -> str:
-        """Equal names compute equal bits, unless they end in "fastest"."""
+        """The engine name. Backends of equal names compute the same bits, unless the name ends in "fastest"."""
         fastest = self.options.replay == "fastest"
         tile = "fastest" if fastest else choose_tile(1, self._card, self.options).name.split("/")[0]
         return f"triton/{self.options.precision}/{self._card}/{tile}"
 
 
 def _card(device: torch.device) -> str:
-    """What `kernels.gpu.configuration` calls the card: "sm_90", "gfx942", or "interpreter"."""
+    """The name of the device's architecture, as in `configuration.CARDS`: "sm_90", "gfx942"; or "interpreter"."""
     if device.type != "cuda":
         return "interpreter"
     if torch.version.hip is not None:
@@ -120,7 +120,7 @@ def _power_of_two(size: int) -> int:
 
 
 class _typed_errors:
-    """What torch and the driver raise -> errors of `kernels.backend`."""
+    """Context manager: turns errors of torch and the driver into those of `kernels.backend`."""
 
     def __enter__(self) -> None:
         return None
@@ -133,10 +133,10 @@ class _typed_errors:
 
 
 def _result(batch: SampleBatch, bucket: Bucket, order: np.ndarray, rows: Float32 | None) -> SampleResult:
-    """The staged replies in the batch's own order.
+    """The bucket's results, in the batch's order.
 
     Raises:
-        UnwrittenOutput: a poison value is still there.
+        UnwrittenOutput: an array still has a value that was staged to detect this.
     """
     requests = len(batch)
     reply = bucket.stage.reply
@@ -148,9 +148,9 @@ def _result(batch: SampleBatch, bucket: Bucket, order: np.ndarray, rows: Float32
     written = np.isfinite(value) & np.isfinite(deviation) & np.isfinite(action).all(1)
     written &= np.logical_and.reduceat(np.isfinite(values), starts)
     if (nonfinite == UNWRITTEN).any() or (index == UNWRITTEN).any() or not (written | (nonfinite == 1)).all():
-        raise UnwrittenOutput("the kernel left part of its reply unwritten")
-    position = np.argsort(order, kind="stable")  # request -> its place in the staged order
-    with np.errstate(all="ignore"):  # of a request that fails
+        raise UnwrittenOutput("the kernel left part of its result unwritten")
+    position = np.argsort(order, kind="stable")  # request -> its position in the staged order
+    with np.errstate(all="ignore"):  # values of requests that fail may overflow
         sums, squares = np.add.reduceat(values, starts), np.add.reduceat(values * values, starts)
 
     def split(array: Float32) -> list[Float32]:

@@ -1,4 +1,4 @@
-"""Buffers for batches of up to so many requests and rows, allocated once, and the CUDA graph that replays over them."""
+"""Buffers for batches of up to a given size, allocated once, and the CUDA graph that computes in them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from policy import PolicySpec
 
 
 class Bucket:
-    """One size of batch.
+    """Buffers and CUDA graph for batches of up to `requests` requests and `rows` rows.
 
-    `arguments` are the kernel's, by name, but for its phase and its constants.
+    `arguments` are the kernel's arguments by name, except the phase and the compile-time constants.
 
     Args:
         spec, packed: the policy.
-        tile: the configuration, for all batches of this bucket.
-        requests, rows: the most it takes; rows is a multiple of the tile's.
-        device: CUDA, or the CPU under the interpreter.
+        tile: the tile of all batches of this bucket.
+        requests, rows: the maximum batch; rows is a multiple of the tile's rows.
+        device: a CUDA device, or the CPU under the interpreter.
         scratch: the element type of hidden activations.
-        stream: on CUDA, the backend's own.
+        stream: the backend's CUDA stream; None under the interpreter.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Bucket:
         self._slices = _slices(tile, widths, self._groups, device)
         critic_blocks = -(-widths.critic // tile.columns)
         sums = widths.members * widths.critic_layers * critic_blocks
-        with torch.cuda.stream(stream):  # zeros are written in its order, before the kernel's own; nothing on the CPU
+        with torch.cuda.stream(stream):  # the zeros must be written before the kernel runs on this stream
             self._block = torch.zeros(self._layout.size, dtype=torch.uint8, device=device)
             self.scratch = {
                 "x": torch.zeros(self._slices, rows, widths.action, device=device),
@@ -60,7 +60,7 @@ class Bucket:
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def run(self, batch: SampleBatch, observation: np.ndarray, order: np.ndarray) -> None:
-        """Compute `batch`; replies are in `stage` afterwards. The one wait for the device is the last line."""
+        """Compute `batch`, with its requests in `order`, and wait for the results, which are then in `stage`."""
         self.stage.write(batch, observation, order)
         if self._stream is None:
             self._block.copy_(self._host)
@@ -69,23 +69,23 @@ class Bucket:
             return
         with torch.cuda.stream(self._stream):
             if self._graph is None:
-                self._enqueue()  # the first time compiles
+                self._enqueue()  # compiles the kernel
                 self._stream.synchronize()
                 self.stage.write(batch, observation, order)
                 self._graph = torch.cuda.CUDAGraph()
-                # thread_local: other threads (a second model's, a profiler's) may use the device meanwhile.
+                # thread_local: other threads (a second model's, a profiler's) may use the device during the capture.
                 with torch.cuda.graph(self._graph, stream=self._stream, capture_error_mode="thread_local"):
                     self._enqueue()
             self.replay()
         self._stream.synchronize()
 
     def replay(self) -> None:
-        """Enqueue the graph over what is staged, once more; CUDA only, after `run`, on the current stream."""
+        """Enqueue the graph again on the current stream, for the staged batch. CUDA only, after a `run`."""
         assert self._graph is not None
         self._graph.replay()
 
     def candidates(self, rows: int) -> np.ndarray:
-        """Every candidate of the last batch, (rows, action_dim) in the staged order."""
+        """All candidates of the last batch, (rows, action_dim), in the staged order."""
         action_dim = self._layout.fields["action"].shape[1]
         return self.scratch["x"][0, :rows, :action_dim].cpu().numpy()
 
@@ -97,7 +97,7 @@ class Bucket:
         self._host[at:].copy_(self._block[at:], non_blocking=True)
 
     def _compute(self, longest: int) -> None:
-        """Under the interpreter programs run in order, so the split mode's barrier becomes the end of a launch."""
+        """Compute under the interpreter. It runs programs one after another, so each barrier ends a launch."""
         if not self.tile.split:
             launch(self.tile, self._groups, self._slices, self.arguments)
             return
@@ -106,7 +106,7 @@ class Bucket:
 
 
 def _slices(tile: Tile, widths: Widths, groups: int, device: torch.device) -> int:
-    """Programs that share a group's columns: as many as find a place at a time, one an SM; bits don't depend on it."""
+    """The number of programs that share a group's columns: as many as run at once, one per SM. It changes no bits."""
     if not tile.split:
         return 1
     blocks = -(-max(widths.actor, widths.critic) // tile.columns)

@@ -1,4 +1,4 @@
-"""Is what this device computes what the reference computes? Asked once, before serving."""
+"""Compare a device's results with the reference's, once before serving."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Samples(Protocol):
 
 
 def check_batch(policy: Policy) -> SampleBatch:
-    """A fixed ragged batch: every M, requests that cross tiles, observations around the policy's own mean."""
+    """A fixed ragged batch: every M, requests that span tiles, observations around the policy's mean."""
     rng = np.random.default_rng(2505)
     steps = [1 + i % policy.spec.denoise_timesteps for i in range(10)]
     candidates = [1, 130, 3, 17, 64, 5, 2, 33, 1, 80]
@@ -32,10 +32,11 @@ def check_against_reference(backend: _Samples, policy: Policy, tolerance: float)
     """Compare every candidate of `check_batch` and its value with the float32 reference on the CPU.
 
     Args:
-        tolerance: mean absolute error of an action, and of a value relative to the values' own spread and size.
+        tolerance: the largest mean absolute error of a request's actions, and of its values, the latter relative to
+            the largest absolute value (at least 1).
 
     Raises:
-        BackendMismatch: some request differs by more, or has no finite action.
+        BackendMismatch: a request differs by more, is not finite, or its action is not the best of its candidates.
     """
     batch = check_batch(policy)
     expected = ReferenceBackend(copy.deepcopy(policy), "cpu").sample_and_score(batch)
@@ -49,9 +50,9 @@ def check_against_reference(backend: _Samples, policy: Policy, tolerance: float)
         best = values.max() == found.q[request]
         if not (action <= tolerance and value <= tolerance and chosen == 0 and best) or found.nonfinite[request]:
             raise BackendMismatch(
-                f"{backend.engine} is not the reference: request {request} (N = {batch.num_candidates[request]}, "
-                f"M = {batch.num_steps[request]}) differs by {action:.3g} in actions and {value:.3g} in values, "
-                f"and {tolerance:g} is allowed"
+                f"{backend.engine} differs from the reference: request {request} "
+                f"(N = {batch.num_candidates[request]}, M = {batch.num_steps[request]}) by {action:.3g} in actions and "
+                f"{value:.3g} in values; {tolerance:g} is allowed"
             )
 
 

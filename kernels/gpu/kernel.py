@@ -1,11 +1,12 @@
-"""The kernel: one launch from noise to chosen action.
+"""The kernel: from noise to chosen action in one launch.
 
-Program (g, s) computes rows g * ROWS .. of the ragged batch, and of every layer the column blocks s, s + slices, ...
-Fused, there is one slice and a program does whole layers. Split, for small batches, the slices of a group meet at a
-barrier through the L2 cache after every layer, as one SM can't pull the weights fast enough alone.
+Program (g, s) computes rows g * ROWS .. (g + 1) * ROWS - 1 of the ragged batch, and in every layer the column blocks s,
+s + slices, s + 2 * slices, ... Fused: there is one slice, and a program computes whole layers. Split, for small
+batches: the slices of a group synchronise through the L2 cache after every layer, because one SM alone can't load the
+weights fast enough.
 
-All state of a row lives in scratch, so the phases between two barriers can also run as one launch each (PHASED): that
-is how the split mode is tested where programs run one after another.
+All state of a row is in scratch memory. So the phases between two barriers can also run as one launch each (PHASED);
+the interpreter, which runs programs one after another, tests the split mode that way.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from kernels.gpu.selection import select
 
 @triton.jit
 def _barrier(arrivals, passed, SPLIT: tl.constexpr, PHASED: tl.constexpr):
-    """Wait until every slice of the group is here, and see what they wrote. Returns how many barriers were passed."""
+    """Wait for all slices of the group; their stores are then visible. Returns the number of barriers passed."""
     tl.debug_barrier()
     passed += 1
     if SPLIT and not PHASED:
@@ -32,8 +33,8 @@ def _barrier(arrivals, passed, SPLIT: tl.constexpr, PHASED: tl.constexpr):
 
 
 @triton.jit
-def _due(passed, phase, PHASED: tl.constexpr):
-    """Does this launch compute what lies between barrier `passed` and the next?"""
+def _in_phase(passed, phase, PHASED: tl.constexpr):
+    """Whether this launch computes the phase after barrier number `passed`."""
     if PHASED:
         return passed == phase
     else:
@@ -42,7 +43,7 @@ def _due(passed, phase, PHASED: tl.constexpr):
 
 @triton.jit
 def _draw_noise(x, rows, stride, seed, candidate, temperature):
-    """x_0 = temperature * z, (rows, stride): 16 dimensions at a time."""
+    """Store x_0 = temperature * z, (rows, stride), 16 dimensions at a time."""
     for start in tl.range(0, stride, 16, num_stages=1, disable_licm=True):
         dimension = (start + tl.arange(0, 16))[None, :]
         noise = temperature[:, None] * standard_normals(seed[:, None], candidate[:, None], dimension)
@@ -54,7 +55,7 @@ def _actor_share(
     share, rows, observations, observation_stride, matrix, vectors, width, stride, slice_,
     COLUMNS: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """W_s s + b of the actor's first layer, once for all steps."""
+    """Store W_s s + b of the actor's first layer, which all steps use."""
     for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
         columns = first + tl.arange(0, COLUMNS)
         sums = tl.zeros((rows.shape[0], COLUMNS), tl.float32) + tl.load(vectors + columns)[None, :]
@@ -100,7 +101,7 @@ def _euler_step(
     x, rows, action_stride, size, last, inputs, input_stride, width, matrix, bias,
     DEPTH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """x += size * (W h + b) for rows that still move (size > 0), clipped to [-1, 1] by their last step."""
+    """x += size * (W h + b) for rows that still move (size > 0). A row's last step clips it to [-1, 1]."""
     for start in tl.range(0, action_stride, 16, num_stages=1, disable_licm=True):
         dimension = start + tl.arange(0, 16)
         velocity = tl.zeros((rows.shape[0], 16), tl.float32)
@@ -111,7 +112,7 @@ def _euler_step(
         at = x + rows[:, None] * action_stride + dimension[None, :]
         before = tl.load(at)
         after = before + size[:, None] * velocity
-        # Comparisons with a NaN are false: it stays one, and fails its request.
+        # Comparisons with NaN are false, so a NaN stays and its request fails.
         clipped = tl.where(after > 1.0, 1.0, tl.where(after < -1.0, -1.0, after))
         after = tl.where(last[:, None], clipped, after)
         tl.store(at, tl.where(size[:, None] > 0.0, after, before))
@@ -123,7 +124,7 @@ def _critic_first(
     matrix, vectors, rank_one, value_weights, last, width, stride, slice_,
     COLUMNS: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """gelu(W_s s + W_a a + k w_k + b), and its sums."""
+    """gelu(W_s s + W_a a + k w_k + b), and its sums for LayerNorm."""
     for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
         columns = first + tl.arange(0, COLUMNS)
         sums = k[:, None] * tl.load(rank_one + columns)[None, :] + tl.load(vectors + columns)[None, :]
@@ -145,7 +146,7 @@ def _critic_hidden(
     matrix, bias, column_sums, value_weights, last, width, stride, slice_,
     COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """gelu(W LayerNorm(h) + b), folded: (W h - mean * (column sums of W)) / deviation + b."""
+    """gelu(W LayerNorm(h) + b), computed as gelu((W h - mean * (column sums of W)) / deviation + b)."""
     blocks = tl.cdiv(width, COLUMNS)
     mean, scale = layer_norm_of(partials_before, blocks, capacity, rows, inverse_width, layer_norm)
     for first in tl.range(slice_ * COLUMNS, width, tl.num_programs(1) * COLUMNS, num_stages=1, disable_licm=True):
@@ -159,17 +160,17 @@ def _critic_hidden(
         tl.store(at, narrow(activation, BF16, INTERPRET))
 
 
-SPECIALISED_NEVER = (
+NOT_SPECIALISED = (
     "action_dim", "actor_layers", "critic_layers", "members", "max_steps", "layer_norm", "aggregate_min", "phase",
 )  # fmt: skip
-"""Run-time numbers of which Triton would compile a version for 1 and for multiples of 16."""
+"""Arguments for which Triton must not compile special versions (it would, for 1 and for multiples of 16)."""
 
 
-@triton.jit(do_not_specialize=SPECIALISED_NEVER)
+@triton.jit(do_not_specialize=NOT_SPECIALISED)
 def sample_and_score(
-    # staged for each launch: see kernels.gpu.arena
-    header, table, observation, temperature, seed, best, arrived, meetings, row_request,
-    # replies
+    # inputs of each launch: see kernels.gpu.arena
+    header, table, observation, temperature, seed, best, arrived, barrier_counts, row_request,
+    # results
     action, value, deviation, index, nonfinite, row_value,
     # scratch: see kernels.gpu.bucket
     x, hidden, share, partials, row_deviation,
@@ -182,13 +183,13 @@ def sample_and_score(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr,
     SPLIT: tl.constexpr, PHASED: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """Rows group * ROWS .. of the batch, all the way; shapes are given where the buffers are made."""
+    """Compute one group of rows, from noise to results. The modules named above document the buffers' shapes."""
     group = tl.program_id(0)
     slice_ = tl.program_id(1)
     total = tl.load(header)
     if group * ROWS >= total:
         return
-    meeting = meetings + group
+    barrier_count = barrier_counts + group
     rows = group * ROWS + tl.arange(0, ROWS)
     request = tl.load(row_request + rows)
     entry = table + request * 4
@@ -196,13 +197,13 @@ def sample_and_score(
     candidate = tl.load(entry + 1) + rows - tl.load(entry + 2)
     longest = tl.max(tl.where(rows < total, steps, 0), axis=0)
     observations = observation + request * observation_stride
-    x += slice_ * capacity * action_stride  # every slice moves its own copy: one barrier a step less
+    x += slice_ * capacity * action_stride  # every slice has its own copy, which saves one barrier per step
     actions = x + rows * action_stride
     hidden_size = capacity * hidden_stride
     passed = 0
     turn = 0  # which of the two hidden buffers is written next
 
-    if _due(passed, phase, PHASED):
+    if _in_phase(passed, phase, PHASED):
         _draw_noise(x, rows, action_stride, tl.load(seed + request), candidate, tl.load(temperature + request))
         _actor_share(
             share, rows, observations, observation_stride, actor_matrix, actor_vectors, actor_width, actor_stride,
@@ -216,15 +217,15 @@ def sample_and_score(
         t = tl.load(at, mask=moves, other=0.0)
         d = tl.load(at + 1, mask=moves, other=0.0)
         size = tl.load(at + 2, mask=moves, other=0.0)
-        if _due(passed, phase, PHASED):
+        if _in_phase(passed, phase, PHASED):
             _actor_first(
                 hidden + turn * hidden_size, hidden_stride, share, rows, actions, action_stride, t, d,
                 actor_matrix + observation_stride * actor_stride, actor_vectors + actor_layers * actor_stride,
                 actor_width, actor_stride, slice_, COLUMNS, BF16, INTERPRET,
             )  # fmt: skip
-        passed = _barrier(meeting, passed, SPLIT, PHASED)
+        passed = _barrier(barrier_count, passed, SPLIT, PHASED)
         for layer in tl.range(1, actor_layers, num_stages=1, disable_licm=True):
-            if _due(passed, phase, PHASED):
+            if _in_phase(passed, phase, PHASED):
                 before = observation_stride + action_stride + (layer - 1) * actor_width
                 _actor_hidden(
                     hidden + (1 - turn) * hidden_size, hidden + turn * hidden_size, hidden_stride, rows,
@@ -232,8 +233,8 @@ def sample_and_score(
                     actor_width, actor_stride, slice_, COLUMNS, DEPTH, STAGES, BF16, INTERPRET,
                 )  # fmt: skip
             turn = 1 - turn
-            passed = _barrier(meeting, passed, SPLIT, PHASED)
-        if _due(passed, phase, PHASED):
+            passed = _barrier(barrier_count, passed, SPLIT, PHASED)
+        if _in_phase(passed, phase, PHASED):
             _euler_step(
                 x, rows, action_stride, size, step + 1 == steps, hidden + turn * hidden_size, hidden_stride,
                 actor_width, actor_output, actor_output_bias, DEPTH, STAGES,
@@ -250,15 +251,15 @@ def sample_and_score(
         vectors = critic_vectors + member * (2 * critic_layers + 2) * critic_stride
         sums = partials + member * critic_layers * blocks * 3 * capacity
         value_weights = vectors + (2 * critic_layers + 1) * critic_stride
-        if _due(passed, phase, PHASED):
+        if _in_phase(passed, phase, PHASED):
             _critic_first(
                 hidden + turn * hidden_size, hidden_stride, sums, capacity, rows, observations, observation_stride,
                 actions, action_stride, k, matrix, vectors, vectors + 2 * critic_layers * critic_stride, value_weights,
                 critic_layers == 1, critic_width, critic_stride, slice_, COLUMNS, BF16, INTERPRET,
             )  # fmt: skip
-        passed = _barrier(meeting, passed, SPLIT, PHASED)
+        passed = _barrier(barrier_count, passed, SPLIT, PHASED)
         for layer in tl.range(1, critic_layers, num_stages=1, disable_licm=True):
-            if _due(passed, phase, PHASED):
+            if _in_phase(passed, phase, PHASED):
                 before = observation_stride + action_stride + (layer - 1) * critic_width
                 _critic_hidden(
                     hidden + (1 - turn) * hidden_size, hidden + turn * hidden_size, hidden_stride,
@@ -269,12 +270,12 @@ def sample_and_score(
                     COLUMNS, DEPTH, STAGES, BF16, INTERPRET,
                 )  # fmt: skip
             turn = 1 - turn
-            passed = _barrier(meeting, passed, SPLIT, PHASED)
+            passed = _barrier(barrier_count, passed, SPLIT, PHASED)
         turn = 1 - turn
 
-    # Nested: what `_due` gives is a constant in compiled code, and constants don't mix with numbers in one condition.
+    # Nested: `_in_phase` is a constant in compiled code, and Triton can't combine constants and numbers by `and`.
     if slice_ == 0:  # noqa: SIM102
-        if _due(passed, phase, PHASED):
+        if _in_phase(passed, phase, PHASED):
             select(
                 table, best, arrived, action, value, deviation, index, nonfinite, row_value, row_deviation, x, partials,
                 critic_tail, tl.load(critic_inverse_width + critic_layers - 1), layer_norm, aggregate_min, members,

@@ -1,4 +1,4 @@
-"""Launching the kernel: its arguments, by name, in one place for devices, the interpreter and `sorl-bench aot`."""
+"""The kernel's arguments, constants and compiler options, for devices, the interpreter and `sorl-bench aot` alike."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kernels.gpu.packing import Widths
 from policy import PolicySpec
 
 INTERPRETED: bool = triton.knobs.runtime.interpret
-"""TRITON_INTERPRET=1 was set before triton was imported: kernels run on the CPU, program after program, in NumPy."""
+"""Whether TRITON_INTERPRET=1 was set before triton was imported. NumPy then runs the programs one after another."""
 
 
 def dimensions(widths: Widths, spec: PolicySpec, capacity: int) -> dict[str, int]:
-    """The kernel's run-time numbers but `phase`, for scratch of `capacity` rows."""
+    """The kernel's run-time numbers, except `phase`, for scratch buffers of `capacity` rows."""
     return {
         "capacity": capacity,
         "observation_stride": widths.observation,
@@ -40,7 +40,7 @@ def dimensions(widths: Widths, spec: PolicySpec, capacity: int) -> dict[str, int
 
 
 def constants(tile: Tile, phased: bool = False) -> dict[str, Any]:
-    """The kernel's compile-time numbers."""
+    """The kernel's compile-time constants."""
     return {
         "ROWS": tile.rows,
         "COLUMNS": tile.columns,
@@ -54,12 +54,12 @@ def constants(tile: Tile, phased: bool = False) -> dict[str, Any]:
 
 
 def options(tile: Tile, slices: int, hip: bool = False) -> dict[str, Any]:
-    """How the compiler is to treat it. `enable_fp_fusion` is said, as bits depend on it."""
+    """Triton's compiler and launch options. `enable_fp_fusion` is explicit because results depend on it to the bit."""
     found: dict[str, Any] = {
         "num_warps": tile.warps,
         "num_stages": tile.stages,
         "enable_fp_fusion": True,
-        "launch_cooperative_grid": slices > 1,  # the slices of a group wait for each other: all must be resident
+        "launch_cooperative_grid": slices > 1,  # slices wait for each other, so all programs must be resident
     }
     if tile.registers is not None and not hip:  # HIP has no such option
         found["maxnreg"] = tile.registers
@@ -67,15 +67,15 @@ def options(tile: Tile, slices: int, hip: bool = False) -> dict[str, Any]:
 
 
 def phases(widths: Widths, longest: int) -> int:
-    """How many pieces barriers cut the kernel into, for batches of at most `longest` steps."""
+    """The number of phases between barriers, for batches of at most `longest` steps."""
     return longest * widths.actor_layers + widths.members * widths.critic_layers + 1
 
 
 def launch(tile: Tile, groups: int, slices: int, arguments: dict[str, Tensor | int], phase: int | None = None) -> None:
-    """One kernel launch on the current stream, of the whole kernel, or of one `phase` of it (interpreter only)."""
+    """Launch the kernel on the current stream; under the interpreter, one `phase` of it if given."""
     keywords: dict[str, Any] = {**arguments, "phase": phase or 0, **constants(tile, phase is not None)}
     if INTERPRETED:
-        with np.errstate(all="ignore"):  # a device raises no warning where exp() overflows
+        with np.errstate(all="ignore"):  # as on a device, overflow of exp() is no warning
             sample_and_score[(groups, slices)](**keywords)
     else:
         sample_and_score[(groups, slices)](**keywords, **options(tile, slices, torch.version.hip is not None))

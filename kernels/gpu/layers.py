@@ -1,7 +1,7 @@
-"""One dense layer of a tile: (rows, width) activations in scratch -> (rows, columns) of the next, block by block.
+"""Parts of a dense layer of one tile: products, GELU, LayerNorm sums.
 
-Activations travel through a scratch buffer that stays in the L2 cache. Held in registers instead, a hidden vector of
-512 spilled 7 to 244 KB and made 2 MB of code.
+Activations, (rows, width), pass from layer to layer through a scratch buffer that stays in the L2 cache. In registers,
+a hidden vector of 512 spilled 7 to 244 KB and made 2 MB of code.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import triton.language as tl
 
 @triton.jit
 def narrow(value, BF16: tl.constexpr, INTERPRET: tl.constexpr):
-    """float32 -> what a matrix product takes: bfloat16, nearest even.
+    """Convert float32 to a matrix product's operand: with BF16, to bfloat16, rounded to nearest even.
 
-    The interpreter multiplies the bits of bfloat16 and truncates in casts, so there the value stays float32 and is
-    rounded here.
+    The interpreter's casts truncate, and its products take bfloat16 for integers. There the value is rounded here and
+    stays float32.
     """
     if BF16:
         if INTERPRET:
@@ -30,7 +30,7 @@ def narrow(value, BF16: tl.constexpr, INTERPRET: tl.constexpr):
 
 @triton.jit
 def gelu(value):
-    """The tanh form: 0.5 x (1 + tanh u) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3)."""
+    """GELU, tanh form: 0.5 x (1 + tanh u) = x / (1 + exp(-2u)), u = sqrt(2 / pi) (x + 0.044715 x^3)."""
     return value / (1.0 + tl.exp(value * (-1.5957691216057308 - 0.07135481627159600 * value * value)))
 
 
@@ -38,14 +38,15 @@ def gelu(value):
 def small_product(
     accumulator, input_rows, extent, matrix, stride, columns, BF16: tl.constexpr, INTERPRET: tl.constexpr
 ):  # fmt: skip
-    """accumulator + inputs @ matrix for the few columns of observations and actions.
+    """accumulator + inputs @ matrix, for observations and actions.
 
     Args:
         accumulator: (rows, columns) float32.
-        input_rows: (rows,) pointers to float32 inputs, `extent` (a multiple of 16) of them each.
+        input_rows: (rows,) pointers to `extent` float32 inputs each, a multiple of 16.
         matrix: (extent, stride).
 
-    In bf16 an input goes in as two parts, which keeps 16 of its 24 bits: a raw position of 20.06 m does not become 20.
+    With BF16 each input is the sum of two bfloat16 parts, which keeps 16 of its 24 bits. In one part, a raw position of
+    20.06 m would become 20.
     """
     inner = tl.arange(0, 16)
     for start in tl.range(0, extent, 16, num_stages=1, disable_licm=True):
@@ -75,8 +76,8 @@ def product(
 
 @triton.jit
 def store_sums(partials, block, capacity, rows, activation, value_weights, columns, last):
-    """Of one block of columns, the sum and the sum of squares, for LayerNorm; after the last layer also the product
-    with the output weights, for the value.
+    """Store sums over one block of columns: the sum and the sum of squares, for LayerNorm. For the last layer, also the
+    product with the output weights, for the value.
 
     Args:
         partials: (blocks, 3, capacity) float32 of this layer.
@@ -93,7 +94,7 @@ def store_sums(partials, block, capacity, rows, activation, value_weights, colum
 
 @triton.jit
 def load_sums(partials, which, blocks, capacity, rows):
-    """One of a layer's three sums, (rows,): its blocks' shares, added in their order."""
+    """One of a layer's three sums, (rows,). The column blocks' parts are added in order of the blocks."""
     at = partials + which * capacity + rows
     total = tl.load(at)
     for block in tl.range(1, blocks, num_stages=1, disable_licm=True):
@@ -103,9 +104,9 @@ def load_sums(partials, which, blocks, capacity, rows):
 
 @triton.jit
 def layer_norm_of(partials, blocks, capacity, rows, inverse_width, layer_norm):
-    """Mean and 1 / standard deviation of a layer's activations, each (rows,); 0 and 1 without LayerNorm."""
+    """A layer's mean and 1 / standard deviation, each (rows,); 0 and 1 without LayerNorm."""
     mean = load_sums(partials, 0, blocks, capacity, rows) * inverse_width
     variance = load_sums(partials, 1, blocks, capacity, rows) * inverse_width - mean * mean
-    # Not max(variance, 0): it would turn a NaN into a number.
+    # Not max(variance, 0), which would turn a NaN into a number.
     deviation = tl.sqrt_rn(tl.where(variance < 0.0, 0.0, variance) + 1e-6)
     return tl.where(layer_norm != 0, mean, 0.0), tl.where(layer_norm != 0, 1.0 / deviation, 1.0)

@@ -1,9 +1,9 @@
-"""The noise contract of `kernels.philox`, in Triton.
+"""The noise of `kernels.philox`, in Triton.
 
-Logarithm, sine and cosine are written out: what the hardware approximates (lg2.approx has an absolute error of 2^-22)
-is off by up to 5e-4 where u is near 1, and what the interpreter checks is then what a device computes. Over all 2^24
-values of u and of v, in float32 without fused multiply-adds, normals stay within 1e-6 of the exact ones
-(`tests/kernels/gpu/test_noise.py`). Polynomials: Cephes (Moshier), logf and sinf.
+Logarithm, sine and cosine are polynomials (Cephes by Moshier, logf and sinf), for two reasons. The hardware's
+approximation (lg2.approx, absolute error 2^-22) makes normals wrong by up to 5e-4 where u is near 1. And so the
+interpreter tests the code that a device runs. Over all 2^24 values of u and of v, in float32 without fused
+multiply-adds, normals are within 1e-6 of the exact ones (`tests/kernels/gpu/test_noise.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import triton.language as tl
 @triton.jit
 def _negative_log(u):
     """-ln(u / 2^24) of integers u in 1..2^24, (rows, dims) float32."""
-    # Float32 bits -> mantissa in [sqrt(1/2), sqrt(2)) and exponent: relative accuracy holds near u = 2^24 too.
+    # Split the float32 into an exponent and a mantissa in [sqrt(1/2), sqrt(2)): accurate near u = 2^24 too.
     shifted = u.to(tl.float32).to(tl.int32, bitcast=True) - 0x3F3504F3
     exponent = ((shifted >> 23) - 24).to(tl.float32)
     x = ((shifted & 0x7FFFFF) + 0x3F3504F3).to(tl.float32, bitcast=True) - 1.0
@@ -33,8 +33,8 @@ def _negative_log(u):
 
 
 @triton.jit
-def _wave(v, odd):
-    """cos(2 pi v / 2^24), or sin where `odd`, of integers v in 0..2^24 - 1."""
+def _cosine_or_sine(v, odd):
+    """cos(2 pi v / 2^24), or sin if `odd` is 1, for integers v in 0..2^24 - 1."""
     quarter = (v + (1 << 21)) >> 22
     angle = (v - (quarter << 22)).to(tl.float32) * 3.7450702829239285e-7  # pi / 2^23; |angle| <= pi / 4
     z = angle * angle
@@ -47,7 +47,7 @@ def _wave(v, odd):
 
 @triton.jit
 def philox_words(seed, candidate, dimension):
-    """The two random words behind `dimension`: (rows, 1), (rows, 1), (1, dims) -> two (rows, dims) uint32."""
+    """The two random words that make `dimension`: (rows, 1), (rows, 1), (1, dims) -> two (rows, dims) uint32."""
     block = (candidate * 0 + dimension // 4).to(tl.uint32)
     zero = block * 0
     w0, w1, w2, w3 = tl.philox(seed, candidate.to(tl.uint32) + zero, block, zero, zero, 10)
@@ -60,4 +60,4 @@ def standard_normals(seed, candidate, dimension):
     """z of (seed, candidate, dimension): (rows, 1) int64, (rows, 1) int32, (1, dims) int32 -> (rows, dims) float32."""
     first, second = philox_words(seed, candidate, dimension)
     radius = tl.sqrt_rn(2.0 * _negative_log((first >> 8).to(tl.int32) + 1))
-    return radius * _wave((second >> 8).to(tl.int32), dimension & 1)
+    return radius * _cosine_or_sine((second >> 8).to(tl.int32), dimension & 1)

@@ -1,12 +1,13 @@
-"""A policy's weights as the kernel reads them: transposed, padded, stacked, LayerNorm folded into the next layer.
+"""Pack a policy's weights for the kernel: transposed, padded, stacked, with LayerNorm folded into the next layer.
 
     matrix (nets, inputs, stride)       compute type. Rows: observation, action, then each hidden layer's inputs
     vectors (nets, layers.., stride)    float32. Rows: a bias for each layer, column sums for each layer (critics),
                                         the rank-one columns (t and d, or k), output weights (critics)
 
-LayerNorm(g) = (g - mean) / deviation * gamma + beta in front of W h + b becomes (gamma W) g / deviation
-- mean / deviation * (column sums of gamma W) + (W beta + b): a layer multiplies what GELU gave, and needs two numbers
-a row afterwards. The column sums are those of the rounded matrix, so that the mean cancels.
+Folding: W LayerNorm(g) + b, with LayerNorm(g) = (g - mean) / deviation * gamma + beta, equals
+(gamma W) g / deviation - mean / deviation * (column sums of gamma W) + (W beta + b). So a layer multiplies the output g
+of GELU, and then needs two numbers per row: mean and deviation. The column sums are of the rounded matrix, so that the
+mean cancels.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ COLUMN_MULTIPLE = 256
 
 
 def padded(size: int, multiple: int) -> int:
-    """`size`, rounded up."""
+    """`size` rounded up to a multiple of `multiple`."""
     return -(-size // multiple) * multiple
 
 
@@ -36,9 +37,10 @@ class Widths:
 
     Attributes:
         observation, action: inputs, multiples of 16.
-        actor, critic: hidden width as loops see it, a multiple of 64: the widest layer's.
+        actor, critic: the widest hidden layer, a multiple of 64; loops run to it.
         actor_stride, critic_stride: columns in memory, multiples of 256, so that no tile needs a mask.
-        actor_layers, critic_layers, members: hidden layers, and critics.
+        actor_layers, critic_layers: the number of hidden layers.
+        members: the number of critics.
     """
 
     observation: int
@@ -53,7 +55,7 @@ class Widths:
 
     @classmethod
     def of(cls, spec: PolicySpec) -> Widths:
-        """Of the policy that `spec` describes."""
+        """The padded dimensions for `spec`."""
         actor, critic = max(spec.actor_hidden), max(spec.critic_hidden)
         return cls(
             observation=padded(spec.obs_dim, INPUT_MULTIPLE),
@@ -69,13 +71,13 @@ class Widths:
 
     @property
     def hidden_stride(self) -> int:
-        """Columns of the activations' scratch."""
+        """Columns of the scratch buffer for activations."""
         return max(self.actor_stride, self.critic_stride)
 
 
 @dataclass(frozen=True)
 class PackedPolicy:
-    """What the kernel reads of a policy.
+    """A policy as the kernel reads it.
 
     Attributes:
         actor_matrix: (observation + action + (layers - 1) * width, stride).
@@ -84,7 +86,7 @@ class PackedPolicy:
         critic_matrix: (members, observation + action + (layers - 1) * width, stride).
         critic_vectors: (members, 2 * layers + 2, stride): biases, column sums, column of k, output weights.
         critic_tail: (members, 2): sum of the output weights, output bias.
-        critic_inverse_width: (layers,), 1 / true width.
+        critic_inverse_width: (layers,), 1 / width before padding.
         schedule: (M_disc + 1, M_disc, 3): t, d and length of step [M, i].
         critic_k: (M_disc + 1,).
     """
@@ -109,16 +111,16 @@ class _Network(NamedTuple):
 
 
 def pack_policy(policy: Policy, device: torch.device, dtype: torch.dtype, store: torch.dtype) -> PackedPolicy:
-    """Pack `policy`.
+    """Pack a copy of the weights of `policy`.
 
     Args:
-        policy: in any precision, on any device; it is left as it is.
-        device: where the packed weights live.
-        dtype: what matrices are rounded to.
-        store: what they are kept in: `dtype`, or float32 for the interpreter.
+        policy: in any precision, on any device.
+        device: the device of the packed weights.
+        dtype: the type that matrices are rounded to.
+        store: the type that they are stored in: `dtype`, or float32 for the interpreter.
     """
     spec, widths = policy.spec, Widths.of(policy.spec)
-    # float64: folding must not cost accuracy that the kernel doesn't.
+    # float64, so that folding adds no error beside the kernel's own.
     weights = {name: tensor.detach().to("cpu", torch.float64) for name, tensor in policy.state_dict().items()}
     actor = _actor(weights, spec, widths)
     critics = [_critic(weights, spec, widths, member, dtype) for member in range(widths.members)]
@@ -169,7 +171,9 @@ def _critic(weights: dict[str, Tensor], spec: PolicySpec, widths: Widths, member
     vectors = torch.zeros(2 * layers + 2, widths.critic_stride, dtype=torch.float64)
     first = weights["critic.layers.0.weight"][member].T
     _put_first(matrix, first, spec, widths)
-    _put(vectors[2 * layers], first[spec.obs_dim + spec.action_dim :].sum(0))  # k; nothing when it is not asked for
+    _put(
+        vectors[2 * layers], first[spec.obs_dim + spec.action_dim :].sum(0)
+    )  # k, or zeros if the critic has no such input
     _put(vectors[0], weights["critic.layers.0.bias"][member])
     for layer in range(1, layers + 1):
         weight = weights[f"critic.layers.{layer}.weight"][member].T
@@ -188,16 +192,16 @@ def _critic(weights: dict[str, Tensor], spec: PolicySpec, widths: Widths, member
 
 
 def _inputs(widths: Widths, width: int, layer: int) -> int:
-    """The row of a matrix where the weights of hidden layer `layer` >= 1 begin."""
+    """The matrix row at which the weights of hidden layer `layer` >= 1 begin."""
     return widths.observation + widths.action + (layer - 1) * width
 
 
 def _put_first(matrix: Tensor, weight: Tensor, spec: PolicySpec, widths: Widths) -> None:
-    """The observation's and the action's rows of the first layer, each from a multiple of 16 on."""
+    """Copy the first layer's rows for observation and action, each starting at a multiple of 16."""
     _put(matrix, weight[: spec.obs_dim])
     _put(matrix[widths.observation :], weight[spec.obs_dim : spec.obs_dim + spec.action_dim])
 
 
 def _put(target: Tensor, values: Tensor) -> None:
-    """Copy `values` into the corner of `target`; the rest stays 0."""
+    """Copy `values` to the start of each dimension of `target`; the padding stays 0."""
     target[tuple(slice(0, size) for size in values.shape)] = values

@@ -1,7 +1,8 @@
-"""From the critics' sums to each request's chosen candidate, across tiles.
+"""Select each request's candidate of the highest value, across tiles.
 
-A request's rows may lie in several tiles. Each row raises the request's `best` key (value, then lower row first) by an
-atomic maximum and counts itself in; the row that completes the count writes the reply.
+A request's rows may be in several tiles. Each row updates the request's `best` key by an atomic maximum, then adds 1 to
+its counter `arrived`. The row that completes the count writes the request's results. Keys order rows by value, then by
+lower index.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import triton.language as tl
 
 from kernels.gpu.layers import layer_norm_of, load_sums
 
-_NEVER = tl.constexpr(0x7FFFFFFFFFFFFFFF)
+_NONFINITE_KEY = tl.constexpr(0x7FFFFFFFFFFFFFFF)
 
 
 @triton.jit
 def _ensemble(
     partials, tail, inverse_width, layer_norm, aggregate_min, members, layers, blocks, capacity, rows
 ):  # fmt: skip
-    """The value that selects (mean or minimum) and the members' standard deviation, each (rows,).
+    """The value for selection (mean or minimum over the members) and the members' standard deviation, each (rows,).
 
     Args:
         tail: (members, 2): sum of the output weights, bias.
@@ -31,7 +32,7 @@ def _ensemble(
         centre, scale = layer_norm_of(sums, blocks, capacity, rows, inverse_width, layer_norm)
         value = load_sums(sums, 2, blocks, capacity, rows)
         value = scale * (value - centre * tl.load(tail + 2 * member)) + tl.load(tail + 2 * member + 1)
-        change = value - mean  # Welford: values of magnitude 50 that differ by 0.01 keep their spread
+        change = value - mean  # Welford: accurate for values of magnitude 50 that differ by 0.01
         mean += change / (member * 1.0 + 1.0)
         squares += change * (value - mean)
         lowest = tl.where((member == 0) | (value < lowest) | (value != value), value, lowest)
@@ -46,11 +47,11 @@ def _is_finite(value):
 
 @triton.jit
 def _key(value, place, finite):
-    """int64 whose order is that of (value, then lower place); what is not finite is above all, and so is noticed."""
+    """int64 keys ordered by (value, lower place). A non-finite row's key is the highest, so its request is marked."""
     bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)  # -0 equals 0
     ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     key = (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - place).to(tl.int64)
-    return tl.where(finite, key, _NEVER)
+    return tl.where(finite, key, _NONFINITE_KEY)
 
 
 @triton.jit
@@ -59,7 +60,7 @@ def select(
     tail, inverse_width, layer_norm, aggregate_min, members, layers, blocks, capacity, rows, request, real, action_dim,
     action_stride,
 ):  # fmt: skip
-    """Score this tile's rows, take part in their requests' choice, and write the replies that are complete."""
+    """Score this tile's rows, enter them in their requests' selection, and write the results that are complete."""
     chosen, spread = _ensemble(
         partials, tail, inverse_width, layer_norm, aggregate_min, members, layers, blocks, capacity, rows
     )  # fmt: skip
@@ -75,7 +76,7 @@ def select(
     first_candidate = tl.load(entry + 1)
     start_row = tl.load(entry + 2)
     tl.atomic_max(best + request, _key(chosen, rows - start_row, finite), mask=real, sem="relaxed")
-    tl.debug_barrier()  # all of this tile is stored before any of its rows is counted
+    tl.debug_barrier()  # all stores of this tile come before its rows are counted
     before = tl.atomic_add(arrived + request, 1, mask=real, sem="acq_rel")
     last = real & (before + 1 == tl.load(entry + 3))
     tl.debug_barrier()
@@ -86,7 +87,7 @@ def select(
     tl.store(value + request, tl.load(row_value + winner, mask=last, other=0.0, volatile=True), mask=last)
     tl.store(deviation + request, tl.load(row_deviation + winner, mask=last, other=0.0, volatile=True), mask=last)
     tl.store(index + request, first_candidate + place, mask=last)
-    tl.store(nonfinite + request, (key == _NEVER).to(tl.int32), mask=last)
+    tl.store(nonfinite + request, (key == _NONFINITE_KEY).to(tl.int32), mask=last)
     for start in tl.range(0, action_dim, 16, num_stages=1, disable_licm=True):
         dimension = start + tl.arange(0, 16)
         wanted = last[:, None] & (dimension < action_dim)[None, :]

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.gpu.noise import _negative_log, _wave, philox_words, standard_normals
+from kernels.gpu.noise import _cosine_or_sine, _negative_log, philox_words, standard_normals
 from kernels.philox import philox4x32
 from kernels.philox import standard_normals as contract
 
@@ -58,8 +58,8 @@ def test_integers_are_bit_equal_and_normals_within_1e_6() -> None:
 def _parts(radius, cosine, sine, BLOCK: tl.constexpr):
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     tl.store(radius + at, tl.sqrt_rn(2.0 * _negative_log(at + 1)))
-    tl.store(cosine + at, _wave(at, 0))
-    tl.store(sine + at, _wave(at, 1))
+    tl.store(cosine + at, _cosine_or_sine(at, 0))
+    tl.store(sine + at, _cosine_or_sine(at, 1))
 
 
 @pytest.mark.slow
