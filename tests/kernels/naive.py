@@ -1,6 +1,6 @@
-"""Sample-and-score once more, in float64 NumPy, one candidate at a time: the yardstick for every backend.
+"""A naive sample-and-score to test backends against: float64 NumPy, one candidate at a time.
 
-Written from docs/algorithm.md alone; it shares no code with `kernels` beyond the noise, which has vectors of its own.
+It follows docs/algorithm.md and shares no code with `kernels` except the noise, which test_philox.py tests.
 """
 
 from __future__ import annotations

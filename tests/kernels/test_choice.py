@@ -1,4 +1,4 @@
-"""The interface's factory."""
+"""`create_backend`: which backend it makes, and without which packages."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_everything_imports_and_samples_without_triton() -> None:
         ((7, 5), True, "reference", "compute capability 8.0"),
     ],
 )
-def test_auto_takes_the_fused_kernel_where_a_card_can_run_it(
+def test_auto_takes_the_triton_backend_if_the_gpu_can_run_it(
     capability: tuple[int, int],
     installed: bool,
     chosen: str,
@@ -59,7 +59,7 @@ def test_auto_takes_the_fused_kernel_where_a_card_can_run_it(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The factory alone: what it makes is tested on the card itself (tests/kernels/gpu)."""
+    """Only the choice is tested here; tests/kernels/gpu tests the backend on a GPU."""
 
     def make_triton(*_: object) -> SimpleNamespace:
         if not installed:

@@ -1,4 +1,4 @@
-"""The native engine: against float64, every instruction set; bits that depend on a request alone."""
+"""The native engine, on every instruction set: accuracy against float64, and bits that depend on a request alone."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.policies import random_policy
 
 ISAS = cpu.supported_isas()
 LIMITS = {"fp32": 1e-5, "bf16": 2e-2}
-"""Largest |error| / |float64 value|, in norm over a batch's candidates, and over their values; for values in bf16 also
-what torch's autocast makes of the same network, where that is more."""
+"""The largest relative error against float64, in norm: of a batch's candidates, and of their values. bf16 values may
+have the error of torch's autocast on the same network, if that is larger."""
 
 
 def widths(least: int) -> st.SearchStrategy[tuple[int, ...]]:
     return st.lists(st.integers(least, 70), min_size=1, max_size=6).map(tuple)
 
 
-# A LayerNorm over a handful of units divides by a spread that may be next to nothing: no precision survives that.
+# LayerNorm over fewer units may divide by a deviation near zero, which amplifies any rounding error.
 LEAST_NORMED = 17
 specs = st.fixed_dictionaries(
     {
@@ -68,8 +68,8 @@ def make_batch(asked: list[tuple[int, int, int, float, int]], dims: int) -> Samp
 
 
 def compare(found: SampleResult, expected: SampleResult, limit: float, value_limit: float = 0.0) -> None:
-    """Within `limit` of the float64 reference over all rows (values: within `value_limit`, where that is more); and
-    each request's own figures agree with its rows."""
+    """Assert a relative error of at most `limit` over all rows (for values, at most max(limit, value_limit)), and that
+    each request's results agree with its rows."""
     assert found.candidates is not None
     assert found.candidate_q is not None
     assert expected.candidates is not None
@@ -88,7 +88,7 @@ def compare(found: SampleResult, expected: SampleResult, limit: float, value_lim
 
 
 def relative_error(found: list[Any], expected: list[Any]) -> float:
-    """|found - expected| / |expected| over all requests' rows; values are of the order of 1."""
+    """|found - expected| / |expected| over all requests' rows, in norm; |expected| is at least 1 per number."""
     ours, theirs = np.concatenate(found).astype(np.float64), np.concatenate(expected)
     return float(np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), np.sqrt(theirs.size)))
 
@@ -110,7 +110,7 @@ def test_odd_sizes_agree_with_float64(
     expected = ReferenceBackend(random_policy(seed, **changes), dtype=torch.float64).sample_and_score(batch)
     found = CpuBackend(random_policy(seed, **changes), precision, threads).sample_and_score(batch)
     autocast = 0.0
-    if precision == "bf16":  # six narrow layers with LayerNorm can amplify eight bits beyond 2e-2, and do so to torch
+    if precision == "bf16":  # six narrow layers with LayerNorm can have an error above 2e-2, in torch as well
         with torch.autocast("cpu", torch.bfloat16):
             theirs = ReferenceBackend(random_policy(seed, **changes)).sample_and_score(batch)
         autocast = relative_error(theirs.candidate_q, expected.candidate_q)  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def test_odd_sizes_agree_with_float64(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set(isa: str, precision: Any) -> None:
-    """q_std included, on networks of several panels and odd widths."""
+    """Networks of several panels and odd widths; q_std is compared too."""
 
     def policy() -> Policy:
         return random_policy(actor_hidden=(130, 64, 97), critic_hidden=(97, 130), obs_dim=17, action_dim=5)
@@ -140,7 +140,7 @@ def test_every_instruction_set(isa: str, precision: Any) -> None:
 @given(asked=requests, shuffle=st.randoms(use_true_random=False))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("isa", ISAS)
-def test_bits_do_not_depend_on_company_threads_or_place(
+def test_bits_do_not_depend_on_the_batch_the_threads_or_the_position(
     isa: str, precision: Any, asked: list[tuple[int, int, int, float, int]], shuffle: Any
 ) -> None:
     changes: dict[str, Any] = {"actor_hidden": (70, 33), "critic_hidden": (70, 33), "action_dim": 5}
@@ -166,8 +166,8 @@ def test_bits_do_not_depend_on_company_threads_or_place(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs CPU affinity")
-def test_helpers_that_get_no_core_of_their_own_change_nothing() -> None:
-    """On one core, helpers begin tiles that their owner takes from them, and go on after it has answered."""
+def test_helpers_without_a_core_of_their_own_change_no_bits() -> None:
+    """On one core, helpers begin tiles that the caller then finishes first; they run on after it has returned."""
     policy = random_policy(actor_hidden=(256, 256), critic_hidden=(256, 256))
     batch = SampleBatch.of(observations(9, 11), [200, 7, 30, 1, 90, 3, 64, 8, 40], 5, range(9), return_candidates=True)
     expected = CpuBackend(policy, "auto", 1).sample_and_score(batch)
@@ -183,7 +183,7 @@ def test_helpers_that_get_no_core_of_their_own_change_nothing() -> None:
             assert getattr(result, name).tobytes() == getattr(expected, name).tobytes(), name
 
 
-def test_slices_of_a_request_are_its_candidates() -> None:
+def test_chunks_of_a_request_are_its_candidates() -> None:
     backend = CpuBackend(random_policy(), threads=2)
     observation = np.ones((1, 11), np.float32)
     whole = backend.sample_and_score(SampleBatch.of(observation, 300, 3, 5, return_candidates=True))
@@ -200,7 +200,7 @@ def test_ties_go_to_the_lowest_index() -> None:
 
 
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_a_poisonous_request_fails_alone(poison: float) -> None:
+def test_a_nonfinite_request_fails_alone(poison: float) -> None:
     observation = np.ones((3, 11), np.float32)
     observation[1] = poison
     result = CpuBackend(random_policy(), threads=2).sample_and_score(
@@ -211,7 +211,7 @@ def test_a_poisonous_request_fails_alone(poison: float) -> None:
 
 
 @pytest.mark.parametrize("network", ["actor", "critic"])
-def test_nan_weights_are_seen(network: str) -> None:
+def test_nan_weights_mark_all_requests_nonfinite(network: str) -> None:
     policy = random_policy()
     getattr(policy, network).layers[1].bias.data.view(-1)[3] = float("nan")
     result = CpuBackend(policy).sample_and_score(SampleBatch.of(np.ones((2, 11), np.float32), 3, 2, 0))
@@ -219,7 +219,7 @@ def test_nan_weights_are_seen(network: str) -> None:
 
 
 @given(seed=st.integers(0, 2**64 - 1), candidate=st.integers(0, 2**31 - 1), dims=st.integers(1, 40))
-def test_noise_is_the_contract(seed: int, candidate: int, dims: int) -> None:
+def test_noise_equals_kernels_philox(seed: int, candidate: int, dims: int) -> None:
     native = cpu._native()
     key = (torch.tensor([seed & 0xFFFFFFFF]), torch.tensor([seed >> 32]))
     counter = [torch.tensor([word]) for word in (candidate, (dims - 1) // 4, 0, 0)]
@@ -234,7 +234,7 @@ def test_noise_is_the_contract(seed: int, candidate: int, dims: int) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("num_candidates", 0), ("num_steps", 0), ("num_steps", 9), ("observation", None)]
 )
-def test_sizes_are_checked_before_anything_is_read(field: str, value: int | None) -> None:
+def test_array_sizes_and_budgets_are_checked(field: str, value: int | None) -> None:
     arguments: dict[str, Any] = {"num_candidates": 2, "num_steps": 2}
     width = 10 if field == "observation" else 11
     if value is not None:
@@ -245,12 +245,12 @@ def test_sizes_are_checked_before_anything_is_read(field: str, value: int | None
         backend.sample_and_score(batch)
 
 
-def test_an_instruction_set_that_is_not_there_is_an_error() -> None:
+def test_a_missing_instruction_set_is_an_error() -> None:
     with pytest.raises(BackendUnavailable, match="this machine lacks avx1024"):
         CpuBackend(random_policy(), isa="avx1024")
 
 
-def test_auto_takes_it_and_threads_and_precision_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_create_backend_passes_threads_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert create_backend(random_policy()).engine == f"cpu/{cpu.default_precision(ISAS[0])}/{ISAS[0]}"
     assert create_backend(random_policy(), "cpu", precision="fp32", threads=2).engine == f"cpu/fp32/{ISAS[0]}"
 
@@ -276,5 +276,5 @@ def test_without_the_extension(monkeypatch: pytest.MonkeyPatch, caplog: pytest.L
         ("abacus", ("auto", "auto")),
     ],
 )
-def test_an_engine_can_be_asked_for_again(engine: str, expected: tuple[str, str]) -> None:
+def test_engine_choice_reads_an_engine_name(engine: str, expected: tuple[str, str]) -> None:
     assert engine_choice(engine) == expected

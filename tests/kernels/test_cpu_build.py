@@ -1,4 +1,4 @@
-"""The native engine's build: under sanitizers, and on a machine without a compiler."""
+"""The native engine built with sanitizers, and the build without a compiler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")]
 
-# Ragged batches of odd sizes through every instruction set, both precisions, one thread and more than there are cores.
+# Ragged batches of odd sizes, on every instruction set, in both precisions, with one thread and with more than cores.
 EXERCISE = """
 import importlib.util, sys
 import numpy as np
@@ -71,7 +71,7 @@ def test_sanitizers_find_nothing(
     tmp_path: Path, sanitizers: str, runtimes: tuple[str, ...], instrumented: bytes
 ) -> None:
     flags = f"-fsanitize={sanitizers} -fno-sanitize-recover=all -g -O1"
-    # Which of the two setuptools reads for C++ depends on its version.
+    # setuptools reads CFLAGS or CXXFLAGS for C++, depending on its version.
     built = build(tmp_path, CFLAGS=flags, CXXFLAGS=flags, LDFLAGS=f"-fsanitize={sanitizers}")
     assert built.returncode == 0, built.stderr
     (library,) = tmp_path.glob("kernels/cpu/_engine*.so")

@@ -1,4 +1,4 @@
-"""Native networks that learn: values and gradients against float64 autograd, on every instruction set."""
+"""Native training networks: values and gradients against float64 autograd, on every instruction set."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ from policy import CriticEnsemble, Values, Velocity, VelocityField
 
 ISAS = cpu.supported_isas()
 LIMITS = {"fp32": 1e-5, "bf16": 2e-2}
-"""Largest |error| / |float64 value| of any value or gradient tensor, in norm; or three times what torch makes of the
-same network in that precision, where sums cancel."""
+"""The largest relative error of any value or gradient tensor, in norm; or three times torch's error on the same network
+in that precision, if that is larger, as it is where sums cancel."""
 
 widths = st.lists(st.integers(17, 80), min_size=1, max_size=4).map(tuple)
 
 
 class Case:
-    """An actor and critics, a batch, and a loss that reaches every parameter on the ways that training takes."""
+    """An actor, critics, a batch, and a loss that has a gradient for every parameter, as in training."""
 
     def __init__(self, actor: VelocityField, critic: CriticEnsemble, rows: int, seed: int = 0) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.actor, self.critic = actor, critic
         with torch.no_grad():
-            for parameter in [*actor.parameters(), *critic.parameters()]:  # biases too, and LayerNorms off 1 and 0
+            for parameter in [
+                *actor.parameters(),
+                *critic.parameters(),
+            ]:  # so that biases and LayerNorms are not 0 and 1
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
         action_dim = actor.layers[-1].get_parameter("bias").shape[0]
         self.observation = torch.randn((rows, actor.obs_dim), generator=generator)
@@ -43,7 +46,7 @@ class Case:
     def results(
         self, wrap: Callable[[Any], Any] = lambda network: network, dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
-        """Two Euler steps, values of what they lead to, and all gradients of a loss over both."""
+        """The action after two Euler steps, its values, and all gradients of a loss over both."""
         actor_module = copy.deepcopy(self.actor).to(dtype)
         critic_module = copy.deepcopy(self.critic).to(dtype)
         actor: Velocity = wrap(actor_module)
@@ -64,7 +67,7 @@ def natively(networks: LearningNetworks) -> Callable[[Any], Any]:
 
 
 def worst(found: list[Tensor], expected: list[Tensor]) -> float:
-    """Largest relative error; a tensor that cancels to next to nothing counts against the size of the others."""
+    """The largest relative error of a tensor. Norms below 1 % of the largest one count as 1 %."""
     assert [tensor.shape for tensor in found] == [tensor.shape for tensor in expected]
     floor = 1e-2 * max(float(tensor.norm()) for tensor in expected[2:])
     return max(float((f - e).norm() / max(e.norm(), floor)) for f, e in zip(found, expected, strict=True))
@@ -118,7 +121,7 @@ def networks() -> LearningNetworks:
 
 
 def test_changed_parameters_are_seen(case: Case, networks: LearningNetworks) -> None:
-    """By a pass that records, and by one that doesn't, in either order."""
+    """By a recorded pass and an unrecorded one, in both orders."""
     actor = networks.actor(case.actor)
 
     def velocity(network: Velocity) -> Tensor:
@@ -138,7 +141,7 @@ def test_changed_parameters_are_seen(case: Case, networks: LearningNetworks) -> 
 
 
 def test_gradients_add_up(case: Case, networks: LearningNetworks) -> None:
-    """Two passes alive at once, of different sizes: each has its own tape, and both add to the same gradients."""
+    """Three recorded passes, of two sizes, before any backward: each has its tape, and all add to the same `grad`."""
     actor = networks.actor(case.actor)
 
     def loss(network: Velocity, rows: int) -> Tensor:
@@ -158,7 +161,7 @@ def test_gradients_add_up(case: Case, networks: LearningNetworks) -> None:
 
 
 def test_frozen_critics_pass_the_gradient_on(case: Case, networks: LearningNetworks) -> None:
-    """The Q loss: the action gets a gradient, the critics' parameters none."""
+    """As in the Q loss: the action gets a gradient, the critics' parameters none."""
     case.critic.requires_grad_(False)
     gradients = []
     for critic in (networks.critic(case.critic), case.critic):

@@ -1,4 +1,4 @@
-"""Native optimiser steps and averages against torch's."""
+"""Native optimiser steps and moving averages against torch's."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def set_gradients(of: list[nn.Parameter], scale: float, seed: int) -> None:
         parameter.grad = scale * torch.randn(parameter.shape, generator=generator)
 
 
-@pytest.mark.parametrize("scale", [1e-4, 10.0])  # below the clip, and above
+@pytest.mark.parametrize("scale", [1e-4, 10.0])  # gradient norms below and above the clip
 def test_adam(updates: NativeUpdates, scale: float) -> None:
     ours, theirs = parameters(0), parameters(0)
     adam = torch.optim.Adam(ours, lr=1e-3)
@@ -54,7 +54,7 @@ def test_adam(updates: NativeUpdates, scale: float) -> None:
 
 
 def test_the_state_is_torchs_own(updates: NativeUpdates) -> None:
-    """Steps of either continue the other's."""
+    """Native and torch steps can alternate on the same state."""
     ours, theirs = parameters(0), parameters(0)
     adam, other = (torch.optim.Adam(p, lr=1e-3, fused=True) for p in (ours, theirs))
     for step in range(4):

@@ -1,4 +1,4 @@
-"""The generator against its authors' published vectors, the normals against their distribution."""
+"""The generator against its authors' published vectors, and the normals against their distribution."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_equals_the_definition(counter: tuple[int, ...], key: tuple[int, ...]) -
 
 @given(seed=st.integers(0, 2**64 - 1), candidate=st.integers(0, 2**31 - 1), dims=st.integers(1, 23))
 def test_normals_follow_the_contract(seed: int, candidate: int, dims: int) -> None:
-    """Box-Muller of the words that the contract names, in Python's own floats."""
+    """Box-Muller as the docstring of kernels.philox defines it, in Python floats."""
     signed = seed - 2**64 if seed >= 2**63 else seed
     found = standard_normals(torch.tensor([signed]), torch.tensor([candidate]), dims)[0]
     for dimension in range(dims):

@@ -1,4 +1,4 @@
-"""The reference sampler against the released code's samples and against a float64 sampler of a few lines."""
+"""The reference sampler against the released code's samples and against a naive float64 sampler (naive.py)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_float32_stays_close_to_float64() -> None:
     np.testing.assert_array_equal(single.index, double.index)
 
 
-def test_candidates_do_not_depend_on_n_or_on_company() -> None:
+def test_candidates_do_not_depend_on_n_or_on_the_rest_of_the_batch() -> None:
     policy = random_policy()
     observation = np.random.default_rng(1).standard_normal((64, 11)).astype(np.float32)
     backend = ReferenceBackend(policy)
@@ -105,7 +105,7 @@ def test_candidates_do_not_depend_on_n_or_on_company() -> None:
     np.testing.assert_allclose(alone.candidates[0], crowd.candidates[7][:5], atol=1e-5)
 
 
-def test_slices_of_a_request_are_its_candidates() -> None:
+def test_chunks_of_a_request_are_its_candidates() -> None:
     policy = random_policy()
     backend = ReferenceBackend(policy)
     observation = np.ones((1, 11), np.float32)
@@ -123,7 +123,7 @@ def test_ties_go_to_the_lowest_index() -> None:
     assert list(ReferenceBackend(policy).sample_and_score(batch).index) == [0, 0]
 
 
-def test_a_poisonous_request_fails_alone() -> None:
+def test_a_nonfinite_request_fails_alone() -> None:
     policy = random_policy()
     observation = np.ones((3, 11), np.float32)
     observation[1] = np.nan
@@ -152,7 +152,7 @@ def test_no_row_is_evaluated_for_padding(monkeypatch: pytest.MonkeyPatch) -> Non
     assert rows == {"actor": sum(a * b for a, b in zip(n, m, strict=True)), "critic": sum(n)}
 
 
-def test_replies_are_in_environment_units() -> None:
+def test_action_to_environment_scales_to_the_limits() -> None:
     spec = replace(random_policy().spec, action_low=(0.0, -2.0, -1.0), action_high=(1.0, 2.0, 1.0))
     action = np.array([[-1.0, 1.0, 0.25]], np.float32)
     np.testing.assert_allclose(spec.action_to_environment(action), [[0.0, 2.0, 0.25]])
@@ -160,12 +160,12 @@ def test_replies_are_in_environment_units() -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "teapot"])
-def test_a_device_that_is_not_there_is_an_error(device: str) -> None:
+def test_a_missing_device_is_an_error(device: str) -> None:
     with pytest.raises(BackendUnavailable, match=device):
         create_backend(random_policy(), device=device)
 
 
-def test_auto_says_what_it_chose(caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_logs_the_engine_it_chose(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         backend = create_backend(random_policy())
     assert backend.engine in caplog.text

@@ -1,3 +1,5 @@
+"""The Euler steps of each budget, and the critic's step input."""
+
 from __future__ import annotations
 
 import pytest
@@ -23,7 +25,7 @@ def test_steps_are_dyadic_aligned_and_cover_the_flow(num_steps: int, sizes: list
     t = 0.0
     for step, size in zip(steps, sizes, strict=True):
         assert step.t == t
-        assert (t / size).is_integer(), "a step must start where the model was trained to take one of its size"
+        assert (t / size).is_integer(), "the model was trained only on steps that start at a multiple of their size"
         t += size
     assert t == 1.0
 
@@ -32,5 +34,5 @@ def test_steps_are_dyadic_aligned_and_cover_the_flow(num_steps: int, sizes: list
     ("num_steps", "limit", "k"),
     [(1, 8, 1), (2, 8, 2), (3, 8, 2), (5, 8, 4), (7, 8, 4), (8, 8, 8), (8, 4, 4), (6, 1, 1)],
 )
-def test_the_critic_is_asked_at_a_step_count_it_was_trained_with(num_steps: int, limit: int, k: int) -> None:
+def test_the_critic_gets_a_step_count_it_was_trained_with(num_steps: int, limit: int, k: int) -> None:
     assert critic_steps(num_steps, limit) == k

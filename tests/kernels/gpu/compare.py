@@ -1,4 +1,4 @@
-"""Does a result agree with the float64 reference's, up to a tolerance?"""
+"""Comparison of a result with the float64 reference's."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from policy import Policy
 
 
 def reference(policy: Policy, batch: SampleBatch) -> SampleResult:
-    """The definition, in float64; `policy` is left as it is."""
+    """The float64 reference's result, computed by a copy of `policy`."""
     return ReferenceBackend(copy.deepcopy(policy), dtype=torch.float64).sample_and_score(batch)
 
 
 def assert_agrees(
     batch: SampleBatch, found: SampleResult, expected: SampleResult, actions: float, values: float
 ) -> None:
-    """Everything of `found` within `actions` or `values` (absolute); another winner only among equals."""
+    """Assert that `found` differs from `expected` by at most `actions` and `values` (absolute errors).
+
+    Another candidate may win only if its value is within the error of the best.
+    """
     assert found.candidates is not None
     assert found.candidate_q is not None
     assert expected.candidates is not None
@@ -34,7 +37,7 @@ def assert_agrees(
         np.testing.assert_allclose(found.q_sum[r], expected.q_sum[r], rtol=1e-6, atol=n * values)
         size = np.abs(expected.candidate_q[r]).max()
         np.testing.assert_allclose(found.q_sumsq[r], expected.q_sumsq[r], rtol=1e-6, atol=2.1 * n * size * values)
-        # The winner is the first of the best by its own values, and within tolerance of the best by the true ones.
+        # The winner is the first of the highest by found values, and within tolerance of the highest by expected ones.
         place = found.index[r] - batch.first_candidate[r]
         assert place == np.argmax(found.candidate_q[r])
         if found.index[r] != expected.index[r]:

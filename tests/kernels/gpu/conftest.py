@@ -1,4 +1,4 @@
-"""On a CUDA device where there is one, in Triton's interpreter elsewhere, and not at all without triton."""
+"""Fixtures of the Triton tests. They run on a CUDA device if there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MakeTriton = Callable[..., TritonBackend]
 
 @pytest.fixture(autouse=True)
 def dots_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the interpreter `tl.dot` sums over k in order, whatever the row, as a device's does.
+    """Make the interpreter's `tl.dot` sum over k in the same order for every row, as a device does.
 
-    It calls NumPy's matmul, and of OpenBLAS's kernels some (Haswell's, Zen's) round a row by its place in the tile:
-    then a request alone differs in the last bit from itself in company, and equal candidates do not tie.
+    The interpreter calls NumPy's matmul, and some of OpenBLAS's kernels (Haswell's, Zen's) round a row by its position
+    in the tile. A request's last bit would then depend on its batch, and equal candidates would not tie.
     """
     if torch.cuda.is_available():
         return
@@ -40,7 +40,7 @@ def dots_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def triton_backend() -> MakeTriton:
-    """`TritonBackend(policy, **options)` on whatever this machine has."""
+    """Makes `TritonBackend(policy, **options)` on the CUDA device or in the interpreter."""
 
     def make(policy: Policy, **options: Any) -> TritonBackend:
         return TritonBackend(policy, "cuda" if torch.cuda.is_available() else "cpu", TritonOptions(**options))
@@ -50,9 +50,9 @@ def triton_backend() -> MakeTriton:
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """The grids of all kernel launches from here on, noted where Triton starts them."""
+    """The grids of all kernel launches during the test, recorded where Triton starts them."""
     if torch.cuda.is_available():
-        pytest.skip("a CUDA graph launches without passing here")
+        pytest.skip("launches from a CUDA graph can't be recorded")
     from kernels.gpu.kernel import sample_and_score
 
     grids: list[tuple[int, ...]] = []

@@ -1,4 +1,4 @@
-"""The Triton kernel through the backend's interface, against the float64 reference and the sampler of a few lines."""
+"""`TritonBackend` against the float64 reference and the naive sampler (tests/kernels/naive.py)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIELDS = ("action", "q", "q_std", "index", "q_first", "nonfinite")
 
 
 def batch_of(obs_dim: int = 11, seed: int = 0, rows: int = 18, **changes: Any) -> SampleBatch:
-    """A ragged batch: every kind of M, a request of `rows` rows that crosses the tiles of 16 or of 64."""
+    """A ragged batch of several M, with one request of `rows` rows that spans tiles of 16 or 64."""
     steps, candidates = [8, 3, 1, 5, 2], [1, rows, 7, 3, 4]
     observation = np.random.default_rng(seed).standard_normal((5, obs_dim)).astype(np.float32)
     seeds = [2**64 - 1, 5, 2**32, 7, 0]
@@ -56,7 +56,7 @@ POLICIES = [
 
 
 @pytest.mark.parametrize("changes", POLICIES)
-def test_fp32_is_the_float64_reference_within_1e_5(
+def test_fp32_agrees_with_the_float64_reference_within_1e_5(
     changes: dict[str, Any], launches: list[tuple[int, ...]], triton_backend: MakeTriton
 ) -> None:
     policy = random_policy(2, **changes)
@@ -66,7 +66,7 @@ def test_fp32_is_the_float64_reference_within_1e_5(
     assert_agrees(batch, found, reference(policy, batch), actions=1e-5, values=1e-5)
 
 
-def test_fp32_is_the_sampler_of_a_few_lines(triton_backend: MakeTriton) -> None:
+def test_fp32_agrees_with_the_naive_sampler(triton_backend: MakeTriton) -> None:
     policy = random_policy(4, normaliser="standardise")
     batch = batch_of(seed=1, first_candidate=[0, 3, 0, 100, 7])
     found = triton_backend(policy, precision="fp32").sample_and_score(batch)
@@ -91,7 +91,7 @@ def errors(found: SampleResult, expected: SampleResult) -> tuple[float, float]:
 
 
 def in_torch_bf16(policy: Any, batch: SampleBatch) -> SampleResult:
-    """What torch's own autocast gives: every layer in bfloat16, the output layers too, which ours keep in float32."""
+    """The result of torch's autocast, with the output layers in bfloat16 too (our networks keep them in float32)."""
     with pytest.MonkeyPatch.context() as patch, torch.autocast("cpu", torch.bfloat16):
         patch.setattr(networks, "_linear_in_float32", lambda h, weight, bias: F.linear(h, weight, bias).float())
         return ReferenceBackend(copy.deepcopy(policy)).sample_and_score(batch)
@@ -110,7 +110,7 @@ def assert_no_worse_than_torch_bf16(policy: Any, batch: SampleBatch, found: Samp
 def test_bf16_is_no_worse_than_torch_in_bf16(
     changes: dict[str, Any], launches: list[tuple[int, ...]], triton_backend: MakeTriton
 ) -> None:
-    """Root mean square error at most (0.4 to 0.9 times), largest error at most 1.5 times that of torch's autocast."""
+    """RMS error at most that of torch's autocast (seen: 0.4 to 0.9 times), largest error at most 1.5 times."""
     policy = random_policy(2, **changes)
     batch = batch_of(policy.spec.obs_dim)
     found = triton_backend(policy).sample_and_score(batch)
@@ -119,10 +119,10 @@ def test_bf16_is_no_worse_than_torch_in_bf16(
 
 
 def test_a_raw_position_keeps_its_digits_in_bf16(triton_backend: MakeTriton) -> None:
-    """20.06 is 20 in bfloat16, so a bfloat16 observation would give both rows one action."""
+    """20.06 rounds to 20 in bfloat16, so in bfloat16 both observations would give the same action."""
     policy = random_policy(3)
     first = policy.actor.layers[0]
-    first.weight[:, 0] = (15 * first.weight[:, 0]).bfloat16().float()  # the weights' own rounding is not the point
+    first.weight[:, 0] = (15 * first.weight[:, 0]).bfloat16().float()  # rounding the weights then changes nothing
     first.bias -= 20 * first.weight[:, 0]
     observation = np.zeros((2, 11), np.float32)
     observation[:, 0] = 20.0, 20.06
@@ -151,7 +151,7 @@ def assert_alone_is_packed(backend: TritonBackend, batch: SampleBatch, whole: Sa
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_a_request_alone_is_bitwise_what_it_is_in_company(precision: str, triton_backend: MakeTriton) -> None:
+def test_a_request_has_the_same_bits_alone_and_in_a_batch(precision: str, triton_backend: MakeTriton) -> None:
     policy, batch = random_policy(5), batch_of(rows=18 if precision == "bf16" else 70)
     backend = triton_backend(policy, precision=precision)
     whole = backend.sample_and_score(batch)
@@ -162,7 +162,7 @@ def test_a_request_alone_is_bitwise_what_it_is_in_company(precision: str, triton
 def test_split_columns_give_the_fused_bits(
     launches: list[tuple[int, ...]], triton_backend: MakeTriton, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Phase by phase: what a barrier separates on a device are launches here."""
+    """In the interpreter each phase between two barriers is one launch."""
     policy = random_policy(5, actor_hidden=(100, 70), critic_hidden=(130,), ensemble_size=2)
     observation = np.random.default_rng(0).standard_normal((3, 11)).astype(np.float32)
     batch = SampleBatch.of(observation, [19, 2, 9], [1, 3, 2], range(3), return_candidates=True)
@@ -183,7 +183,7 @@ def test_ties_go_to_the_lowest_index(triton_backend: MakeTriton) -> None:
     assert list(triton_backend(policy).sample_and_score(batch).index) == [0, 5]
 
 
-def test_a_poisonous_observation_fails_alone(triton_backend: MakeTriton) -> None:
+def test_a_nonfinite_observation_fails_alone(triton_backend: MakeTriton) -> None:
     batch = batch_of()
     batch.observation[1] = np.nan
     result = triton_backend(random_policy()).sample_and_score(batch)
@@ -192,14 +192,14 @@ def test_a_poisonous_observation_fails_alone(triton_backend: MakeTriton) -> None
 
 
 @pytest.mark.parametrize("name", ["actor.layers.1.weight", "critic.layers.0.bias", "critic.norms.1.weight"])
-def test_nan_weights_are_an_error_and_no_action(name: str, triton_backend: MakeTriton) -> None:
+def test_nan_weights_mark_all_requests_nonfinite(name: str, triton_backend: MakeTriton) -> None:
     policy = random_policy()
     policy.state_dict()[name].view(-1)[5] = np.nan
     assert triton_backend(policy).sample_and_score(batch_of()).nonfinite.all()
 
 
-def test_buffers_hold_nothing_that_matters(triton_backend: MakeTriton) -> None:
-    """NaN in all scratch before a launch, and the second of two different batches is what it is by itself."""
+def test_results_do_not_depend_on_old_buffer_contents(triton_backend: MakeTriton) -> None:
+    """After another batch, and with NaN in all scratch buffers, a batch has the same result."""
     policy, batch, other = random_policy(6, ensemble_size=2), batch_of(), batch_of(seed=9)
     backend = triton_backend(policy)
     expected = triton_backend(policy).sample_and_score(batch)
@@ -212,11 +212,9 @@ def test_buffers_hold_nothing_that_matters(triton_backend: MakeTriton) -> None:
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
 
 
-def test_what_the_kernel_leaves_unwritten_is_noticed(
-    triton_backend: MakeTriton, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unwritten_results_are_an_error(triton_backend: MakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.is_available():
-        pytest.skip("a captured graph launches all the same")
+        pytest.skip("a captured graph ignores the replaced launch")
     monkeypatch.setattr(bucket_module, "launch", lambda *arguments: None)
     with pytest.raises(UnwrittenOutput):
         triton_backend(random_policy()).sample_and_score(batch_of())
@@ -228,14 +226,14 @@ def test_candidates_come_only_when_asked_for(triton_backend: MakeTriton) -> None
     assert result.candidate_q is None
 
 
-def test_buffers_are_made_once_a_size(triton_backend: MakeTriton) -> None:
+def test_buffers_are_allocated_once_per_size(triton_backend: MakeTriton) -> None:
     backend = triton_backend(random_policy())
     for rows in (33, 40, 64):
         backend.sample_and_score(SampleBatch.of(np.zeros((1, 11), np.float32), rows, 1, 0))
     assert len(backend._buckets) == 1
 
 
-def test_warm_up_check_passes_and_notices_a_wrong_kernel(triton_backend: MakeTriton) -> None:
+def test_the_warm_up_check_detects_a_wrong_kernel(triton_backend: MakeTriton) -> None:
     policy = random_policy(actor_hidden=(32,), critic_hidden=(32,))
     backend = triton_backend(policy)
     backend.check()
@@ -244,7 +242,7 @@ def test_warm_up_check_passes_and_notices_a_wrong_kernel(triton_backend: MakeTri
         backend.check()
 
 
-def test_engine_names_say_what_decides_the_bits(triton_backend: MakeTriton) -> None:
+def test_engine_names_have_precision_device_and_tile(triton_backend: MakeTriton) -> None:
     names = [
         triton_backend(random_policy(), **options).engine
         for options in ({}, {"precision": "fp32"}, {"replay": "fastest"}, {"split": True})

@@ -1,4 +1,4 @@
-"""The choice of a tile."""
+"""`choose_tile`: which tile computes a batch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_exact_replay_in_split_mode_has_one_tile_too() -> None:
 
 
 @pytest.mark.parametrize("card", CARDS)
-def test_a_card_is_given_only_what_it_compiles_without_spills(card: str) -> None:
+def test_a_gpu_gets_only_tiles_that_compile_without_spills_for_it(card: str) -> None:
     for options in EVERY:
         chosen = [choose_tile(rows, card, options) for rows in ROWS]
         assert all(card in tile.cards for tile in chosen)

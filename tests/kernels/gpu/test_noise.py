@@ -1,4 +1,4 @@
-"""The kernel's noise against the contract in `kernels.philox`."""
+"""The kernel's noise against `kernels.philox`."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def _parts(radius, cosine, sine, BLOCK: tl.constexpr):
 
 
 @pytest.mark.slow
-def test_no_pair_of_words_is_off_by_more_than_1e_6() -> None:
-    """All 2^24 radii and all 2^24 angles; where the sum of their errors could exceed 1e-6, all products too."""
+def test_normals_of_all_word_pairs_are_within_1e_6() -> None:
+    """Checks all 2^24 radii and all 2^24 angles, and all products where the sum of both errors could exceed 1e-6."""
     count, block = 2**24, 2**20 if DEVICE == "cpu" else 2**10
     radius, cosine, sine = torch.empty(3, count, device=DEVICE)
     _parts[(count // block,)](radius, cosine, sine, BLOCK=block)
