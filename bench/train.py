@@ -21,10 +21,9 @@ from bench.released import Ask, released_code
 from bench.table import run_subcommand
 from kernels.threads import available_cores, limit_torch_threads
 from policy import Budget, PolicySpec
+from training.batch import Batch
 from training.config import TrainConfig
-from training.draws import RandomStream
-from training.learner import Learner
-from training.losses import Batch
+from training.learner import Learner, RandomStream
 
 Ks = list[tuple[int, int]]
 """(critic_k, q_k) of consecutive updates."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-# gamma, q_agg and q_loss_coef by environment (docs/algorithm.md); pointmaze has no published setting.
+# gamma, q_agg and q_loss_coef by environment (docs/algorithm.md). The paper has no setting for pointmaze.
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "antmaze-large": {"discount": 0.99, "q_agg": "min", "q_loss_coef": 500.0},
     "antmaze-giant": {"discount": 0.995, "q_agg": "min", "q_loss_coef": 500.0},
@@ -20,12 +20,10 @@ TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "pointmaze-medium": {"discount": 0.995, "q_agg": "mean", "q_loss_coef": 10.0},
 }
 
-# What says where a run was and what it left, and nothing of what it learned.
-CIRCUMSTANCES = frozenset(
-    {"run_dir", "dataset", "device", "compute", "threads", "log_every", "save_every", "keep_every"}
-)
+# Settings that say where a run happened and what it wrote. They do not change what is learned.
+OPERATIONAL = frozenset({"run_dir", "dataset", "device", "compute", "threads", "log_every", "save_every", "keep_every"})
 
-# Where the released code departs from the paper.
+# The places where the released code departs from the paper.
 REFERENCE_SWITCHES = ("leak_td_gradient", "shared_optimizer", "lagged_targets")
 
 
@@ -34,24 +32,24 @@ class TrainConfig:
     """Train a shortcut policy and its Q ensemble on offline data (resumable: run the same command again)."""
 
     task: str = "cube-single-play-singletask-task2-v0"
-    """OGBench single-task name, e.g. cube-single-play-singletask-task2-v0; with HDF5 or Minari data, any name."""
+    """OGBench single-task name, e.g. cube-single-play-singletask-task2-v0. With HDF5 or Minari data, any name."""
     dataset: Path | None = None
     """NAME.npz (OGBench's layout, NAME-val.npz beside it), NAME.hdf5 (D4RL's layout) or minari:NAME; see docs/data.md.
-    Without it, data/ as `sorl-generate` leaves it."""
+    Default: the file that `sorl-generate` writes into data/."""
     control_hz: float | None = None
-    """Rate of actions, which goes into the policy; without it, OGBench's for npz data and 20 for other data."""
+    """Actions per second, stored in the policy. Default: OGBench's rate for npz data, 20 for other data."""
     action_low: tuple[float, ...] | None = None
-    """The least action in the data's units, one number or one per dimension; HDF5 and Minari data are rescaled to
-    [-1, 1]. Without it, what the data says; where it says nothing, -1."""
+    """Lower bound of actions in the data's units: one number, or one per dimension. HDF5 and Minari data are rescaled
+    from these bounds to [-1, 1]. Default: the bounds that the data states, otherwise -1."""
     action_high: tuple[float, ...] | None = None
-    """The greatest action, likewise; say both or neither."""
+    """Upper bound of actions, likewise. Give both or neither."""
     run_dir: Path | None = None
-    """Logs and checkpoints; without it, runs/TASK-SEED."""
+    """Folder of logs and checkpoints. Default: runs/TASK-SEED."""
     start_from: Path | None = None
-    """A policy file whose networks this run starts from, targets as copies of them; optimisers start anew. The policies
-    of this run count its updates too, and name it."""
+    """Policy file whose networks this run starts from. Target networks are copies of them; optimisers start anew. The
+    policies of this run name the file and count its updates too."""
     updates: int = 1_000_000
-    """Gradient updates; raise it to continue a finished run."""
+    """Gradient updates. Raise it to continue a finished run."""
     seed: int = 0
     """Seed of initial weights, batches and noise."""
 
@@ -62,60 +60,60 @@ class TrainConfig:
     learning_rate: float = 1e-4
     """Adam's step size, for actor and critic."""
     anneal_updates: int = 0
-    """The learning rate falls linearly to zero over this many last updates; 0 keeps it constant, as released."""
+    """Number of last updates over which the learning rate falls linearly to zero. 0 keeps it constant, as released."""
     max_grad_norm: float = 1.0
-    """Global gradient-norm clip, for each of actor and critic."""
+    """Gradients are clipped to this global norm, actor and critic each."""
     tau: float = 0.005
-    """Rate of the target networks' moving average; value travels about one step per 1 / tau updates."""
+    """Rate of the target networks' moving average. Values propagate about one environment step per 1 / tau updates."""
 
     discount: float | None = None
-    """Gamma; without it, the paper's value for the environment (0.99 where it has none)."""
+    """Gamma. Default: the paper's value for the environment, or 0.99."""
     q_agg: Literal["mean", "min"] | None = None
-    """Aggregation over the critic ensemble; without it, the paper's choice for the environment."""
+    """Aggregation over the critic ensemble. Default: the paper's choice for the environment, or mean."""
     q_loss_coef: float | None = None
-    """Weight of the Q loss; without it, the paper's value for the environment."""
+    """Weight of the Q loss. Default: the paper's value for the environment, or 10."""
     clip_targets: bool = False
-    """Clip TD targets to the discounted returns that the data's rewards allow; off in paper and released code."""
+    """Clip TD targets to the range of returns that the data's rewards allow. Neither paper nor released code does."""
     normalise_q_loss: bool = True
     """Divide the Q loss by the batch's mean |Q|, as released."""
     t_epsilon: float = 1e-5
-    """Share of the noise that is left at t = 1."""
+    """e, the fraction of the noise that is left at t = 1."""
     flow_coef: float = 10.0
     """Weight of the flow-matching loss."""
     consistency_coef: float = 10.0
     """Weight of the self-consistency loss."""
 
     preset: Literal["paper", "reference"] = "paper"
-    """reference: the three switches below on, which is the released code's whole update."""
+    """reference turns on the three switches below: the released code's whole update."""
     leak_td_gradient: bool = False
-    """The TD error also trains the actor, through the next action (released code; not in the paper)."""
+    """The TD error also trains the actor, through the next action. As released; not in the paper."""
     shared_optimizer: bool = False
-    """ONE Adam and one clip over actor and critic, stepped once with each loss (released code)."""
+    """One Adam and one gradient clip over actor and critic together, stepped once with each loss. As released."""
     lagged_targets: bool = False
-    """The actor's loss and both averages read the parameters from before the update (released code)."""
+    """The actor's loss and both target averages read the parameters from before the update. As released."""
 
     ensemble_size: int = 2
-    """Critics."""
+    """Number of critics."""
     critic_conditioning: Literal["steps", "none"] = "steps"
-    """Whether critics see the number of steps that made an action (as released) or not (as in the paper)."""
+    """steps: critics also see the number of steps that made an action, as released. none: not, as in the paper."""
     denoise_timesteps: int = 8
-    """M_disc, the finest grid of the flow."""
+    """M_disc, the number of steps of the flow's finest grid."""
     max_backprop_steps: int = 8
-    """M_BTT, the most steps the Q loss is backpropagated through."""
+    """M_BTT, the largest number of steps that the Q loss is backpropagated through."""
     normaliser: Literal["identity", "standardise"] = "identity"
-    """What networks see of observations: raw (as released), or standardised."""
+    """identity: networks see raw observations, as released. standardise: zero mean and unit variance over the data."""
 
     device: str = "cpu"
-    """torch device; the data is kept on it."""
+    """torch device, which also holds the data."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: matrix products in bfloat16 with fp32 master weights."""
     compute: Literal["auto", "native", "torch", "graphs"] = "auto"
-    """What computes an update: torch's operators, the same captured as CUDA graphs, or on a CPU this package's native
-    networks. auto: graphs on a CUDA card, native on a CPU where it was built."""
+    """Implementation of an update: torch's operators, the same captured as CUDA graphs, or on a CPU this package's
+    native networks. auto: graphs on a CUDA card, native on a CPU where it was built."""
     threads: int = 0
     """CPU compute threads; 0 means all available cores."""
     log_every: int = 1000
-    """Updates between log rows; losses are means over the interval."""
+    """Updates between log rows. Logged losses are means over the interval."""
     save_every: int = 10_000
     """Updates between checkpoints (resume.pt, policy.safetensors)."""
     keep_every: int = 50_000
@@ -142,7 +140,7 @@ class TrainConfig:
             raise ValueError(f"max_backprop_steps must be at most denoise_timesteps ({self.denoise_timesteps})")
 
     def resolved(self) -> TrainConfig:
-        """This config with everything that was left open filled in, and the preset's switches on."""
+        """This config with defaults filled in for the task, and the preset's switches turned on."""
         environment = next((name for name in TASK_DEFAULTS if self.task.startswith(name)), None)
         defaults: dict[str, Any] = {"discount": 0.99, "q_agg": "mean", "q_loss_coef": 10.0}
         defaults.update(TASK_DEFAULTS.get(environment or "", {}))
@@ -158,20 +156,20 @@ class TrainConfig:
         return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(self).items()}
 
     def provenance(self) -> dict[str, Any]:
-        """What a policy file says of its training: no folders of the machine that trained it."""
+        """Plain values for a policy file's provenance. Paths of the training machine are left out."""
         values = self.as_json()
         return values | {"dataset": self.dataset.name if self.dataset else None, "run_dir": None, "start_from": None}
 
-    def stream(self) -> dict[str, Any]:
-        """The settings that determine the sequence of updates; a resumed run must agree on them.
+    def identity(self) -> dict[str, Any]:
+        """The settings that determine the sequence of updates. A resumed run must agree on them.
 
-        `updates` and `anneal_updates` are free: a run may be continued further, or brought to its end.
+        `updates` and `anneal_updates` may differ: a run may be continued further, or brought to its end.
         """
-        free = CIRCUMSTANCES | {
-            "preset",  # its switches count
+        free = OPERATIONAL | {
+            "preset",  # its switches are compared instead
             "updates",
             "anneal_updates",
-            "start_from",  # its version counts
+            "start_from",  # the file's version is compared instead
             "control_hz",
         }
         return {
@@ -181,12 +179,15 @@ class TrainConfig:
         }
 
 
-def departures(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings of a run, as JSON has them, that are not the defaults for its task: name -> (here, default).
+def non_default_settings(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings of a run that differ from the defaults for its task: name -> (here, default).
 
-    Circumstances, task and seed are left out, and settings that the run did not know.
+    `OPERATIONAL` settings, task and seed are left out.
+
+    Args:
+        config: a run's settings as its JSON has them; those that an older version did not know may be missing.
     """
     defaults = TrainConfig(task=config.get("task", "")).resolved().as_json()
     here = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-    said = (name for name in defaults if name in here and name not in CIRCUMSTANCES | {"task", "seed"})
+    said = (name for name in defaults if name in here and name not in OPERATIONAL | {"task", "seed"})
     return {name: (here[name], defaults[name]) for name in said if here[name] != defaults[name]}

@@ -1,7 +1,9 @@
-"""SORL's four losses, one function each. Noise and times are arguments; every function returns (loss, info).
+"""SORL's four losses, one function each. Noise and times are arguments.
 
-Notation follows the paper (arXiv 2505.22866, section 4): s observation, x_0 noise, x_1 = a action, t time, d = log2 of
-the number of steps, k steps of the sampled action. All means run over batch and action dimensions.
+Notation follows the paper (arXiv 2505.22866, section 4): s observation, x_0 noise, x_1 = a action, t time, e the noise
+left at t = 1, d log2 of the number of steps, k steps of the sampled action. All means run over batch and action
+dimensions. `share` is `observation_share` of the network it is passed to: the observation's part of the first layer,
+(B, hidden), computed once.
 """
 
 from __future__ import annotations
@@ -15,22 +17,14 @@ from torch.nn import functional as F
 
 from kernels.reference import aggregate, euler_sample
 from policy import Values, Velocity
+from training.batch import Batch
 
 Info = dict[str, Tensor]
-
-
-class Batch(NamedTuple):
-    """B transitions; observations as the networks see them, actions in [-1, 1]."""
-
-    observations: Tensor  # (B, obs_dim)
-    actions: Tensor  # (B, action_dim)
-    rewards: Tensor  # (B,)
-    masks: Tensor  # (B,), 0 where the task is achieved: no bootstrapping
-    next_observations: Tensor  # (B, obs_dim)
+"""Detached scalars by name, for logs."""
 
 
 class FlowRows(NamedTuple):
-    """Regression rows for the velocity field: at (x_t, t, d) it should say `target`."""
+    """Regression rows for the velocity field: at (x_t, t, d) it should return `target`."""
 
     x_t: Tensor  # (B, action_dim)
     t: Tensor  # (B, 1)
@@ -39,12 +33,12 @@ class FlowRows(NamedTuple):
 
 
 def interpolate(noise: Tensor, action: Tensor, t: Tensor, t_epsilon: float) -> Tensor:
-    """x_t = (1 - (1 - e) t) x_0 + t x_1: a share e of the noise is left at t = 1."""
+    """x_t = (1 - (1 - e) t) x_0 + t x_1."""
     return (1 - (1 - t_epsilon) * t) * noise + t * action
 
 
 def flow_matching_rows(action: Tensor, noise: Tensor, t: Tensor, denoise_timesteps: int, t_epsilon: float) -> FlowRows:
-    """Loss 1: at the finest step size, the velocity is x_1 - (1 - e) x_0."""
+    """Loss 1, flow matching: at the finest step size the velocity is x_1 - (1 - e) x_0."""
     finest = torch.full_like(t, denoise_timesteps.bit_length() - 1)
     return FlowRows(interpolate(noise, action, t, t_epsilon), t, finest, action - (1 - t_epsilon) * noise)
 
@@ -59,9 +53,9 @@ def self_consistency_rows(
     log2_steps: Tensor,
     t_epsilon: float,
 ) -> FlowRows:
-    """Loss 2: one step of size 2^-d equals two of half that size, taken by the target network.
+    """Loss 2, self-consistency: one step of size 2^-d equals two of half that size, taken by the target actor.
 
-    `share` is the target actor's share of the observation; the second half step starts at t + h. No clipping.
+    The second half step starts at t + 2^-(d+1). Nothing is clipped.
     """
     x_t = interpolate(noise, action, t, t_epsilon)
     half = torch.exp2(-(log2_steps + 1))
@@ -71,7 +65,7 @@ def self_consistency_rows(
 
 
 def consistency_levels(batch_size: int, denoise_timesteps: int, device: torch.device) -> Tensor:
-    """d of each row, (B, 1): an equal share for each of log2(M_disc) - 1 .. 0 in that order, the remainder d = 0."""
+    """d of each row, (B, 1): equal shares of log2(M_disc) - 1, ..., 1, 0 in that order; the remainder gets d = 0."""
     levels = range(denoise_timesteps.bit_length() - 2, -1, -1)
     share = batch_size // max(len(levels), 1)
     column = [float(level) for level in levels for _ in range(share)]
@@ -79,9 +73,9 @@ def consistency_levels(batch_size: int, denoise_timesteps: int, device: torch.de
 
 
 def velocity_loss(actor: Velocity, share: Tensor, *parts: FlowRows) -> list[Tensor]:
-    """Mean squared error of the velocity field on each of `parts`, all in one forward pass (fewer, larger products).
+    """Mean squared error of the velocity field on each of `parts`.
 
-    `share` is (B, hidden), the same observations for every part.
+    Every part has the same observations. All go through one forward pass: fewer, larger products.
     """
     rows = FlowRows(*(torch.cat(column) for column in zip(*parts, strict=True)))
     velocity = actor(share.repeat(len(parts), 1), rows.x_t, rows.t, rows.log2_steps)
@@ -99,9 +93,10 @@ def q_loss(
     denoise_timesteps: int,
     normalise: bool = True,
 ) -> tuple[Tensor, Info]:
-    """Loss 3: -mean Q_i(s, a_k, k), a_k differentiated through all k steps, scaled by 1 / mean |mean_i Q_i|.
+    """Loss 3, Q: -mean Q_i(s, a_k, k), differentiated through all k steps of a_k.
 
-    The critic's parameters receive gradients here too unless the caller freezes them.
+    With `normalise`, scaled by 1 / mean |mean_i Q_i|. The critic's parameters receive gradients too, unless the caller
+    freezes them.
     """
     action = sample(actor, share, noise, num_steps, denoise_timesteps)
     q = critic(observation, action, torch.full_like(noise[:, :1], num_steps)).float().mean(0)
@@ -121,7 +116,7 @@ def critic_loss(
     q_agg: str,
     return_bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> tuple[Tensor, Info]:
-    """Loss 4: TD error with y = r + gamma * mask * agg_i Q_target_i(s', a'_k, k), the same k on both sides.
+    """Loss 4, TD error: y = r + gamma * mask * agg_i Q_target_i(s', a'_k, k), with the same k on both sides.
 
     y is clipped to `return_bounds`, which neither the paper nor the released code does.
     """
@@ -134,5 +129,5 @@ def critic_loss(
 
 
 def sample(actor: Velocity, share: Tensor, noise: Tensor, num_steps: int, denoise_timesteps: int) -> Tensor:
-    """The k-step sample of every row, clipped at the end only; differentiable."""
+    """The k-step sample of every row, (B, action_dim); differentiable, and clipped at the end only."""
     return euler_sample(actor, share, noise, num_steps, denoise_timesteps)

@@ -1,4 +1,4 @@
-"""Requests to stop, noted instead of obeyed at once: what is being done is finished and saved first."""
+"""SIGINT and SIGTERM as requests: the current step is finished and saved first."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that SIGINT and SIGTERM append to, within the block. Main thread only, as Python's signals are."""
+    """Yield a list; within the block, SIGINT and SIGTERM append their number to it and do nothing else.
+
+    Main thread only, as Python delivers signals there.
+    """
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

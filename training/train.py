@@ -1,13 +1,12 @@
-"""`sorl-train`: dataset -> learner, with logs, checkpoints that resume to the same stream, and a policy to serve.
+"""`sorl-train`: the training loop, with logs, exact resumption and a policy that can be served at any time.
 
-A run folder holds config.json, metrics.csv, tensorboard/, resume.pt (the learner's whole state) and
-policy.safetensors (servable at once), with policy-UPDATES.safetensors kept every `keep_every` updates.
+A run folder holds config.json, metrics.csv, tensorboard/, resume.pt (the learner's whole state) and policy.safetensors,
+and policy-UPDATES.safetensors for every `keep_every` updates.
 """
 
 from __future__ import annotations
 
 import math
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +16,21 @@ import tyro
 from tqdm import tqdm
 
 from kernels.backend import BackendUnavailable
+from kernels.commands import command
 from kernels.threads import limit_torch_threads
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
 from training.config import TrainConfig
-from training.data.dataset import Dataset, StatedUnits, load_dataset
-from training.draws import RandomStream
+from training.data import Dataset, StatedUnits, load_dataset
 from training.files import atomic_path, write_json
-from training.learner import Learner
+from training.learner import Learner, RandomStream
 from training.logs import RunLog
 from training.losses import Info
+from training.revision import code_revision
 from training.signals import stop_requests
 
 
-class Interrupted(Exception):
-    """SIGINT or SIGTERM arrived; what is done so far has been saved."""
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived, and the run has been saved."""
 
 
 class ResumeError(ValueError):
@@ -38,11 +38,11 @@ class ResumeError(ValueError):
 
 
 class StartError(ValueError):
-    """The policy to start from is another one than this run trains."""
+    """The policy to start from has other networks or data statistics than this run."""
 
 
 class Trainer:
-    """A learner, its data and its random stream, moving together."""
+    """A learner with its data and its random stream: what one run's updates need, and its checkpoint."""
 
     def __init__(self, config: TrainConfig, dataset: Dataset) -> None:
         self.config = config
@@ -58,7 +58,7 @@ class Trainer:
         self.done = 0
 
     def update(self) -> Info:
-        """Draw a batch and its noise from the run's stream, and learn from it."""
+        """Draw a batch and the update's randomness from the run's stream, and learn from them."""
         batch = self.dataset.train.sample(self.config.batch_size, self.random.device)
         if self.config.normaliser == "standardise":
             standardise = self.learner.policy.standardise
@@ -72,10 +72,10 @@ class Trainer:
         return info
 
     def save(self) -> None:
-        """resume.pt, then the policy: whole files or none."""
+        """Write resume.pt, then policy.safetensors, each atomically."""
         assert self.config.run_dir is not None
         state = {
-            "stream": self.config.stream(),
+            "stream": self.config.identity(),
             "dataset_sha256": self.dataset.sha256,
             "start": "" if self.start is None else self.start.version,
             "done": self.done,
@@ -87,6 +87,7 @@ class Trainer:
         self.save_policy(self.config.run_dir / "policy.safetensors")
 
     def save_policy(self, path: Path) -> None:
+        """Write the policy as it is now, with its provenance, to `path`."""
         policy = self.learner.policy
         config, before = self.config.provenance(), 0
         if self.start is not None:
@@ -104,18 +105,18 @@ class Trainer:
         save_policy(policy, path)
 
     def resume(self) -> bool:
-        """Continue from resume.pt if there is one.
+        """Load resume.pt if the run folder has one. Returns whether it did.
 
         Raises:
-            ResumeError: it was written with other settings or other data; the message says which.
+            ResumeError: it was written with other settings or other data; the message names them.
         """
         assert self.config.run_dir is not None
         path = self.config.run_dir / "resume.pt"
         if not path.exists():
             return False
         state = torch.load(path, map_location=self.config.device, weights_only=True)
-        # A setting younger than the file had its default's meaning when the file was written.
-        ours, theirs = self.config.stream(), TrainConfig().stream() | state["stream"]
+        # A setting that the file does not have yet had the effect of its default.
+        ours, theirs = self.config.identity(), TrainConfig().identity() | state["stream"]
         differing = [f"{key} (there {theirs[key]!r}, here {ours[key]!r})" for key in ours if theirs[key] != ours[key]]
         if state["dataset_sha256"] != self.dataset.sha256:
             differing.append("the dataset")
@@ -126,17 +127,17 @@ class Trainer:
                 f"{path} was written with other settings: {', '.join(differing)}; choose another --run-dir"
             )
         self.learner.load_state_dict(state["learner"])
-        self.random.load_state_dict(state.get("random", state))  # once the generator lay beside the rest
+        self.random.load_state_dict(state.get("random", state))  # older files have it at the top level
         self.done = state["done"]
         return True
 
 
 def start_from(learner: Learner, path: Path) -> Policy:
-    """Give `learner` the networks of a policy file, its targets copies of them. Returns the file's policy.
+    """Load a policy file's networks into `learner`, online and target networks alike. Returns the file's policy.
 
     Raises:
-        CheckpointError: not a policy file.
-        StartError: it differs in what a network's meaning depends on; the message names it.
+        CheckpointError: `path` is not a policy file.
+        StartError: a property that the weights depend on differs; the message names it.
     """
     start = load_policy(path)
     ours, theirs = learner.policy.spec, start.spec
@@ -144,12 +145,12 @@ def start_from(learner: Learner, path: Path) -> Policy:
     for name in (*names, "critic_conditioning", "critic_layer_norm", "denoise_timesteps", "normaliser"):
         if getattr(ours, name) != getattr(theirs, name):
             found, expected = getattr(theirs, name), getattr(ours, name)
-            raise StartError(f"start_from: {path}: expected {name} {expected}, as this run has it; found {found}")
+            raise StartError(f"start_from: {path}: expected {name} {expected}, as in this run, found {found}")
     statistics = ("observation_mean", "observation_std")
     if theirs.normaliser != "identity" and not all(
         torch.equal(getattr(start, name), getattr(learner.policy, name).cpu()) for name in statistics
     ):
-        raise StartError(f"start_from: {path}: expected the statistics of this run's data; it saw others")
+        raise StartError(f"start_from: {path}: its observation statistics are not those of this run's data")
     for network in (learner.policy.actor, learner.target_actor):
         network.load_state_dict(start.actor.state_dict())
     for critics in (learner.policy.critic, learner.target_critic):
@@ -158,7 +159,7 @@ def start_from(learner: Learner, path: Path) -> Policy:
 
 
 def return_bounds(config: TrainConfig, dataset: Dataset) -> tuple[float, float]:
-    """Least and greatest discounted return of an endless stream of the data's rewards."""
+    """The range of discounted returns that the data's rewards allow, over an infinite horizon; it includes 0."""
     rewards, horizon = dataset.train.rewards, 1 / (1 - (config.discount or 0.0))
     return min(float(rewards.min()) * horizon, 0.0), max(float(rewards.max()) * horizon, 0.0)
 
@@ -185,17 +186,21 @@ def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:
 
 
 def train(config: TrainConfig) -> Path:
-    """Run to `config.updates`, continuing what the run folder holds. Returns the policy's path.
+    """Train up to `config.updates`, continuing from the run folder. Returns the path of policy.safetensors.
 
     Raises:
-        BackendUnavailable, CheckpointError, DatasetError, ResumeError, StartError: see there.
-        Interrupted: by SIGINT or SIGTERM, after saving.
-        FloatingPointError: a loss became NaN or infinite; the last checkpoint is from before.
+        DatasetError: the data cannot be trained on.
+        ResumeError, StartError: the run folder or `start_from` does not fit these settings.
+        BackendUnavailable: `compute` cannot run here.
+        CheckpointError: `start_from` is not a policy file.
+        Interrupted: SIGINT or SIGTERM arrived; the run was saved.
+        FloatingPointError: a loss became NaN or infinite. The last checkpoint was written before that.
     """
     config = config.resolved()
     assert config.run_dir is not None
     assert config.dataset is not None
-    # oneDNN instead of MKL for fp32 products: 345 against 190 GFLOP/s on an AMD server core pair, relative error 4e-7.
+    # "medium" selects oneDNN instead of MKL for fp32 products: 345 against 190 GFLOP/s on two AMD server cores, at a
+    # relative error of 4e-7.
     torch.set_float32_matmul_precision("medium")
     stated = StatedUnits(config.control_hz, config.action_low, config.action_high)
     trainer = Trainer(config, load_dataset(config.task, config.dataset, config.device, stated))
@@ -236,7 +241,7 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
             if trainer.done % config.save_every == 0 or trainer.done == config.updates or stop:
                 trainer.save()
             if stop:
-                raise Interrupted
+                raise Interrupted("interrupted and saved: run the same command again to continue")
 
 
 def _require_finite(values: dict[str, float], update: int) -> None:
@@ -245,22 +250,8 @@ def _require_finite(values: dict[str, float], update: int) -> None:
             raise FloatingPointError(f"{name} is {value} at update {update}; lower --learning-rate or check the data")
 
 
-def code_revision() -> str:
-    """The git commit of this source tree, "+" appended when it has changes; "" outside a checkout."""
-    root = Path(__file__).parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
+@command("sorl-train", BackendUnavailable, CheckpointError, FloatingPointError, ValueError)
 def main() -> None:
-    try:
-        config = tyro.cli(TrainConfig)
-        path = train(config)
-        print(f"trained: {path} (serve it with `sorl-serve --model {path}`)")
-    except Interrupted:
-        raise SystemExit("interrupted and saved: run the same command again to continue") from None
-    except (BackendUnavailable, CheckpointError, FloatingPointError, ValueError) as error:
-        raise SystemExit(f"sorl-train: {error}") from None
+    """`sorl-train`."""
+    path = train(tyro.cli(TrainConfig))
+    print(f"trained: {path} (serve it with `sorl-serve --model {path}`)")

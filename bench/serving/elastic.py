@@ -98,7 +98,7 @@ def expected_success(frontier: Sequence[Mapping[str, Any]], num_candidates: int,
 
 def write(report: Mapping[str, Any], folder: Path) -> None:
     """elastic.csv with the rows, elastic.png with the plot."""
-    from training.results.style import Plot, category, milliseconds_axis, success_axis
+    from training.plotting import Plot, category, milliseconds_axis, success_axis
 
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "elastic.csv").open("w", newline="") as file:

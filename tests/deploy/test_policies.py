@@ -14,7 +14,7 @@ import pytest
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import load_policy
-from training.evaluation.evaluate import EvaluateConfig, evaluate
+from training.evaluation import EvaluateConfig, evaluate_policy
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = sorted((ROOT / "deploy" / "policies").glob("*.safetensors"))
@@ -60,7 +60,7 @@ def test_a_policy_reaches_its_goal(name: str, least: float) -> None:
     A policy of 90.5 % misses 4 of 10 once in ninety times, one of 96 % once in two thousand."""
     path = ROOT / "deploy" / "policies" / f"{name}.safetensors"
     budget = load_policy(path).spec.default_budget
-    report = evaluate(
+    report = evaluate_policy(
         EvaluateConfig(
             policy=path,
             num_candidates=(budget.num_candidates,),
@@ -100,7 +100,7 @@ def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
     evaluated = tmp_path / "evaluated.csv"
     policy = ROOT / "deploy" / "policies" / "cube-single.safetensors"
     budget = load_policy(policy).spec.default_budget
-    evaluate(
+    evaluate_policy(
         EvaluateConfig(
             policy,
             num_candidates=(budget.num_candidates,),

@@ -15,7 +15,7 @@ from policy import load_policy
 from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.data.dataset import Dataset
-from training.learner import Learner
+from training.learner.learner import Learner
 from training.train import Interrupted, ResumeError, StartError, Trainer, return_bounds, train
 
 

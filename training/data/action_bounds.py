@@ -1,4 +1,4 @@
-"""Actions in environment units and in [-1, 1], where networks see them."""
+"""`ActionBounds`: the linear map between actions in environment units and [-1, 1], which the networks see."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ROUNDING = 1e-5  # float32 data may leave its bounds by this share of their half width
+ROUNDING = 1e-5  # float32 actions may exceed their bounds by this fraction of the half width
 
 
 @dataclass(frozen=True)
 class ActionBounds:
-    """What -1 and 1 of the networks are in environment units, a number for every action dimension.
+    """The actions in environment units that map to -1 (`low`) and 1 (`high`), one number per action dimension.
 
     Raises:
-        ValueError: a bound is not finite, or a lower one is not below its upper one.
+        ValueError: a bound is not finite, or a lower bound is not below its upper bound.
     """
 
     low: tuple[float, ...]
@@ -28,10 +28,10 @@ class ActionBounds:
 
     @classmethod
     def of(cls, low: Sequence[float], high: Sequence[float], action_dim: int) -> ActionBounds:
-        """Bounds from one number for all dimensions or one for each.
+        """Bounds from one number for all dimensions, or one per dimension.
 
         Raises:
-            ValueError: another count of numbers; see also the class.
+            ValueError: any other count of numbers; or see the class.
         """
         for name, numbers in (("action_low", low), ("action_high", high)):
             if len(numbers) not in (1, action_dim):
@@ -45,10 +45,11 @@ class ActionBounds:
 
     @classmethod
     def unit(cls, action_dim: int) -> ActionBounds:
+        """[-1, 1] in every dimension."""
         return cls((-1.0,) * action_dim, (1.0,) * action_dim)
 
     def to_unit(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Actions (T, action_dim) in [-1, 1], float32, and which of them were inside the bounds, (T, action_dim)."""
+        """Actions mapped to [-1, 1] and clipped, float32, and which were in bounds, bool; all are (T, action_dim)."""
         low, high = np.array(self.low), np.array(self.high)
-        unit = (actions - (high + low) / 2) / ((high - low) / 2)  # where the bounds are -1 and 1, the same bits
+        unit = (actions - (high + low) / 2) / ((high - low) / 2)  # with bounds -1 and 1 this changes no bit
         return np.clip(unit, -1, 1).astype(np.float32), np.abs(unit) <= 1 + ROUNDING

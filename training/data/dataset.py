@@ -1,21 +1,24 @@
-"""Offline data on the device: read in whichever format it has, then batches of transitions.
+"""`Dataset`: the transitions of one task on a device, and `load_dataset`, which reads them in any format.
 
-The formats and their checks are in `training/formats`; docs/data.md describes them.
+The formats and their checks are in `formats/`; docs/data.md describes them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from training.batch import Batch
 from training.data.action_bounds import ActionBounds
 from training.data.formats import hdf5, minari, npz
-from training.data.formats.source import Columns, DatasetError, Source, StatedUnits
-from training.losses import Batch
+from training.data.formats.raw_dataset import Columns, DatasetError, RawDataset, StatedUnits
+
+if TYPE_CHECKING:  # imported where data goes to a device: see the package's docstring
+    import torch
+    from torch import Tensor
 
 __all__ = ["ACTION_LIMIT", "Dataset", "DatasetError", "StatedUnits", "Transitions", "load_dataset", "require_files"]
 
@@ -24,37 +27,44 @@ ACTION_LIMIT = 1 - 1e-5  # the released learner clips dataset actions to this
 
 @dataclass(frozen=True)
 class Transitions:
-    """T transitions on one device; observations raw."""
+    """T transitions on one device. Observations are raw."""
 
     observations: Tensor  # (T, obs_dim)
-    actions: Tensor  # (T, action_dim), clipped
+    actions: Tensor  # (T, action_dim), clipped to ACTION_LIMIT
     rewards: Tensor  # (T,)
-    masks: Tensor  # (T,)
+    masks: Tensor  # (T,), 0 where the task has ended
     next_observations: Tensor  # (T, obs_dim)
 
     def __len__(self) -> int:
         return len(self.rewards)
 
     def sample(self, size: int, generator: torch.Generator) -> Batch:
-        """`size` transitions, uniform with replacement."""
+        """A batch of `size` transitions, drawn uniformly with replacement."""
+        import torch
+
         index = torch.randint(len(self), (size,), generator=generator, device=self.rewards.device)
         return Batch(*(column[index] for column in self.columns()))
 
     def columns(self) -> tuple[Tensor, ...]:
+        """All fields, in the order of `Batch`."""
         return (self.observations, self.actions, self.rewards, self.masks, self.next_observations)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Training and validation transitions of one task, with what a checkpoint must know of them."""
+    """Training and validation transitions of one task, and what a policy file says of them."""
 
     train: Transitions
-    val: Transitions | None  # None where the format has no validation file
-    observation_mean: np.ndarray  # (obs_dim,)
-    observation_std: np.ndarray  # (obs_dim,)
+    val: Transitions | None
+    """None where the format has no validation file."""
+    observation_mean: np.ndarray
+    """(obs_dim,), over the training transitions."""
+    observation_std: np.ndarray
+    """(obs_dim,), at least 1e-6."""
     action_bounds: ActionBounds
     sha256: str
     control_hz: float
+    """Actions per second."""
 
     @property
     def obs_dim(self) -> int:
@@ -66,55 +76,58 @@ class Dataset:
 
 
 def dataset_files(path: Path) -> tuple[Path, ...]:
-    """The files that `path` stands for, which may or may not exist; none for a dataset that a library keeps."""
+    """The files that make up the dataset at `path`, existing or not. None for Minari data, which its library keeps."""
     if str(path).startswith(minari.PREFIX):
         return ()
     return npz.files(path) if path.suffix == ".npz" else (path,)
 
 
 def require_files(path: Path) -> None:
-    """Raises DatasetError if one of `dataset_files` is not there."""
+    """Raise DatasetError if one of `dataset_files` does not exist."""
     for file in dataset_files(path):
         if not file.is_file():
             raise DatasetError(f"{file} does not exist; make it with `sorl-generate`, or say --dataset")
 
 
 def load_dataset(task: str, path: Path, device: str = "cpu", stated: StatedUnits | None = None) -> Dataset:
-    """Read and validate `path`, in the format that its name says, onto `device`.
+    """Read and validate the dataset at `path`, and put it on `device`.
 
     Args:
-        task: for npz data the OGBench task whose rewards it gets; otherwise any name.
-        path: NAME.npz, NAME.hdf5 or NAME.h5, or minari:NAME.
-        stated: units that the user states; they go before what the data says.
+        task: for npz data, the OGBench task whose rewards it gets. For other data, any name.
+        path: NAME.npz, NAME.hdf5, NAME.h5 or minari:NAME; the name selects the format.
+        device: a torch device.
+        stated: units that the user states; they override what the data says.
 
     Raises:
-        DatasetError: a file is missing or damaged, its arrays are not what training can use, or a library that reads
-            it is not installed.
+        DatasetError: a file is missing or damaged, its arrays cannot be trained on, or the library that reads the
+            format is not installed.
     """
-    source = _read(task, path, stated or StatedUnits())
-    observations = source.train.observations.astype(np.float64)
+    raw = _read(task, path, stated or StatedUnits())
+    observations = raw.train.observations.astype(np.float64)
     return Dataset(
-        train=_to_device(source.train, device),
-        val=None if source.val is None else _to_device(source.val, device),
+        train=_to_device(raw.train, device),
+        val=None if raw.val is None else _to_device(raw.val, device),
         observation_mean=observations.mean(0),
         observation_std=np.maximum(observations.std(0), 1e-6),
-        action_bounds=source.action_bounds,
-        sha256=source.sha256,
-        control_hz=source.control_hz,
+        action_bounds=raw.action_bounds,
+        sha256=raw.sha256,
+        control_hz=raw.control_hz,
     )
 
 
-def _read(task: str, path: Path, stated: StatedUnits) -> Source:
+def _read(task: str, path: Path, stated: StatedUnits) -> RawDataset:
     if str(path).startswith(minari.PREFIX):
         return minari.read(str(path).removeprefix(minari.PREFIX), stated)
     if path.suffix in (".hdf5", ".h5"):
         return hdf5.read(path, stated)
     if path.suffix == ".npz":
         return npz.read(task, path, stated)
-    raise DatasetError(f"{path}: not a format that can be read; expected .npz, .hdf5, .h5 or minari:NAME")
+    raise DatasetError(f"{path}: unknown format; expected .npz, .hdf5, .h5 or minari:NAME")
 
 
 def _to_device(columns: Columns, device: str) -> Transitions:
+    import torch
+
     transitions = Transitions(
         *(torch.from_numpy(np.ascontiguousarray(column, np.float32)).to(device) for column in columns)
     )

@@ -1,8 +1,8 @@
-"""`sorl-generate`: offline data from OGBench's scripted oracles, in the official files' format.
+"""`sorl-generate`: offline data from OGBench's scripted oracles, in the layout of OGBench's own files.
 
-Episodes are collected in parallel processes, ten to a part file, each part written atomically; an interrupted run
-continues where it stopped. When all parts exist they are merged into NAME.npz and NAME-val.npz, with NAME.json
-beside them (statistics and sha256). `ogbench.make_env_and_datasets(..., dataset_path=NAME.npz)` loads the result.
+Episodes are collected in parallel processes, ten to a part file. Parts are written atomically, so an interrupted run
+continues where it stopped. When all parts exist, they are merged into NAME.npz and NAME-val.npz, and NAME.json gets
+their statistics and sha256. `ogbench.make_env_and_datasets(..., dataset_path=NAME.npz)` loads the result.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import tyro
 from tqdm import tqdm
 
+from kernels.commands import command
 from training.data.oracles import TASKS, Arrays, collect_episode
 from training.files import atomic_path, sha256_of, write_json
 
@@ -35,17 +36,17 @@ class GenerateConfig:
     """Generate an offline dataset with a scripted oracle (resumable: run the same command again)."""
 
     task: Annotated[Literal["pointmaze-medium", "cube-single", "cube-double", "scene"], tyro.conf.Positional]
-    """What to generate."""
+    """The environment."""
     out_dir: Path = Path("data")
-    """Where NAME.npz, NAME-val.npz and NAME.json go."""
+    """Folder of NAME.npz, NAME-val.npz and NAME.json."""
     episodes: int = 1000
     """Training episodes."""
     val_episodes: int = 100
-    """Validation episodes, in a file of their own."""
+    """Validation episodes, in a separate file."""
     episode_steps: int = 1001
-    """Rows per episode; one less is the number of transitions."""
+    """Rows per episode, one more than its transitions."""
     seed: int = 0
-    """Seed of the dataset; an episode depends on it and its own number only."""
+    """Seed of the dataset. An episode depends on it and on the episode's number only."""
     processes: int = 0
     """Worker processes; 0 means one per available core."""
 
@@ -66,7 +67,7 @@ _worker_config: GenerateConfig | None = None
 
 def _start_worker(config: GenerateConfig) -> None:
     global _worker_env, _worker_config
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool; a part is never half written
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     _worker_config = config
     _worker_env = TASKS[config.task].make_env(config.episode_steps)
 
@@ -87,7 +88,7 @@ def _concatenate(parts: list[Arrays]) -> Arrays:
 
 
 def _plan_parts(config: GenerateConfig, directory: Path) -> dict[Path, range]:
-    """Part file -> its episodes; a part never mixes training and validation."""
+    """Part file -> its episodes. No part mixes training and validation episodes."""
     parts = {}
     for split, start, count in (("train", 0, config.episodes), ("val", config.episodes, config.val_episodes)):
         for first in range(start, start + count, EPISODES_PER_PART):
@@ -97,10 +98,10 @@ def _plan_parts(config: GenerateConfig, directory: Path) -> dict[Path, range]:
 
 
 def generate(config: GenerateConfig) -> Path:
-    """Collect what is missing, merge, write statistics. Returns the path of the training file.
+    """Collect the missing episodes, merge all, write statistics. Returns the path of the training file.
 
     Raises:
-        FileExistsError: the parts on disk belong to other settings.
+        FileExistsError: the parts on disk were made with other settings.
     """
     name = TASKS[config.task].dataset_name
     target = config.out_dir / f"{name}.npz"
@@ -111,7 +112,7 @@ def generate(config: GenerateConfig) -> Path:
 
     directory = config.out_dir / f"{name}.parts"
     directory.mkdir(parents=True, exist_ok=True)
-    _claim(directory, config)
+    _require_same_settings(directory, config)
     parts = _plan_parts(config, directory)
     missing = {path: episodes for path, episodes in parts.items() if not path.exists()}
     started = time.perf_counter()
@@ -136,7 +137,8 @@ def generate(config: GenerateConfig) -> Path:
     return target
 
 
-def _claim(directory: Path, config: GenerateConfig) -> None:
+def _require_same_settings(directory: Path, config: GenerateConfig) -> None:
+    """Leave the settings beside the parts, or compare them with those that are there."""
     path = directory / "config.json"
     if not path.exists():
         write_json(path, config.identity())
@@ -165,7 +167,7 @@ def _collect_missing(config: GenerateConfig, missing: dict[Path, range], total: 
 
 
 def statistics(task: str, arrays: Arrays) -> dict[str, Any]:
-    """What two datasets of one protocol must agree on, whatever their seeds."""
+    """Statistics that datasets of one protocol should share, whatever their seeds."""
     moving = ~arrays["terminals"][:-1]
     result: dict[str, Any] = {
         "episodes": int(arrays["terminals"].sum()),
@@ -188,11 +190,9 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
+@command(
+    "sorl-generate", FileExistsError, ValueError, interrupted="interrupted: run the same command again to continue"
+)
 def main() -> None:
-    config = tyro.cli(GenerateConfig)
-    try:
-        generate(config)
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: run the same command again to continue") from None
-    except (FileExistsError, ValueError) as error:
-        raise SystemExit(f"sorl-generate: {error}") from None
+    """`sorl-generate`."""
+    generate(tyro.cli(GenerateConfig))

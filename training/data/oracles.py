@@ -1,9 +1,9 @@
-"""Scripted data collection: one episode of an OGBench task, driven by the oracle that ships with `ogbench`.
+"""Scripted data collection: one episode of an OGBench environment, driven by the oracle that ships with `ogbench`.
 
-An episode is a pure function of (task, seed): both random streams in play (numpy's global one, which the oracles
-and the mazes read, and the environment's own) are seeded here, per episode, so that neither the order of episodes
-nor the number of worker processes changes the data. The protocol (noise levels, stacking probabilities, the health
-check of scene) is that of OGBench's public generation scripts.
+An episode is a pure function of the task, the dataset's seed and the episode's number. Two random streams are in use:
+numpy's global one, which oracles and mazes read, and the environment's. Both are seeded per episode, so that neither
+the order of episodes nor the number of worker processes changes the data. The protocol (noise levels, stacking
+probabilities, the health check of scene) is that of OGBench's public generation scripts.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Task:
-    """How the play data of one environment is made."""
+    """How the data of one environment is collected."""
 
     env_id: str
     dataset_name: str
     collect: Callable[[gymnasium.Env, Task], Arrays]
-    stack_probability: tuple[float, float] = (0.0, 0.0)  # drawn uniformly from this range, once per episode
+    stack_probability: tuple[float, float] = (0.0, 0.0)  # range; one value is drawn uniformly per episode
     oracles: tuple[str, ...] = ()
     healthy: Callable[[Arrays], bool] = lambda episode: True
     env_kwargs: tuple[tuple[str, Any], ...] = ()
 
     def make_env(self, episode_steps: int) -> gymnasium.Env:
+        """The environment, with episodes of `episode_steps` steps that do not end at the goal."""
         with quiet_simulator():
             import ogbench.locomaze
             import ogbench.manipspace  # noqa: F401
@@ -48,10 +49,10 @@ class Task:
 
 
 def collect_episode(task: Task, env: gymnasium.Env, seed: int, episode: int) -> Arrays:
-    """One healthy episode of `task`: observations, actions, terminals, qpos, qvel (and button_states for scene).
+    """One healthy episode of `task`: observations, actions, terminals, qpos, qvel and, for scene, button_states.
 
     Args:
-        env: an environment from `task.make_env`; its previous episodes leave no trace.
+        env: from `task.make_env`; its earlier episodes have no effect.
         seed: the dataset's seed.
         episode: the episode's number within the dataset.
     """
@@ -74,7 +75,7 @@ def _count() -> Iterator[int]:
 
 
 class _Recorder:
-    """Rows of one episode, in the official files' keys and dtypes."""
+    """Rows of one episode, with the keys and dtypes of OGBench's files."""
 
     def __init__(self) -> None:
         self._rows: dict[str, list[Any]] = {}
@@ -98,7 +99,7 @@ class _Recorder:
 
 
 def _collect_play(env: gymnasium.Env, task: Task, noise: float = 0.1, noise_smoothing: float = 0.5) -> Arrays:
-    """Manipulation: plan oracles pick up, place, press, slide; a new random target whenever a plan is finished."""
+    """Manipulation: oracles pick up, place, press and slide; each finished plan is followed by a new random target."""
     agents = {name: _plan_oracle(name)(env=env, noise=noise, noise_smoothing=noise_smoothing) for name in task.oracles}
     base: Any = env.unwrapped
     observation, info = env.reset()
@@ -133,7 +134,7 @@ def _plan_oracle(name: str) -> Callable[..., Any]:
 
 
 def _collect_navigate(env: gymnasium.Env, task: Task, noise: float = 0.5) -> Arrays:
-    """Point maze: towards the maze's own breadth-first subgoal plus noise; a new goal whenever one is reached."""
+    """Point maze: noisy steps towards the maze's breadth-first subgoal; each reached goal is followed by a new one."""
     maze: Any = env.unwrapped
     cells = [(int(i), int(j)) for i, j in np.argwhere(maze.maze_map == 0)]
     corners = [cell for cell in cells if not _in_hallway(maze.maze_map, *cell)]
@@ -159,14 +160,14 @@ def _collect_navigate(env: gymnasium.Env, task: Task, noise: float = 0.5) -> Arr
 
 
 def _in_hallway(maze_map: np.ndarray, i: int, j: int) -> bool:
-    """Free on two opposite sides and walled on the other two: no place for a goal, by OGBench's protocol."""
+    """Free on two opposite sides and walled on the other two. OGBench's protocol places no goal there."""
     vertical = (maze_map[i - 1, j], maze_map[i + 1, j])
     horizontal = (maze_map[i, j - 1], maze_map[i, j + 1])
     return (vertical, horizontal) in (((0, 0), (1, 1)), ((1, 1), (0, 0)))
 
 
 def _cube_visible_or_in_drawer(episode: Arrays) -> bool:
-    """Scene: the cube never too far right (y >= .29), nor too far left without being inside the drawer."""
+    """Scene: the cube is never too far right (y >= 0.29), nor too far left (y <= -0.3) outside the drawer."""
     y, z = episode["qpos"][:, 15], episode["qpos"][:, 16]
     outside_drawer = (z < 0.06) | (z > 0.08)
     return not ((y >= 0.29).any() or ((y <= -0.3) & outside_drawer).any())

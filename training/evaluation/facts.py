@@ -1,4 +1,4 @@
-"""What a figure must say of the policy that it measures: size, precision, updates, seed, and the return it was told."""
+"""Facts of a policy that every figure of it must state: sizes, precision, updates, seed and discount."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.config import TrainConfig
 
 
 def policy_facts(policy: Policy) -> dict[str, Any]:
-    """Plain values for reports; what a policy does not say of its training is None."""
+    """Facts as plain values, for reports. What the policy file does not say of its training is None."""
     spec, origin = policy.spec, policy.spec.provenance
     return {
         "policy_sha256": policy.version,
@@ -28,7 +28,7 @@ def policy_facts(policy: Policy) -> dict[str, Any]:
 
 
 def discount_of(spec: PolicySpec, task: str) -> float:
-    """Gamma of the values that the critic learned; the environment's published one where the policy has none."""
+    """The discount gamma of the critic's values: the policy's, or where it has none the paper's for the task."""
     discount = spec.provenance.config.get("discount")
     if discount is None:
         discount = TrainConfig(task=task).resolved().discount

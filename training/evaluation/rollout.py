@@ -1,7 +1,7 @@
-"""Episodes of many compute budgets at once, in process: lanes of environments share one batch per control tick.
+"""`EpisodeRunner`: episodes of many compute budgets at once, in process.
 
-Each job is one episode under one (N, M). A worker steps `lanes` environments in lockstep; all that need an action at
-a tick form one ragged batch, whatever their budgets. A lane whose episode ends takes the next job.
+A job is one episode under one (N, M). The runner steps `lanes` environments in lockstep. At each control tick all
+their requests form one ragged batch, whatever their budgets. A lane whose episode ends takes the next job.
 """
 
 from __future__ import annotations
@@ -13,50 +13,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sorl_client.episodes import EpisodeSeeds, SeedPolicy, make_env, reset
+from sorl_client.episodes import EpisodeSeeds, make_env, reset
 
 from kernels.backend import Backend, NonFiniteOutput, SampleBatch
 from policy import PolicySpec
+from training.episodes import EpisodeResult, Job
 from training.evaluation.facts import discount_of
-from training.evaluation.selection import Selection, choose
+from training.evaluation.selection import choose
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One episode to run."""
-
-    episode: int
-    num_candidates: int
-    num_steps: int
-    seed_policy: SeedPolicy = "step"
-    temperature: float = 1.0
-    select: Selection = "best"
-
-
-@dataclass(frozen=True)
-class EpisodeResult:
-    """What came of a job."""
-
-    job: Job
-    success: bool
-    steps: int
-    first_q: float
-    """Value of the first executed action."""
-    initial_state: tuple[float, ...]
-    """The first observation: two episodes of one cell must not share it."""
-    mean_q: float
-    """Mean value of the executed actions."""
-    discounted_return: float
-    """Sum of gamma^t r_t. Single-task environments reward a step by the state it starts from, as relabelled data does,
-    so this is what the critic estimates; a time-out cuts it off."""
-    mean_return: float
-    """Mean over the episode's steps of the discounted return that followed each: what `mean_q` estimates."""
-    crashed: bool
-    """The simulation failed; the episode counts as a failure."""
-    seconds: float
-    """Its share of the worker's wall time: every tick is divided among the lanes it served."""
 
 
 @dataclass
@@ -89,17 +54,24 @@ class _Lane:
 
 
 def discounted_returns(rewards: list[float], discount: float) -> list[float]:
-    """The discounted sum of what follows each step, itself included."""
+    """At each step, the discounted sum of its reward and all later ones."""
     returns: list[float] = []
-    following = 0.0
+    rest = 0.0
     for reward in reversed(rewards):
-        following = reward + discount * following
-        returns.append(following)
+        rest = reward + discount * rest
+        returns.append(rest)
     return returns[::-1]
 
 
-class Roller:
-    """Runs jobs with one backend and a fixed number of environments, which it keeps between calls."""
+class EpisodeRunner:
+    """Runs jobs with one backend.
+
+    Args:
+        backend: computes the actions.
+        spec: the policy's specification.
+        task: OGBench single-task name.
+        lanes: number of environments, which are kept between calls.
+    """
 
     def __init__(self, backend: Backend, spec: PolicySpec, task: str, lanes: int) -> None:
         self._backend = backend
@@ -109,7 +81,7 @@ class Roller:
         self._envs = [make_env(task) for _ in range(lanes)]
 
     def run(self, jobs: list[Job]) -> Iterator[EpisodeResult]:
-        """Results in the order in which episodes end.
+        """Yield results in the order in which episodes end.
 
         Raises:
             NonFiniteOutput: the policy produced a NaN.
@@ -141,10 +113,10 @@ class Roller:
             lanes = going
 
     def _step(self, lane: _Lane, action: np.ndarray) -> tuple[bool, bool] | None:
-        """Apply `action`; (success, crashed) if that ended the episode.
+        """Apply `action`. Returns (success, crashed) if that ended the episode, otherwise None.
 
-        An exception at an episode's first step is a fault of the set-up and raised; a later one is a simulation that
-        failed, as is an observation that is not finite.
+        An exception in an episode's first step is a fault of the set-up and is raised. A later one means that the
+        simulation failed, and so does an observation that is not finite.
         """
         try:
             observation, reward, terminated, truncated, info = lane.env.step(action)

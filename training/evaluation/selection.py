@@ -1,6 +1,6 @@
-"""Which candidate is executed: the verifier's choice, or what shows whether the verifier matters.
+"""Which candidate is executed: the critic's choice, or one that shows whether the critic matters.
 
-"best" is the backend's own choice. "random" and "worst" are made here from the candidates that a backend returns, so
+"best" is the backend's own choice. "random" and "worst" are chosen here from the candidates that a backend returns, so
 that best-of-N can be compared with the same N candidates chosen without the critic, or against it.
 """
 
@@ -22,12 +22,12 @@ Selection = Literal["best", "random", "worst"]
 def choose(
     batch: SampleBatch, result: SampleResult, select: Sequence[Selection]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The executed action of each of R requests, in [-1, 1], and its value: (R, action_dim) and (R,).
+    """The executed action of each of R requests, (R, action_dim) in [-1, 1], and its Q, (R,).
 
     Args:
-        batch: what was asked; its seeds determine the choice of "random".
-        result: what came back, with candidates unless every rule is "best".
-        select: one rule a request; "worst" takes the lowest index among equals.
+        batch: the requests; their seeds determine the choice of "random".
+        result: the backend's result, with candidates unless every rule is "best".
+        select: one rule per request. Among equals, "worst" takes the lowest index.
     """
     action, q = result.action.copy(), result.q.copy()
     if all(rule == "best" for rule in select):
@@ -45,9 +45,10 @@ def choose(
 
 
 def random_index(seed: NDArray[np.uint64], num_candidates: NDArray[np.int32]) -> NDArray[np.int64]:
-    """Uniform on 0 .. num_candidates - 1, row by row: a pure function of the seed, independent of the seed's noise.
+    """One index per row, uniform on 0 .. num_candidates - 1: a pure function of the seed, independent of its noise.
 
-    Noise has counters (candidate, dimension div 4, 0, 0): the third word, 1, makes this one no noise uses.
+    Noise uses the Philox counters (candidate, dimension div 4, 0, 0). This counter has 1 as its third word, which no
+    noise uses.
     """
     low, high = (torch.from_numpy((seed >> np.uint64(shift)).astype(np.uint32).astype(np.int64)) for shift in (0, 32))
     zero = torch.zeros_like(low)

@@ -1,4 +1,4 @@
-"""Worker processes that run episodes of one policy, one compute thread each."""
+"""`run_jobs`: episodes of one policy in parallel worker processes, one compute thread each."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from pathlib import Path
 from kernels.backend import Precision
 from kernels.threads import available_cores, limit_torch_threads
 from policy import CheckpointError, load_policy
-from training.evaluation.rollout import EpisodeResult, Job, Roller
+from training.episodes import EpisodeResult, Job
+from training.evaluation.rollout import EpisodeRunner
 
-_roller: Roller | None = None
+_roller: EpisodeRunner | None = None
 
 
 def run_jobs(
     policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int, precision: Precision = "auto"
 ) -> Iterator[list[EpisodeResult]]:
-    """Run `jobs` in parallel; yields results as they are done, a few dozen at a time.
+    """Run `jobs` in parallel. Yields results as they finish, a few dozen at a time.
 
     Args:
-        policy: the file, whose sha256 must be `version` in every worker.
-        processes: 0 means one per available core.
-        lanes: environments in a process.
+        policy: the policy file.
+        version: its sha256; every worker checks it.
+        task: OGBench single-task name.
+        processes: worker processes; 0 means one per available core.
+        lanes: environments per process.
         precision: see `create_backend`.
 
     Raises:
@@ -33,7 +36,7 @@ def run_jobs(
         NonFiniteOutput: the policy produced a NaN.
     """
     processes = processes or available_cores()
-    # Chunks of four rounds of lanes: small enough to balance, large enough that idle lanes at a chunk's end are few.
+    # A chunk is at most four rounds of lanes: small enough to balance, large enough that few lanes idle at its end.
     size = max(lanes, min(4 * lanes, -(-len(jobs) // processes)))
     chunks = [jobs[start : start + size] for start in range(0, len(jobs), size)]
     context = multiprocessing.get_context("spawn")
@@ -57,7 +60,7 @@ def _start_worker(policy_path: Path, version: str, task: str, lanes: int, precis
     policy = load_policy(policy_path)
     if policy.version != version:
         raise CheckpointError(f"{policy_path} was replaced while its evaluation began")
-    _roller = Roller(create_backend(policy, "auto", "cpu", precision, threads=1), policy.spec, task, lanes)
+    _roller = EpisodeRunner(create_backend(policy, "auto", "cpu", precision, threads=1), policy.spec, task, lanes)
 
 
 def _run_chunk(jobs: list[Job]) -> list[EpisodeResult]:

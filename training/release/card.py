@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from policy import Measurement, Policy, PolicySpec
-from training.config import departures
-from training.results.grid_section import budget_table
-from training.results.markdown import table
-from training.results.wording import layers, rate
+from training.config import non_default_settings
+from training.reporting import budget_table, layers, rate, table
 
 # Said elsewhere on the card.
 _SAID = {"updates", "preset", "start_from", "action_low", "action_high", "control_hz"}
@@ -126,7 +124,7 @@ def _training(spec: PolicySpec) -> list[str]:
     parts = [f"{origin.updates:,} updates{data}, seed {origin.seed}."]
     rows = [
         (f"`{name}`", _value(here), _value(default))
-        for name, (here, default) in departures({"task": origin.environment, **origin.config}).items()
+        for name, (here, default) in non_default_settings({"task": origin.environment, **origin.config}).items()
         if name not in _SAID
     ]
     if rows:

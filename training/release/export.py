@@ -14,11 +14,7 @@ from policy import Budget, CheckpointError, Measurement, Policy, load_policy
 from training.files import write_text
 from training.release.card import model_card, summary
 from training.release.readback import save_and_read_back
-from training.results.errors import ResultsError
-from training.results.experiments import best_cell, record_folder
-from training.results.plan import Plan
-from training.results.protocol import Cell, Seeds
-from training.results.record import Record
+from training.results import Cell, Plan, Record, ResultsError, Seeds, best_cell, record_folder
 
 
 @dataclass(frozen=True)

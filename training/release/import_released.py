@@ -19,7 +19,7 @@ from sorl_client.episodes import control_hz, make_env
 
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
 from training.config import TrainConfig
-from training.data.action_bounds import ActionBounds
+from training.data import ActionBounds
 from training.files import sha256_of
 from training.release.array_pickle import Leaf, read_array_pickle
 from training.release.card import summary

@@ -20,9 +20,7 @@ from kernels.backend import BackendUnavailable
 from kernels.reference import aggregate
 from policy import VelocityField
 from training import losses
-from training.compute import Choice, Compute, choose_compute
-from training.draws import Draws
-from training.learner import Learner
+from training.learner import Choice, Compute, Draws, Learner, choose_compute
 from training.losses import Info
 from training.release import released
 from training.release.parity_file import ParityFile, ParityFileError

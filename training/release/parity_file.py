@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from policy import Budget, CriticEnsemble, Policy, PolicySpec, VelocityField
+from training.batch import Batch
 from training.config import TrainConfig
-from training.losses import Batch
 from training.release import released
 
 _Network = TypeVar("_Network", bound=nn.Module)

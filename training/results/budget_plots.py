@@ -7,23 +7,22 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from training.results.markdown import budget, cells
-from training.results.measurements import Measurements
-from training.results.record import Row
-from training.results.style import (
+from training.plotting import (
     MARKERS,
     Plot,
     dodge,
     doubling_axis,
     draw_rates,
-    look,
     milliseconds_axis,
-    ordered,
+    ordered_color,
+    series_style,
     success_axis,
     updates_axis,
 )
-from training.results.tables import Tables
-from training.results.wording import selection_note
+from training.results.captions import selection_note
+from training.results.measurements import Measurements
+from training.results.record import Row
+from training.results.tables import Tables, budget, cells
 
 CANDIDATES = "candidates N"
 STEPS = "steps M"
@@ -55,7 +54,7 @@ def _by_budget(
                     [row[along[0]] for row in mine],
                     mine,
                     dodge(index, len(series)),
-                    color=ordered(index, len(series)),
+                    color=ordered_color(index, len(series)),
                     marker=MARKERS[index % len(MARKERS)],
                     label=str(value),
                 )
@@ -91,7 +90,7 @@ def by_latency(tables: Tables, measurements: Measurements, path: Path) -> bool:
             _latency_panel(axes, points, steps)
             axes.set_title(label)
         handles = [
-            Line2D([], [], linestyle="", marker=MARKERS[index % len(MARKERS)], color=ordered(index, len(steps)))
+            Line2D([], [], linestyle="", marker=MARKERS[index % len(MARKERS)], color=ordered_color(index, len(steps)))
             for index in range(len(steps))
         ]
         panels[-1].legend(handles, map(str, steps), title="M", loc="upper left", bbox_to_anchor=(1, 1))
@@ -102,7 +101,7 @@ def _latency_panel(axes: Axes, points: list[tuple[float, Row]], steps: list[int]
     front: list[tuple[float, Row]] = []
     for at, row in sorted(points, key=lambda point: (point[0], -point[1]["success"])):
         index = steps.index(row["num_steps"])
-        color, marker = ordered(index, len(steps)), MARKERS[index % len(MARKERS)]
+        color, marker = ordered_color(index, len(steps)), MARKERS[index % len(MARKERS)]
         draw_rates(axes, [at], [row], color=color, marker=marker, linestyle="", alpha=0.85)
         if not front or row["success"] > front[-1][1]["success"]:
             front.append((at, row))
@@ -144,7 +143,7 @@ def learning_curves(tables: Tables, measurements: Measurements, path: Path) -> b
                     [row["updates"] for row in mine],
                     mine,
                     label=label,
-                    **look(index),
+                    **series_style(index),
                 )
             axes.set_title(f"N = {cell[0]}, M = {cell[1]}")
             updates_axis(axes)

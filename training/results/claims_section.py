@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from training.reporting import p_value, percent, points
 from training.results.measurements import Measurements
 from training.results.record import Row
 from training.results.tables import Tables
-from training.results.wording import p_value, percent, points
 
 
 def claims_section(tables: Tables, measurements: Measurements) -> str:

@@ -12,7 +12,7 @@ import tyro
 from kernels.backend import NonFiniteOutput
 from policy import CheckpointError
 from training.results.errors import ResultsError
-from training.results.experiments import Experiment, Laboratory, curve_of, require_steps, subject_of
+from training.results.experiments import Experiment, TaskExperiments, curve_of, require_steps, subject_of
 from training.results.measurements import Measurements
 from training.results.page import write_page
 from training.results.plan import Plan, Subject
@@ -107,7 +107,7 @@ def run(config: ResultsConfig) -> list[Path]:
     tasks = list(dict.fromkeys(source.task for source in (*subjects, *others)))
     return [
         study(
-            Laboratory(config.out / task, protocol, config.processes, config.lanes),
+            TaskExperiments(config.out / task, protocol, config.processes, config.lanes),
             [source for source in subjects if source.task == task],
             [source for source in others if source.task == task],
             config.checkpoint,
@@ -119,7 +119,7 @@ def run(config: ResultsConfig) -> list[Path]:
 
 
 def study(
-    laboratory: Laboratory,
+    laboratory: TaskExperiments,
     subjects: list[Run],
     others: list[Run],
     checkpoint: Literal["last", "best"] = "last",

@@ -12,13 +12,13 @@ from tqdm import tqdm
 from kernels.backend import Backend
 from kernels.choice import create_backend
 from policy import CheckpointError, Policy, load_policy
-from training.evaluation.rollout import EpisodeResult, Job
-from training.evaluation.workers import run_jobs
+from training.episodes import EpisodeResult, Job
+from training.evaluation import run_jobs
 from training.results.errors import ResultsError
 from training.results.latency import machine, measure_latency
 from training.results.plan import Curve, Subject
 from training.results.protocol import Cell, Protocol, Seeds
-from training.results.record import Record
+from training.results.record import Record, best_cell, record_folder
 from training.results.runs import Checkpoint, Run
 from training.results.shortcut import measure_shortcut
 
@@ -26,7 +26,7 @@ Experiment = Literal["grid", "claims", "verifier", "latency", "shortcut", "curve
 RunJobs = Callable[[Path, str, str, list[Job], int, int], Iterator[list[EpisodeResult]]]
 
 
-class Laboratory:
+class TaskExperiments:
     """The experiments of one task, kept in `folder`.
 
     Args:
@@ -109,25 +109,6 @@ class Laboratory:
             ):
                 record.add(results)
                 bar.update(len(results))
-
-
-def record_folder(folder: Path, version: str) -> Path:
-    """Where a policy's measurements are kept."""
-    return folder / "policies" / version[:16]
-
-
-def best_cell(record: Record, protocol: Protocol) -> Cell | None:
-    """The grid's best cell on the selection seeds, ties to the least compute; None until the grid is complete."""
-    best: tuple[int, int, int] | None = None
-    chosen = None
-    for cell in protocol.grid():
-        rows = record.rows(cell, protocol.selection)
-        if rows is None:
-            return None
-        key = (sum(row.success for row in rows), -cell.num_candidates * cell.num_steps, -cell.num_steps)
-        if best is None or key > best:
-            best, chosen = key, cell
-    return chosen
 
 
 def subject_of(run: Run, checkpoint: Checkpoint, chosen: bool) -> Subject:

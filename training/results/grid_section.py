@@ -1,18 +1,17 @@
-"""The page's section on success over steps and candidates."""
+"""The page's section on success over numbers of steps and candidates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-
-from training.results.markdown import budget, cells, figure, table
+from training.reporting import budget_table, rate, rate_cell, table
+from training.results.captions import figure
 from training.results.measurements import Measurements
 from training.results.protocol import Protocol
 from training.results.record import Row
-from training.results.tables import Tables
-from training.results.wording import rate
+from training.results.tables import Tables, budget, cells
 
 
 def grid_section(tables: Tables, measurements: Measurements) -> str:
+    """The section, as Markdown."""
     protocol = measurements.plan.protocol
     parts = [
         "## Success over steps and candidates",
@@ -29,17 +28,6 @@ def grid_section(tables: Tables, measurements: Measurements) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def budget_table(
-    rates: Mapping[tuple[int, int], Row], num_candidates: Iterable[int], num_steps: Iterable[int], best: tuple[int, int]
-) -> str:
-    """Success by (N, M), a line for every M; the best cell in bold."""
-    columns = list(num_candidates)
-    return table(
-        ["M", *(f"N = {n}" for n in columns)],
-        ([m, *(_cell(rates.get((n, m)), bold=(n, m) == best) for n in columns)] for m in num_steps),
-    )
-
-
 def _grid(policy: Row, rows: list[Row], protocol: Protocol) -> str:
     by_budget = {budget(row): row for row in rows}
     best = (policy["best_num_candidates"], policy["best_num_steps"])
@@ -54,22 +42,15 @@ def _grid(policy: Row, rows: list[Row], protocol: Protocol) -> str:
 
 
 def _equal_compute(rows: list[Row], protocol: Protocol) -> str:
-    """The grid again, cells of equal N x M in a line; nothing where no two share it."""
+    """The grid with cells of equal N x M in one line; "" where no two cells share it."""
     by_budget = {budget(row): row for row in rows}
     lines = []
     for product in sorted({n * m for n, m in by_budget}):
         line = [by_budget.get((product // m, m)) if product % m == 0 else None for m in protocol.num_steps]
         if sum(row is not None for row in line) > 1:
-            lines.append([product, *("" if row is None else _cell(row) for row in line)])
+            lines.append([product, *("" if row is None else rate_cell(row) for row in line)])
     if not lines:
         return ""
     return "Equal actor compute, N x M network rows:\n\n" + table(
         ["N x M", *(f"M = {m}" for m in protocol.num_steps)], lines
     )
-
-
-def _cell(row: Row | None, bold: bool = False) -> str:
-    if row is None:
-        return "not run"
-    mark = "**" if bold else ""
-    return f"{mark}{100 * row['success']:.0f}{mark} [{100 * row['low']:.0f}, {100 * row['high']:.0f}]"

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.results.errors import ResultsError
-from training.results.experiments import best_cell, record_folder
 from training.results.plan import Plan, Subject
 from training.results.protocol import Cell, Seeds
-from training.results.record import Record
+from training.results.record import Record, best_cell, record_folder
 
 
 class Measurements:

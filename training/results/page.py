@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from training.files import write_text
+from training.reporting import duration, number, rate, table
+from training.results.captions import conditions, figure
 from training.results.claims_section import claims_section, not_reproduced_section
 from training.results.grid_section import grid_section
-from training.results.markdown import budget, cells, figure, table
 from training.results.measurements import Measurements
 from training.results.protocol import PAPER_SUCCESS, REPORT_EPISODES
 from training.results.record import Row
-from training.results.tables import Tables
+from training.results.tables import Tables, budget, cells
 from training.results.verifier_section import verifier_section
-from training.results.wording import conditions, duration, number, rate
 
 
 def write_page(tables: Tables, measurements: Measurements, path: Path) -> None:

@@ -10,7 +10,7 @@ from training.results.measurements import Measurements
 from training.results.tables import Tables
 from training.results.verifier_plots import over_optimisation, rules, shortcut_error, values
 
-DRAWINGS: dict[str, Callable[[Tables, Measurements, Path], bool]] = {
+PLOTS: dict[str, Callable[[Tables, Measurements, Path], bool]] = {
     "success-by-steps": by_steps,
     "success-by-candidates": by_candidates,
     "success-by-latency": by_latency,
@@ -24,7 +24,7 @@ DRAWINGS: dict[str, Callable[[Tables, Measurements, Path], bool]] = {
 
 def draw_plots(tables: Tables, measurements: Measurements, folder: Path) -> None:
     """Every plot that has data, as PNG; one that lost its data is removed."""
-    for name, draw in DRAWINGS.items():
+    for name, draw in PLOTS.items():
         path = folder / f"{name}.png"
         if not draw(tables, measurements, path):
             path.unlink(missing_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from training.evaluation.selection import Selection
+from training.episodes import Selection
 from training.results.errors import ResultsError
 
 REPORT_EPISODES = 200

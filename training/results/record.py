@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from training.evaluation.episode_table import EpisodeRow, EpisodeTableError, append_rows, read_rows
-from training.evaluation.rollout import EpisodeResult, Job
+from training.episode_table import EpisodeRow, EpisodeTableError, append_rows, read_rows
+from training.episodes import EpisodeResult, Job
 from training.files import atomic_path, write_json
 from training.results.errors import RecordError
-from training.results.protocol import Cell, Seeds
+from training.results.protocol import Cell, Protocol, Seeds
 
 Row = dict[str, Any]
 _CONDITIONS = ("policy_sha256", "task", "engine")
@@ -120,6 +120,25 @@ class Record:
                     f"{self.folder}: episodes {self._episode_of[row.initial_state]} and {row.episode} began in the "
                     "same state: the environment ignores its seed"
                 )
+
+
+def record_folder(folder: Path, version: str) -> Path:
+    """Where a policy's measurements are kept."""
+    return folder / "policies" / version[:16]
+
+
+def best_cell(record: Record, protocol: Protocol) -> Cell | None:
+    """The grid's best cell on the selection seeds, ties to the least compute; None until the grid is complete."""
+    best: tuple[int, int, int] | None = None
+    chosen = None
+    for cell in protocol.grid():
+        rows = record.rows(cell, protocol.selection)
+        if rows is None:
+            return None
+        key = (sum(row.success for row in rows), -cell.num_candidates * cell.num_steps, -cell.num_steps)
+        if best is None or key > best:
+            best, chosen = key, cell
+    return chosen
 
 
 def write_table(path: Path, rows: list[Row]) -> None:

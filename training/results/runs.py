@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from policy import load_policy
-from training.evaluation.facts import discount_of, policy_facts
+from training.evaluation import discount_of, policy_facts
+from training.logs import training_seconds
 from training.results.errors import ResultsError
 
 
@@ -89,18 +89,3 @@ def _checkpoint(path: Path) -> Checkpoint:
         "training_seconds": training_seconds(path.parent / "metrics.csv", policy.spec.provenance.updates),
     }
     return Checkpoint(path, task, facts)
-
-
-def training_seconds(metrics: Path, updates: int) -> float | None:
-    """Wall time of the first `updates` updates, from the rates that `sorl-train` logged beside the policy."""
-    if not metrics.exists():
-        return None
-    seconds, before = 0.0, 0
-    with metrics.open(newline="") as file:
-        for row in csv.DictReader(file):
-            update = int(row["update"])
-            if update > updates:
-                break
-            seconds += (update - before) / float(row["updates_per_second"])
-            before = update
-    return round(seconds, 1) if before else None

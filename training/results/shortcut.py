@@ -7,7 +7,8 @@ from tqdm import tqdm
 
 from kernels.backend import Backend, SampleBatch, SampleResult
 from policy import PolicySpec
-from training.evaluation.rollout import Job, Roller
+from training.episodes import Job
+from training.evaluation import EpisodeRunner
 from training.results.protocol import Seeds
 from training.results.record import Row
 
@@ -69,7 +70,7 @@ def measure_shortcut(
 def _visited_states(backend: Backend, spec: PolicySpec, task: str, seeds: Seeds, label: str) -> np.ndarray:
     episodes = seeds.range[:EPISODES]
     observer = _Observer(backend)
-    roller = Roller(observer, spec, task, lanes=len(episodes))
+    roller = EpisodeRunner(observer, spec, task, lanes=len(episodes))
     jobs = [Job(episode, 1, spec.denoise_timesteps) for episode in episodes]
     for _ in tqdm(roller.run(jobs), total=len(jobs), unit="episode", desc=f"{label}: states for the shortcut error"):
         pass

@@ -11,12 +11,12 @@ from typing import Any
 
 from sorl_client.statistics import wilson_interval
 
-from training.evaluation.episode_table import EpisodeRow
+from training.episode_table import EpisodeRow
+from training.reporting import Paired, correlation, mean_interval, separation
 from training.results.measurements import Measurements
 from training.results.plan import Subject
 from training.results.protocol import Cell
 from training.results.record import Row, write_table
-from training.results.statistics import Paired, correlation, mean_interval, separation
 
 Tables = dict[str, list[Row]]
 NONE = (None, None, None)
@@ -231,3 +231,14 @@ def _curves(measurements: Measurements) -> list[Row]:
 def _plain(value: Any) -> Any:
     """A list as "512 512 512 512"."""
     return " ".join(map(str, value)) if isinstance(value, list) else value
+
+
+def cells(tables: Tables, label: str, seeds: str, select: str) -> list[Row]:
+    """A policy's rows of the table of cells, on selection or report seeds, under one rule."""
+    kind = (label, seeds, select)
+    return [row for row in tables["cells"] if (row["label"], row["seeds"], row["select"]) == kind]
+
+
+def budget(row: Row) -> tuple[int, int]:
+    """(N, M) of a row."""
+    return row["num_candidates"], row["num_steps"]

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from training.evaluation.episode_table import EpisodeRow
-from training.results.markdown import cells
+from training.episode_table import EpisodeRow
+from training.plotting import MARKERS, Plot, category, dodge, doubling_axis, draw_rates, success_axis
+from training.results.captions import policies_note, selection_note
 from training.results.measurements import Measurements
 from training.results.protocol import Cell
 from training.results.record import Row
-from training.results.style import MARKERS, Plot, category, dodge, doubling_axis, draw_rates, success_axis
-from training.results.tables import Tables
-from training.results.wording import policies_note, selection_note
+from training.results.tables import Tables, cells
 
 RULES = {"best": "highest Q", "random": "random", "worst": "lowest Q"}
 CANDIDATES = "candidates N"

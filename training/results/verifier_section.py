@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from training.results.markdown import cells, figure, table
+from training.reporting import change, number, points, rate, table
+from training.results.captions import figure
 from training.results.measurements import Measurements
 from training.results.record import Row
-from training.results.tables import Tables
-from training.results.wording import change, number, points, rate
+from training.results.tables import Tables, cells
 
 
 def verifier_section(tables: Tables, measurements: Measurements) -> str:

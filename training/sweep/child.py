@@ -18,14 +18,13 @@ from types import FrameType
 from typing import Any
 
 from policy import load_policy
-from training.evaluation.evaluate import EvaluateConfig, evaluate
+from training.evaluation import EvaluateConfig, evaluate_policy
 from training.files import write_json
 from training.sweep.errors import SweepError
 from training.sweep.folder import locked, read_request
 from training.sweep.plan import Run
+from training.sweep.task import INTERRUPTED
 from training.train import Interrupted, train
-
-INTERRUPTED = 75  # exit status of a run that saved and stopped because it was told to (EX_TEMPFAIL of sysexits.h)
 
 
 def execute(run: Run) -> None:
@@ -45,7 +44,7 @@ def execute(run: Run) -> None:
         )
     _note_phase(run, "evaluating")
     configs = [evaluation.config(path, processes=run.config.threads) for evaluation in run.evaluations]
-    reports = [_earlier_report(config, policy.version) or evaluate(config) for config in configs]
+    reports = [_earlier_report(config, policy.version) or evaluate_policy(config) for config in configs]
     result = {
         "digest": run.digest(),
         "dataset_sha256": provenance.dataset_sha256,
@@ -92,8 +91,6 @@ def main() -> None:
             try:
                 execute(read_request(folder))
             except Exception as error:
-                if isinstance(error, Interrupted):
-                    raise
                 write_json(folder / "error.json", {"type": type(error).__name__, "message": str(error)})
                 traceback.print_exc()
                 raise SystemExit(1) from None

@@ -12,8 +12,8 @@ from typing import Any
 import tyro
 
 from kernels.threads import available_cores
-from training.data.dataset import DatasetError
-from training.evaluation.episode_table import EpisodeTableError
+from training.data import DatasetError
+from training.episode_table import EpisodeTableError
 from training.files import write_json
 from training.sweep.cluster import connected, import_ray, require_resources
 from training.sweep.comparison import Comparison, compare, format_comparisons

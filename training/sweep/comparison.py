@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from training.evaluation.episode_table import read_rows
-from training.results.statistics import Paired
+from training.episode_table import read_rows
+from training.reporting import Paired
 from training.sweep.plan import Evaluation, Run
 
 PLAIN = "default"

@@ -9,7 +9,6 @@ error.json     why the latest attempt failed
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import json
 from collections.abc import Iterator
@@ -20,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from training.config import TrainConfig
-from training.files import sha256_of, write_json
+from training.files import read_json, sha256_of, write_json
+from training.logs import last_metrics
 from training.sweep.errors import SweepError
 from training.sweep.plan import Evaluation, Run
 from training.sweep.settings import convert
@@ -53,23 +53,15 @@ def read_request(folder: Path) -> Run:
 
 def read_result(run: Run) -> dict[str, Any] | None:
     """result.json, if it is of this very run: same settings, same cells, same data."""
-    result: dict[str, Any] | None = _read_json(run.folder / "result.json")
+    result: dict[str, Any] | None = read_json(run.folder / "result.json")
     if result is None or result.get("digest") != run.digest():
         return None
     return result if result.get("dataset_sha256") == dataset_sha256(run.dataset) else None
 
 
-def read_error(folder: Path) -> str:
-    """Why the latest attempt failed, in one line."""
-    error = _read_json(folder / "error.json")
-    if error is None:
-        return f"ended without a word; see {folder / 'log.txt'}"
-    return f"{error['type']}: {error['message']}"
-
-
 def describe_state(run: Run) -> str:
     """What a run is doing, in one line; updates are those of metrics.csv, so they lag by up to `log_every`."""
-    running = _read_json(run.folder / "running.json")
+    running = read_json(run.folder / "running.json")
     if running is None:
         return WAITING
     if running["phase"] != "training":
@@ -77,16 +69,6 @@ def describe_state(run: Run) -> str:
     row = last_metrics(run.folder)
     done, rate = (int(row["update"]), float(row["updates_per_second"])) if row else (0, 0.0)
     return f"training on {running['host']}: {done:,} of {run.config.updates:,} updates, {rate:.1f} updates/s"
-
-
-def last_metrics(folder: Path) -> dict[str, str] | None:
-    """The last whole row of metrics.csv."""
-    try:
-        with (folder / "metrics.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if None not in row.values()]
-    except FileNotFoundError:
-        return None
-    return rows[-1] if rows else None
 
 
 @contextmanager
@@ -103,11 +85,3 @@ def locked(path: Path, wait: bool) -> Iterator[None]:
         except BlockingIOError:
             raise SweepError(f"{path.parent}: another process is at work here") from None
         yield
-
-
-def _read_json(path: Path) -> Any:
-    """The file's value; None if it does not exist."""
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import departures
+from training.config import non_default_settings
 from training.files import write_text
-from training.results.markdown import table
-from training.results.runs import training_seconds
+from training.logs import training_seconds
+from training.reporting import table
 from training.sweep.comparison import Comparison, points
 from training.sweep.plan import Run
 from training.sweep.table import NOTE, Row, percent
@@ -58,7 +58,7 @@ def write_page(
 def _what(runs: Sequence[Run], finished: Sequence[Run], results: dict[str, dict[str, Any]]) -> str:
     first = runs[0].config
     varied = {name for run in runs for name in run.varied}
-    said = [f"{name} {here}" for name, (here, _) in departures(first.as_json()).items() if name not in varied]
+    said = [f"{name} {here}" for name, (here, _) in non_default_settings(first.as_json()).items() if name not in varied]
     times = [training_seconds(run.folder / "metrics.csv", run.config.updates) for run in finished]
     seconds = [time for time in times if time is not None]
     lines = [

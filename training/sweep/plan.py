@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from training.config import TrainConfig
-from training.data.dataset import require_files
-from training.evaluation.evaluate import EvaluateConfig
+from training.data import require_files
+from training.evaluation import EvaluateConfig
 from training.sweep.errors import SettingError, SweepError
 
-LONGEST_NAME = 150  # bytes of a setting's folder name; file systems stop at 255
+MAX_NAME_BYTES = 150  # bytes of a setting's folder name; file systems stop at 255
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ class Run:
 
     def digest(self) -> str:
         """sha256 of all that determines the result, but for the data's content."""
-        stream = {key: str(value) for key, value in self.config.stream().items()}
+        identity = {key: str(value) for key, value in self.config.identity().items()}
         cells = sorted(cell for evaluation in self.evaluations for cell in evaluation.cells())
-        return _digest([stream, self.config.updates, self.config.anneal_updates, cells])
+        return _digest([identity, self.config.updates, self.config.anneal_updates, cells])
 
 
 def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
@@ -169,10 +169,10 @@ def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
 
 
 def setting_name(varied: dict[str, Any]) -> str:
-    """What varies as a folder's name: letters, digits and `._+=,-` only, at most `LONGEST_NAME` bytes."""
+    """What varies as a folder's name: letters, digits and `._+=,-` only, at most `MAX_NAME_BYTES` bytes."""
     name = ",".join(f"{key}={_value_name(value)}" for key, value in varied.items()) or "default"
-    if len(name) > LONGEST_NAME:
-        name = f"{name[: LONGEST_NAME - 9]}-{_digest(name)[:8]}"
+    if len(name) > MAX_NAME_BYTES:
+        name = f"{name[: MAX_NAME_BYTES - 9]}-{_digest(name)[:8]}"
     return name
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from training.signals import stop_requests
 from training.sweep.folder import WAITING, describe_state, read_result, write_request
 from training.sweep.plan import Run
-from training.sweep.task import ChildKilled, keep_child
+from training.sweep.task import ChildKilled, run_in_child
 
 State = Literal["skipped", "finished", "failed", "interrupted"]
 POLL_SECONDS = 1.0  # how late a signal may be seen
@@ -73,7 +73,7 @@ def run_all(ray: Any, runs: Sequence[Run], resources: Resources) -> dict[str, Ou
 
 
 def _submit(ray: Any, runs: Sequence[Run], resources: Resources) -> dict[Any, Run]:
-    task = ray.remote(keep_child)
+    task = ray.remote(run_in_child)
     submitted = {}
     for run in runs:
         write_request(run)

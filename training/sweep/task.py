@@ -20,8 +20,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import training
-from training.sweep.child import INTERRUPTED
-from training.sweep.folder import read_error
+from training.files import read_json
+
+INTERRUPTED = 75
+"""Exit status of a child that saved and stopped because it was told to (EX_TEMPFAIL of sysexits.h)."""
 
 GRACE_SECONDS = 120.0  # for a child that was told to stop: one update, and saving
 
@@ -30,7 +32,7 @@ class ChildKilled(RuntimeError):
     """A signal ended the child: a crash or the out-of-memory killer. Worth another attempt."""
 
 
-def keep_child(folder: str) -> tuple[str, str]:
+def run_in_child(folder: str) -> tuple[str, str]:
     """Run the folder's run.json to its end.
 
     Returns:
@@ -85,3 +87,11 @@ def _run_child(folder: Path) -> int:
                 os.killpg(child.pid, signal.SIGKILL)  # an evaluation's processes, where the child was killed
             child.wait()
     return status
+
+
+def read_error(folder: Path) -> str:
+    """Why the latest attempt failed, in one line."""
+    error = read_json(folder / "error.json")
+    if error is None:
+        return f"ended without a word; see {folder / 'log.txt'}"
+    return f"{error['type']}: {error['message']}"

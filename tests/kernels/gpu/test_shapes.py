@@ -133,12 +133,13 @@ class _Recorder:
 @pytest.mark.slow
 def test_the_shipped_policy_on_its_own_episodes(triton_backend: MakeTriton) -> None:
     """256 observations of cube-single's episodes 800,000 on, at its default budget: the reference's actions."""
-    from training.evaluation.rollout import Job, Roller
+    from training.episodes import Job
+    from training.evaluation import EpisodeRunner
 
     policy = load_policy(ROOT / "deploy" / "policies" / "cube-single.safetensors")
     budget = policy.spec.default_budget
     recorder = _Recorder(ReferenceBackend(copy.deepcopy(policy)))
-    roller = Roller(recorder, policy.spec, policy.spec.provenance.environment, lanes=2)
+    roller = EpisodeRunner(recorder, policy.spec, policy.spec.provenance.environment, lanes=2)
     jobs = [Job(800_000 + episode, budget.num_candidates, budget.num_steps) for episode in range(8)]
     for _ in roller.run(jobs):
         if sum(map(len, recorder.observations)) >= 256:

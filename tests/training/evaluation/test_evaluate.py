@@ -16,9 +16,11 @@ from kernels.reference import ReferenceBackend
 from policy import CheckpointError, Policy, Provenance, load_policy, save_policy
 from tests.policies import random_policy
 from tests.training.conftest import TASK
-from training.evaluation.episode_table import read_rows
-from training.evaluation.evaluate import EvaluateConfig, evaluate, format_table
-from training.evaluation.rollout import Job, Roller
+from training.episode_table import read_rows
+from training.episodes import Job
+from training.evaluation.evaluate import format_table
+from training.evaluation.grid import EvaluateConfig, evaluate_policy
+from training.evaluation.rollout import EpisodeRunner
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def path(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(policy: Policy, lanes: int, jobs: list[Job]) -> dict[Job, tuple[bool, int, tuple[float, ...]]]:
-    roller = Roller(ReferenceBackend(policy), policy.spec, TASK, lanes)
+    roller = EpisodeRunner(ReferenceBackend(policy), policy.spec, TASK, lanes)
     return {result.job: (result.success, result.steps, result.initial_state) for result in roller.run(jobs)}
 
 
@@ -63,7 +65,7 @@ def test_a_report_of_a_grid(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
         json=tmp_path / "report.json",
         csv=tmp_path / "episodes.csv",
     )
-    report = evaluate(config)
+    report = evaluate_policy(config)
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert [(cell["num_candidates"], cell["num_steps"], cell["episodes"]) for cell in report["cells"]] == [
         (1, 1, 2),
@@ -94,7 +96,7 @@ def test_worst_candidates_begin_with_lower_values(path: Path, tmp_path: Path) ->
     first = {}
     for select in ("best", "worst"):
         table = tmp_path / f"{select}.csv"
-        report = evaluate(
+        report = evaluate_policy(
             EvaluateConfig(
                 policy=path, num_candidates=(4,), num_steps=(1,), episodes=2, processes=1, select=select, csv=table
             )  # type: ignore[arg-type]
@@ -109,14 +111,14 @@ def test_worst_candidates_begin_with_lower_values(path: Path, tmp_path: Path) ->
 
 def test_faults_are_named(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_steps must be at most 8"):
-        evaluate(EvaluateConfig(policy=path, num_steps=(9,)))
+        evaluate_policy(EvaluateConfig(policy=path, num_steps=(9,)))
     with pytest.raises(CheckpointError, match="cannot be read"):
-        evaluate(EvaluateConfig(policy=tmp_path / "nothing.safetensors"))
+        evaluate_policy(EvaluateConfig(policy=tmp_path / "nothing.safetensors"))
     nameless = tmp_path / "nameless.safetensors"
     save_policy(random_policy(), nameless)
     with pytest.raises(ValueError, match="say --task"):
-        evaluate(EvaluateConfig(policy=nameless))
+        evaluate_policy(EvaluateConfig(policy=nameless))
     with pytest.raises(ValueError, match="OGBench does not know the task 'my-robot'"):
-        evaluate(EvaluateConfig(path, task="my-robot"))
+        evaluate_policy(EvaluateConfig(path, task="my-robot"))
     with pytest.raises(ValueError, match="episodes must be at least 1"):
         replace(EvaluateConfig(policy=path), episodes=0)

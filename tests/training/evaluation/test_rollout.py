@@ -16,7 +16,8 @@ from kernels.reference import ReferenceBackend
 from policy import Policy, Provenance
 from tests.policies import random_policy
 from tests.training.conftest import TASK
-from training.evaluation.rollout import EpisodeResult, Job, Roller, discounted_returns
+from training.episodes import EpisodeResult, Job
+from training.evaluation.rollout import EpisodeRunner, discounted_returns
 
 STEPS = 6
 
@@ -49,7 +50,7 @@ def policy() -> Policy:
 
 
 def run(policy: Policy, jobs: list[Job], lanes: int = 2) -> list[EpisodeResult]:
-    return list(Roller(ReferenceBackend(policy), policy.spec, TASK, lanes).run(jobs))
+    return list(EpisodeRunner(ReferenceBackend(policy), policy.spec, TASK, lanes).run(jobs))
 
 
 def test_returns_by_hand() -> None:

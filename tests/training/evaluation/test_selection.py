@@ -11,7 +11,8 @@ from kernels.backend import SampleBatch
 from kernels.philox import standard_normals
 from kernels.reference import ReferenceBackend
 from tests.policies import random_policy
-from training.evaluation.selection import Selection, choose, random_index
+from training.episodes import Selection
+from training.evaluation.selection import choose, random_index
 
 ROWS = 24
 

@@ -15,14 +15,13 @@ from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import Budget, CheckpointError, Measurement, load_policy, save_policy
 from tests.policies import random_policy
-from training.evaluation.rollout import EpisodeResult, Job
+from training.episodes import EpisodeResult, Job
 from training.files import sha256_of, write_json
 from training.release.card import model_card
 from training.release.export import ExportConfig, export
-from training.results.experiments import record_folder
 from training.results.plan import Plan, Subject
 from training.results.protocol import Cell, Protocol, Seeds
-from training.results.record import Record
+from training.results.record import Record, record_folder
 
 
 @pytest.fixture

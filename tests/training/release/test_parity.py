@@ -14,10 +14,11 @@ from torch import Tensor
 
 from tests.conftest import PARITY_FILES
 from training import losses
-from training.compute import Choice, TorchCompute
-from training.draws import Draws
-from training.learner import Learner
-from training.losses import Batch, Info
+from training.batch import Batch
+from training.learner.compute import Choice, TorchCompute
+from training.learner.draws import Draws
+from training.learner.learner import Learner
+from training.losses import Info
 from training.release import parity
 from training.release.parity import Check
 from training.release.parity_file import ParityFile, ParityFileError

@@ -16,7 +16,8 @@ from kernels.reference import ReferenceBackend
 from policy import Provenance, load_policy, save_policy
 from tests.policies import random_policy
 from tests.training.conftest import TASK
-from training.evaluation.rollout import EpisodeResult, Job, Roller
+from training.episodes import EpisodeResult, Job
+from training.evaluation.rollout import EpisodeRunner
 from training.results.protocol import Protocol, Seeds
 
 STEPS = 6
@@ -59,7 +60,7 @@ class InProcess:
     ) -> Iterator[list[EpisodeResult]]:
         loaded = load_policy(policy)
         assert loaded.version == version
-        roller = Roller(ReferenceBackend(loaded), loaded.spec, task, lanes)
+        roller = EpisodeRunner(ReferenceBackend(loaded), loaded.spec, task, lanes)
         for start in range(0, len(jobs), self.chunk):
             part = jobs[start : start + self.chunk]
             self.jobs += part

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from training.evaluation.rollout import EpisodeResult, Job
+from training.episodes import EpisodeResult, Job
 from training.results.errors import RecordError
 from training.results.protocol import Cell, Seeds
 from training.results.record import Record

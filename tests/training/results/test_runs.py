@@ -12,7 +12,7 @@ from tests.policies import random_policy
 from tests.training.conftest import TASK
 from tests.training.results.conftest import SMALL, InProcess, save_run
 from training.results.errors import ResultsError
-from training.results.experiments import Laboratory
+from training.results.experiments import TaskExperiments
 from training.results.runs import find_runs
 
 
@@ -57,7 +57,7 @@ def test_what_can_not_be_measured_is_named(tmp_path: Path) -> None:
 
 def test_a_policy_that_was_replaced_is_not_measured_as_the_old_one(tmp_path: Path, in_process: InProcess) -> None:
     (run,) = find_runs((save_run(tmp_path / "run", 0, (10,)),))
-    laboratory = Laboratory(tmp_path / "out", SMALL, run=in_process)
+    laboratory = TaskExperiments(tmp_path / "out", SMALL, run=in_process)
     laboratory.record(run.last)
     save_policy(random_policy(9, obs_dim=2, action_dim=2), run.last.path)
     with pytest.raises(CheckpointError, match="was replaced meanwhile"):

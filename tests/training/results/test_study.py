@@ -13,12 +13,13 @@ import pytest
 
 from tests.training.conftest import TASK
 from tests.training.results.conftest import SMALL, InProcess, save_run
-from training.evaluation.rollout import EpisodeResult, Job
+from training.episodes import EpisodeResult, Job
 from training.results.cli import ResultsConfig, render, run, study
 from training.results.errors import RecordError, ResultsError
-from training.results.experiments import Laboratory, record_folder
+from training.results.experiments import TaskExperiments
 from training.results.plan import Plan
-from training.results.plots import DRAWINGS
+from training.results.plots import PLOTS
+from training.results.record import record_folder
 from training.results.runs import find_runs
 
 
@@ -28,8 +29,8 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     return save_run(folders / f"{TASK}-0", 0, (10, 20)), save_run(folders / f"{TASK}-1", 1, (10, 20))
 
 
-def laboratory(tmp_path: Path, jobs: Any) -> Laboratory:
-    return Laboratory(tmp_path / "out" / TASK, SMALL, lanes=4, run=jobs)
+def laboratory(tmp_path: Path, jobs: Any) -> TaskExperiments:
+    return TaskExperiments(tmp_path / "out" / TASK, SMALL, lanes=4, run=jobs)
 
 
 def table(folder: Path, name: str) -> list[dict[str, str]]:
@@ -46,7 +47,7 @@ def test_a_whole_study_runs_once_and_renders_again(
     text = page.read_text()
     assert "Everything planned was run." in text
     assert "not run" not in text.lower().replace("## not run", "")
-    for name in DRAWINGS:
+    for name in PLOTS:
         assert (lab.folder / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"]({TASK}/{name}.png)" in text
     # Grid 6 cells, random and worst at 2 N each, 3 episodes; up to 8 report cells, 4 episodes.
@@ -128,7 +129,9 @@ def outcomes(
 
 
 def test_verdicts_follow_from_the_outcomes(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    lab = Laboratory(tmp_path / "out" / TASK, replace(SMALL, report=replace(SMALL.report, episodes=20)), run=outcomes)
+    lab = TaskExperiments(
+        tmp_path / "out" / TASK, replace(SMALL, report=replace(SMALL.report, episodes=20)), run=outcomes
+    )
     page = study(lab, find_runs(runs[:1]), [], only=("grid", "claims"))
     rows = {row["claim"]: row for row in table(lab.folder, "claims")}
     # The best cell is (1, 8): every 8-step cell always wins, and it is the cheapest of them.
@@ -202,7 +205,7 @@ def test_other_rules_are_refused_before_anything_is_run(
 ) -> None:
     study(laboratory(tmp_path, outcomes), find_runs(runs[:1]), [])
     plan = (tmp_path / "out" / TASK / "plan.json").read_text()
-    other = Laboratory(tmp_path / "out" / TASK, replace(SMALL, num_steps=(1, 4)), run=in_process)
+    other = TaskExperiments(tmp_path / "out" / TASK, replace(SMALL, num_steps=(1, 4)), run=in_process)
     with pytest.raises(ResultsError, match="num_steps"):
         study(other, find_runs(runs[1:]), [], checkpoint="best", add=True)
     assert in_process.jobs == []

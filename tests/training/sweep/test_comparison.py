@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from training.evaluation.episode_table import EpisodeRow, EpisodeTableError, write_rows
-from training.results.statistics import Paired
+from training.episode_table import EpisodeRow, EpisodeTableError, write_rows
+from training.reporting.statistics import Paired
 from training.sweep.comparison import compare, estimate, format_comparisons
 from training.sweep.page import write_page
 from training.sweep.plan import Evaluation, Run, Sweep, plan

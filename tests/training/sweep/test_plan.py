@@ -11,7 +11,7 @@ import pytest
 from tests.training.conftest import TASK
 from training.data.dataset import DatasetError
 from training.sweep.errors import SettingError, SweepError
-from training.sweep.plan import LONGEST_NAME, Evaluation, Sweep, plan, require_inputs, setting_name
+from training.sweep.plan import MAX_NAME_BYTES, Evaluation, Sweep, plan, require_inputs, setting_name
 
 SWEEP = Sweep(
     tasks=("b-play-singletask-v0", "a-play-singletask-v0"),
@@ -65,7 +65,7 @@ def test_names_are_safe_and_short() -> None:
     assert setting_name({"dataset": Path("/a b/c.npz"), "clip_targets": True}) == "dataset=_a_b_c.npz,clip_targets=true"
     assert setting_name({"q_loss_coef": 300.0, "tau": 0.005}) == "q_loss_coef=300,tau=0.005"
     long = [setting_name({"dataset": Path("x" * 300 + end)}) for end in "ab"]
-    assert {len(name) for name in long} == {LONGEST_NAME}
+    assert {len(name) for name in long} == {MAX_NAME_BYTES}
     assert long[0] != long[1]
 
 

@@ -1,1 +1,1 @@
-"""Where offline data comes from: one module a file format, each with `read(...) -> Source`."""
+"""File formats of offline data: one module per format, each with `read(...) -> RawDataset`."""

@@ -1,4 +1,4 @@
-"""Is an array what training can use? The first faulty row is named."""
+"""Checks of arrays before training: each raises DatasetError and names the first faulty row."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from training.data.action_bounds import ActionBounds
-from training.data.formats.source import DatasetError
+from training.data.formats.raw_dataset import DatasetError
 
-STATE_BOUNDS = "; if the actions have other units, say --action-low and --action-high"
+OTHER_UNITS_HINT = "; if the actions have other units, say --action-low and --action-high"
 _FLOAT32_MAX = np.finfo(np.float32).max
 
 
 def require_keys(where: str, arrays: Collection[str], required: Collection[str]) -> None:
+    """Every name in `required` is among `arrays`."""
     for key in required:
         if key not in arrays:
             raise DatasetError(f"{where}: array {key!r} is missing")
 
 
 def check_arrays(where: str, arrays: Mapping[str, np.ndarray], flat: Collection[str]) -> None:
-    """Numbers, finite in float32, equally many rows; one axis for those named in `flat`, two for the others."""
+    """Arrays hold numbers, finite in float32, with equally many rows: (T,) for names in `flat`, (T, dim) for others."""
     for key, array in arrays.items():
         axes = 1 if key in flat else 2
         if array.dtype.kind not in "biuf":
@@ -38,7 +39,7 @@ def check_arrays(where: str, arrays: Mapping[str, np.ndarray], flat: Collection[
 
 
 def check_flags(where: str, key: str, values: np.ndarray) -> np.ndarray:
-    """`values` as bool."""
+    """`values`, each 0 or 1, as bool."""
     binary = (values == 0) | (values == 1)
     if not binary.all():
         row = int(np.argmin(binary))
@@ -47,7 +48,7 @@ def check_flags(where: str, key: str, values: np.ndarray) -> np.ndarray:
 
 
 def unit_actions(where: str, actions: np.ndarray, bounds: ActionBounds, hint: str = "") -> np.ndarray:
-    """(T, action_dim) float32 in [-1, 1] from environment units; `hint` ends the message for a row outside."""
+    """Actions (T, action_dim) mapped from `bounds` to [-1, 1], float32. `hint` ends the message of a row outside."""
     unit, inside = bounds.to_unit(actions)
     if not inside.all():
         row = int(np.argmin(inside.all(1)))

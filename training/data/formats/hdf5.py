@@ -1,9 +1,10 @@
-"""D4RL's HDF5 layout: rows in the order of time, all episodes in one array.
+"""D4RL's HDF5 layout: rows in temporal order, all episodes in one array.
 
-`observations` (rows, obs_dim), `actions` (rows, action_dim), `rewards`, `terminals` and `timeouts` (rows,), optionally
-`next_observations`. A terminal ends the task: no value follows it. A timeout only cuts the recording: what followed
-is not known, so that row gives no transition (as in `d4rl.qlearning_dataset`); a row that is both is a terminal.
-`action_low` and `action_high` (action_dim,) are an addition of ours: what the actions' units are.
+Required are `observations` (rows, obs_dim), `actions` (rows, action_dim), `rewards`, `terminals` and `timeouts`
+(rows,). `next_observations` (rows, obs_dim) is optional. A terminal ends the task: no value is bootstrapped. A timeout
+only cuts the recording: the next observation is unknown, and the row gives no transition (as in
+`d4rl.qlearning_dataset`). A row that is both is a terminal. `action_low` and `action_high` (action_dim,) are this
+project's addition to the layout: the bounds of the actions' units.
 """
 
 from __future__ import annotations
@@ -12,20 +13,19 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.formats.checks import STATE_BOUNDS, check_arrays, check_flags, require_keys, unit_actions
-from training.data.formats.source import DEFAULT_CONTROL_HZ, Columns, DatasetError, Source, StatedUnits
+from training.data.formats.checks import OTHER_UNITS_HINT, check_arrays, check_flags, require_keys, unit_actions
+from training.data.formats.raw_dataset import DEFAULT_CONTROL_HZ, Columns, DatasetError, RawDataset, StatedUnits
 from training.files import sha256_of
 
 REQUIRED = ("observations", "actions", "rewards", "terminals", "timeouts")
 OPTIONAL = ("next_observations", "action_low", "action_high")
 
 
-def read(path: Path, stated: StatedUnits) -> Source:
+def read(path: Path, stated: StatedUnits) -> RawDataset:
     """Read and validate `path`.
 
     Raises:
-        DatasetError: h5py is not installed, the file is missing or damaged, or its arrays are not what training can
-            use.
+        DatasetError: h5py is not installed, the file is missing or damaged, or its arrays cannot be trained on.
     """
     where = str(path)
     arrays = _load(path)
@@ -35,8 +35,8 @@ def read(path: Path, stated: StatedUnits) -> Source:
         raise DatasetError(f"{where}: 'action_low' and 'action_high' go together, and one is missing")
     check_arrays(where, arrays, flat=("rewards", "terminals", "timeouts"))
     bounds = stated.action_bounds(where, arrays["actions"].shape[1], (limits[0], limits[1]) if limits else None)
-    return Source(
-        train=_transitions(where, arrays, unit_actions(where, arrays["actions"], bounds, STATE_BOUNDS)),
+    return RawDataset(
+        train=_transitions(where, arrays, unit_actions(where, arrays["actions"], bounds, OTHER_UNITS_HINT)),
         val=None,
         action_bounds=bounds,
         control_hz=DEFAULT_CONTROL_HZ if stated.control_hz is None else stated.control_hz,
@@ -76,7 +76,7 @@ def _transitions(where: str, arrays: dict[str, np.ndarray], actions: np.ndarray)
         if not (terminal.any() or timeout.any()):
             raise DatasetError(f"{where}: neither 'terminals' nor 'timeouts' has a 1: where do episodes end?")
         keep[-1] = terminal[-1]
-        following = np.arange(len(observations)) + ~terminal  # after a terminal comes nothing: its mask is 0
+        following = np.arange(len(observations)) + ~terminal  # a terminal's own observation stands in: its mask is 0
         next_observations = observations[following[keep]]
     if not keep.any():
         raise DatasetError(f"{where}: no row has a successor: every one is a timeout")

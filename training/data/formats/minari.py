@@ -1,7 +1,7 @@
-"""Datasets of the `minari` library (Farama Foundation), from its local store; MINARI_DATASETS_PATH says where that is.
+"""Datasets of the `minari` library (Farama Foundation), read from its local store, MINARI_DATASETS_PATH.
 
-An episode of T steps has T + 1 observations. A termination ends the task: no value follows it. A truncation only cuts
-the recording, and the observation after it is known.
+An episode of T steps has T + 1 observations. A termination ends the task: no value is bootstrapped. A truncation only
+cuts the recording, and the observation after it is known.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import numpy as np
 from tqdm import tqdm
 
 from training.data.action_bounds import ActionBounds
-from training.data.formats.checks import STATE_BOUNDS, check_arrays, check_flags, unit_actions
-from training.data.formats.source import DEFAULT_CONTROL_HZ, Columns, DatasetError, Source, StatedUnits
+from training.data.formats.checks import OTHER_UNITS_HINT, check_arrays, check_flags, unit_actions
+from training.data.formats.raw_dataset import DEFAULT_CONTROL_HZ, Columns, DatasetError, RawDataset, StatedUnits
 from training.files import sha256_of_folder
 
 PREFIX = "minari:"
 
 
-def read(name: str, stated: StatedUnits) -> Source:
+def read(name: str, stated: StatedUnits) -> RawDataset:
     """Read and validate the dataset `name`, e.g. "D4RL/door/human-v2".
 
     Raises:
-        DatasetError: minari is not installed, the dataset is not on this machine or damaged, its spaces are not
-            vectors, or its arrays are not what training can use.
+        DatasetError: minari is not installed, the dataset is missing or damaged, its spaces are not vectors, or its
+            arrays cannot be trained on.
     """
     where = f"{PREFIX}{name}"
     try:
@@ -41,11 +41,11 @@ def read(name: str, stated: StatedUnits) -> Source:
         raise DatasetError(
             f"{where}: not on this machine: `minari download {name}`, or set MINARI_DATASETS_PATH to where it is"
         ) from None
-    except (OSError, ValueError, KeyError, ImportError, AssertionError) as error:  # minari checks files by assertion
+    except (OSError, ValueError, KeyError, ImportError, AssertionError) as error:  # minari checks files with assertions
         raise DatasetError(f"{where}: damaged, or not a Minari dataset: {error}") from None
 
 
-def _read(dataset: Any, name: str, stated: StatedUnits) -> Source:
+def _read(dataset: Any, name: str, stated: StatedUnits) -> RawDataset:
     for kind, space in (("observation", dataset.observation_space), ("action", dataset.action_space)):
         if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1:
             raise DatasetError(f"its {kind} space is {space}, expected a Box with one axis")
@@ -55,7 +55,7 @@ def _read(dataset: Any, name: str, stated: StatedUnits) -> Source:
     parts = [_transitions(f"episode {episode.id}", episode, bounds) for episode in episodes]
     if not parts:
         raise DatasetError("it has no episodes")
-    return Source(
+    return RawDataset(
         train=Columns(*(np.concatenate(column) for column in zip(*parts, strict=True))),
         val=None,
         action_bounds=bounds,
@@ -76,7 +76,7 @@ def _transitions(where: str, episode: Any, bounds: ActionBounds) -> Columns:
         )
     return Columns(
         observations=observations[:-1],
-        actions=unit_actions(where, steps["actions"], bounds, STATE_BOUNDS),
+        actions=unit_actions(where, steps["actions"], bounds, OTHER_UNITS_HINT),
         rewards=steps["rewards"],
         masks=1.0 - check_flags(where, "terminations", steps["terminations"]),
         next_observations=observations[1:],

@@ -1,7 +1,8 @@
-"""OGBench's npz layout: NAME.npz and NAME-val.npz; `ogbench` relabels them with the task's rewards.
+"""OGBench's npz layout: NAME.npz and NAME-val.npz, which `ogbench` relabels with the task's rewards.
 
-`observations` (rows, obs_dim), `actions` (rows, action_dim) in [-1, 1], `terminals` (rows,) true at each episode's
-last row, `qpos`, `qvel` and, for scenes with buttons, `button_states`. An episode of n rows gives n - 1 transitions.
+Arrays are `observations` (rows, obs_dim), `actions` (rows, action_dim) in [-1, 1], `terminals` (rows,), true at each
+episode's last row, `qpos`, `qvel` and, for scenes with buttons, `button_states`. An episode of n rows gives n - 1
+transitions.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ import numpy as np
 
 from training.data.action_bounds import ActionBounds
 from training.data.formats.checks import check_arrays, check_flags, require_keys, unit_actions
-from training.data.formats.source import Columns, DatasetError, Source, StatedUnits
+from training.data.formats.raw_dataset import Columns, DatasetError, RawDataset, StatedUnits
 from training.files import sha256_of
 
 REQUIRED = ("observations", "actions", "terminals", "qpos", "qvel")
 
 
 def files(path: Path) -> tuple[Path, Path]:
-    """`path` and its validation file."""
+    """The training file `path` and its validation file."""
     return path, path.with_name(f"{path.stem}-val.npz")
 
 
-def read(task: str, path: Path, stated: StatedUnits) -> Source:
-    """Validate `path` and its validation file, and relabel them for `task`.
+def read(task: str, path: Path, stated: StatedUnits) -> RawDataset:
+    """Read and validate `path` and its validation file, relabelled with the rewards of `task`.
 
     Raises:
-        DatasetError: a file is missing or damaged, its arrays are not what training can use, or `task` is not a
-            single-task environment of OGBench's.
+        DatasetError: a file is missing or damaged, its arrays cannot be trained on, or `task` is not a single-task
+            environment of OGBench.
     """
     import ogbench
     from sorl_client.episodes import control_hz
@@ -54,7 +55,7 @@ def read(task: str, path: Path, stated: StatedUnits) -> Source:
                 f"{path}: 'observations' have {split['observations'].shape[1]} dimensions, "
                 f"and {task} has {env.observation_space.shape[0]}"
             )
-    return Source(
+    return RawDataset(
         train=_columns(train),
         val=_columns(val),
         action_bounds=ActionBounds.unit(train["actions"].shape[1]),
@@ -71,7 +72,7 @@ def validate(path: Path) -> None:
     """Check one npz file.
 
     Raises:
-        DatasetError: naming the array and the first faulty row.
+        DatasetError: the message names the array and the first faulty row.
     """
     if not path.exists():
         raise DatasetError(f"{path} does not exist; make it with `sorl-generate`, or say --dataset")

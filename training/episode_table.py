@@ -1,4 +1,4 @@
-"""One row an episode, as CSV: what `sorl-evaluate --csv` writes and what `sorl-results` keeps."""
+"""Episodes as CSV, one row each: what `sorl-evaluate --csv` writes and `sorl-results` keeps."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from training.evaluation.rollout import EpisodeResult
+from training.episodes import EpisodeResult
 from training.files import atomic_path
 
 
 class EpisodeTableError(ValueError):
-    """A file of episodes can't be read; the message names file and line."""
+    """An episode table cannot be read; the message names file and line."""
 
 
 @dataclass(frozen=True)
@@ -26,29 +26,30 @@ class EpisodeRow:
     num_candidates: int
     num_steps: int
     episode: int
-    """Its seed."""
+    """The episode's seed."""
     success: int
-    """1 if the final info["success"] is true; a time-out or a crash is 0."""
+    """1 if the final info["success"] is true, else 0; a time-out or a crash is 0."""
     steps: int
     first_q: float
-    """Value of the first executed action."""
+    """Q of the first executed action."""
     select: str
-    """best, random or worst: which candidate was executed."""
+    """Which candidate was executed: best, random or worst."""
     mean_q: float
-    """Mean value of the executed actions."""
+    """Mean Q of the executed actions."""
     discounted_return: float
-    """Discounted sum of the environment's rewards, as training sees them; cut off at a time-out."""
+    """Discounted sum of rewards, as training sees them. A time-out cuts it off."""
     mean_return: float
-    """Mean over steps of the discounted return that followed each, what `mean_q` estimates."""
+    """Mean, over steps, of the discounted return from that step on: what `mean_q` estimates."""
     crashed: int
-    """1 if the simulation failed."""
+    """1 if the simulation failed, else 0."""
     seconds: float
-    """Its share of its worker's wall time."""
+    """Share of the worker's wall time."""
     initial_state: str
-    """Digest of the first observation: equal seeds must share it, unequal seeds must not."""
+    """Digest of the first observation: the same for equal seeds, different for different ones."""
 
     @classmethod
     def of(cls, result: EpisodeResult) -> EpisodeRow:
+        """The row of a result."""
         job = result.job
         return cls(
             num_candidates=job.num_candidates,
@@ -73,13 +74,13 @@ _PARSERS = tuple(_KINDS[str(field.type)] for field in fields(EpisodeRow))
 
 
 def write_rows(path: Path, rows: Iterable[EpisodeRow]) -> None:
-    """A whole file or none."""
+    """Write a table of `rows`, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(_lines([COLUMNS]) + _lines(map(astuple, rows)), newline="")
 
 
 def append_rows(path: Path, rows: Iterable[EpisodeRow]) -> None:
-    """Whole lines, in one write; makes the file when there is none."""
+    """Append `rows` in one write of whole lines. Creates the file if it does not exist."""
     if not path.exists():
         write_rows(path, ())
     with path.open("ab") as file:
@@ -87,10 +88,10 @@ def append_rows(path: Path, rows: Iterable[EpisodeRow]) -> None:
 
 
 def read_rows(path: Path) -> list[EpisodeRow]:
-    """All rows; a last line that a power cut left incomplete is dropped, from the file too.
+    """All rows. An incomplete last line, as a power cut leaves it, is dropped here and from the file.
 
     Raises:
-        EpisodeTableError: another header, or a line that does not parse.
+        EpisodeTableError: the header differs, or a line does not parse.
     """
     text = path.read_text()
     whole = text[: text.rfind("\n") + 1]

@@ -10,11 +10,11 @@ import torch
 
 from kernels.backend import BackendUnavailable
 from tests.training.conftest import TASK
-from training.compute import Choice, choose_compute
 from training.config import TrainConfig
 from training.data.dataset import load_dataset
-from training.draws import RandomStream
-from training.learner import Learner
+from training.learner.compute import Choice, choose_compute
+from training.learner.draws import RandomStream
+from training.learner.learner import Learner
 from training.train import Trainer, make_spec
 
 needs_card = pytest.mark.gpu

@@ -1,6 +1,7 @@
-"""What computes an update: torch's operators (on a card captured), or on a CPU this package's native networks.
+"""`Compute`: the implementation of an update's expensive parts, and the choice of it.
 
-All work on the same `nn.Parameter`s, `grad`s and `torch.optim` states, so a run may go on with another.
+Torch's operators, the same captured as CUDA graphs, or on a CPU this package's native networks. All work on the same
+`nn.Parameter`s, `grad`s and `torch.optim` states, so a run can continue with another one.
 """
 
 from __future__ import annotations
@@ -29,24 +30,24 @@ class Compute(Protocol):
 
     name: str
     torch_threads: int
-    """What torch's operators should take beside it."""
+    """Threads that torch's operators should use beside it."""
     captures: bool
-    """Whether updates are replayed from CUDA graphs."""
+    """Whether the learner replays updates from CUDA graphs."""
 
     def actor(self, actor: VelocityField) -> Velocity:
-        """The function of `actor`'s parameters, differentiable."""
+        """The velocity field with `actor`'s parameters, differentiable."""
         ...
 
     def critic(self, critic: CriticEnsemble) -> Values:
-        """The function of `critic`'s parameters, differentiable."""
+        """The Q ensemble with `critic`'s parameters, differentiable."""
         ...
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Under which forward passes run."""
+        """The context that forward passes run in."""
         ...
 
     def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
-        """Scale gradients to a global norm of at most `max_norm`, step, set them to zero. Returns the norm before."""
+        """Clip the gradients to a global norm of `max_norm`, step, and clear them. Returns the norm before clipping."""
         ...
 
     def move_average(self, targets: Sequence[Tensor], online: Sequence[Tensor], tau: float) -> None:
@@ -55,7 +56,7 @@ class Compute(Protocol):
 
 
 class TorchCompute:
-    """torch's operators, eager or captured; bf16 is its autocast."""
+    """Torch's operators, eager or captured; bf16 is torch's autocast."""
 
     def __init__(
         self, device: torch.device, precision: Literal["fp32", "bf16"], threads: int = 0, captures: bool = False
@@ -77,7 +78,7 @@ class TorchCompute:
     def clip_and_step(self, optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         for parameter in parameters:
-            if parameter.grad is None:  # a shared Adam sees zeros from the network that has no part in this loss
+            if parameter.grad is None:  # a shared Adam reads zeros from the network that this loss does not reach
                 parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.clip_grad_norm_(parameters, max_norm)
         optimizer.step()
@@ -86,16 +87,16 @@ class TorchCompute:
 
     @torch.no_grad()
     def move_average(self, targets: Sequence[Tensor], online: Sequence[Tensor], tau: float) -> None:
-        # Rounded as the released code rounds it: with `lerp` the change of a target parameter was off by 1e-3 of
-        # itself after one update, like this by less than 1e-5.
+        # This rounds as the released code does: after one update a target parameter's change has a relative error below
+        # 1e-5, and with `lerp` it had 1e-3.
         torch._foreach_mul_(list(targets), 1 - tau)
         torch._foreach_add_(list(targets), list(online), alpha=tau)
 
 
 class NativeCompute(NativeUpdates, LearningNetworks):
-    """See `kernels.cpu.learning`: hidden products in the precision given, all else in float32."""
+    """The native CPU networks (`kernels.cpu.learning`): hidden products in the given precision, the rest in float32."""
 
-    # What is left to torch are small operators, and its OpenMP threads would spin on the native ones' cores.
+    # Only small operators are left to torch, and its OpenMP threads would spin on the native threads' cores.
     torch_threads = 1
     captures = False
 
@@ -111,10 +112,10 @@ class NativeCompute(NativeUpdates, LearningNetworks):
 def choose_compute(
     choice: Choice, device: torch.device, precision: Literal["fp32", "bf16"], threads: int = 0
 ) -> Compute:
-    """`choice`; for "auto" graphs on a CUDA card, and native on a CPU where the extension was built.
+    """The `Compute` that `choice` names. "auto": graphs on a CUDA card; native on a CPU where the extension was built.
 
     Raises:
-        BackendUnavailable: native or graphs were asked for and can't run.
+        BackendUnavailable: native or graphs were asked for and cannot run.
     """
     if choice == "graphs" and device.type != "cuda":
         raise BackendUnavailable(f"compute: graphs are captured on a CUDA device, not on {device}")

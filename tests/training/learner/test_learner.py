@@ -9,8 +9,8 @@ import torch
 
 from training.config import TrainConfig
 from training.data.dataset import Dataset
-from training.draws import Draws, RandomStream
-from training.learner import Learner
+from training.learner.draws import Draws, RandomStream
+from training.learner.learner import Learner
 from training.train import make_spec
 
 

@@ -1,7 +1,7 @@
-"""`Learner`: one SORL update at a time. The maths is in `losses`; the order of things is here.
+"""`Learner`: one SORL update at a time. The maths is in `losses`; the order of the steps is here.
 
-An update: critic step, critic average, actor step with the new critic, actor average. The released code differs in
-three places, each a switch of `TrainConfig` (docs/algorithm.md).
+An update is: critic step, average of the target critic, actor step with the new critic, average of the target actor.
+The released code differs in three places, each a switch of `TrainConfig` (docs/algorithm.md).
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from torch import Tensor, nn
 
 from policy import Policy, PolicySpec
 from training import losses
-from training.captured import CapturedStep
-from training.compute import choose_compute
+from training.batch import Batch
 from training.config import TrainConfig
-from training.draws import Draws, RandomStream
-from training.losses import Batch, Info
+from training.learner.compute import choose_compute
+from training.learner.cuda_graphs import CapturedStep
+from training.learner.draws import Draws, RandomStream
+from training.losses import Info
 
 
 class Learner:
     """Online and target networks, optimisers, and `update`.
 
     Args:
-        spec: what is to be learned; `spec.q_agg` also aggregates TD targets.
+        spec: the policy to learn; its `q_agg` also aggregates TD targets.
         config: a resolved `TrainConfig`.
         return_bounds: TD targets are clipped to this range.
     """
@@ -45,7 +46,7 @@ class Learner:
         else:
             self.actor_optimizer = _adam(config, self.policy.actor)
             self.critic_optimizer = _adam(config, self.policy.critic)
-        # What the actor's loss and the averages read: the networks themselves, or a copy from before the update.
+        # The networks that the actor's loss and the averages read: the online ones, or a copy from before the update.
         self.actor_source, self.critic_source = self.policy.actor, self.policy.critic
         if config.lagged_targets:
             self.actor_source = copy.deepcopy(self.policy.actor).requires_grad_(False)
@@ -57,16 +58,16 @@ class Learner:
         self.compute = compute = choose_compute(config.compute, self.device, config.precision, config.threads)
         self._actor, self._critic = compute.actor(self.policy.actor), compute.critic(self.policy.critic)
         self._target_actor, self._target_critic = compute.actor(self.target_actor), compute.critic(self.target_critic)
-        shared = self.critic_source is self.policy.critic  # then its packed weights serve both losses
+        shared = self.critic_source is self.policy.critic  # then one packing of its weights serves both losses
         self._critic_of_actor_loss = self._critic if shared else compute.critic(self.critic_source)
         self.levels = losses.consistency_levels(config.batch_size, config.denoise_timesteps, self.device)
-        self._train_critic, self._train_actor = self._critic_half, self._actor_half
+        self._train_critic, self._train_actor = self._update_critic, self._update_actor
         if compute.captures:
-            self._train_critic = CapturedStep(self._critic_half, lambda draws: draws.critic_k)
-            self._train_actor = CapturedStep(self._actor_half, lambda draws: draws.q_k)
+            self._train_critic = CapturedStep(self._update_critic, lambda draws: draws.critic_k)
+            self._train_actor = CapturedStep(self._update_actor, lambda draws: draws.q_k)
 
     def draw(self, stream: RandomStream) -> Draws:
-        """The randomness of one update: k uniform over {1, 2, ..., M_BTT}, times on their grids, standard normals."""
+        """One update's randomness: k uniform over {1, 2, 4, ..., M_BTT}, times on their grids, standard normals."""
         size, dims = self.config.batch_size, self.policy.spec.action_dim
         noise = torch.randn((4, size, dims), generator=stream.device, device=self.device)
         uniform = torch.rand((2, size, 1), generator=stream.device, device=self.device)
@@ -89,16 +90,21 @@ class Learner:
         """Adam's step size from the next update on, for actor and critic."""
         for optimizer in (self.actor_optimizer, self.critic_optimizer):
             for group in optimizer.param_groups:
-                if isinstance(group["lr"], Tensor):  # where captured updates read it
+                if isinstance(group["lr"], Tensor):  # on the card, where captured updates read it
                     group["lr"].fill_(learning_rate)
                 else:
                     group["lr"] = learning_rate
 
     def update(self, batch: Batch, draws: Draws) -> Info:
-        """One update of everything. Returns detached scalars, which hold until the next update."""
+        """One update of all networks. Returns detached scalars for logs; they hold until the next update.
+
+        Args:
+            batch: B = `config.batch_size` transitions.
+            draws: from `draw`.
+        """
         return self._train_critic(batch, draws) | self._train_actor(batch, draws)
 
-    def _critic_half(self, batch: Batch, draws: Draws) -> Info:
+    def _update_critic(self, batch: Batch, draws: Draws) -> Info:
         if self.config.lagged_targets:
             self._move_average(self.actor_source, self.policy.actor, 1.0)
             self._move_average(self.critic_source, self.policy.critic, 1.0)
@@ -106,7 +112,7 @@ class Learner:
         self._move_average(self.target_critic, self.critic_source, self.config.tau)
         return info
 
-    def _actor_half(self, batch: Batch, draws: Draws) -> Info:
+    def _update_actor(self, batch: Batch, draws: Draws) -> Info:
         info = self._actor_step(batch, draws)
         self._move_average(self.target_actor, self.actor_source, self.config.tau)
         return info
@@ -127,7 +133,7 @@ class Learner:
                 self.policy.spec.q_agg,
                 self.return_bounds,
             )
-        torch.autograd.backward(loss)  # a leaked gradient waits at the actor for its own optimiser's step
+        torch.autograd.backward(loss)  # a leaked gradient stays in the actor's `grad` until its own optimiser steps
         info["critic_grad_norm"] = self.compute.clip_and_step(self.critic_optimizer, config.max_grad_norm)
         return info
 
@@ -176,7 +182,7 @@ class Learner:
         self.compute.move_average(self._parameters[target], self._parameters[online], tau)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything an update depends on, tensors and plain values only."""
+        """The state that updates depend on: tensors and plain values only."""
         return {
             "policy": self.policy.state_dict(),
             "target_actor": self.target_actor.state_dict(),
@@ -186,20 +192,20 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Before the first update.
+        """Load what `state_dict` returned. Call it before the first update.
 
-        The state may be of another device: how an optimiser steps on this one is not taken from it.
+        The state may come from another device. Adam's settings that depend on the device are kept, not loaded.
         """
         for name, part in state.items():
             ours = getattr(self, name)
-            how = [{key: group[key] for key in ("lr", "capturable")} for group in getattr(ours, "param_groups", [])]
+            kept = [{key: group[key] for key in ("lr", "capturable")} for group in getattr(ours, "param_groups", [])]
             ours.load_state_dict(part)
-            for group, settings in zip(getattr(ours, "param_groups", []), how, strict=True):
+            for group, settings in zip(getattr(ours, "param_groups", []), kept, strict=True):
                 group.update(settings)
 
 
 def _adam(config: TrainConfig, *modules: nn.Module) -> torch.optim.Adam:
-    """For captured updates the step size lies on the device, and so do the counts of steps."""
+    """Adam over the modules' parameters. On a card, captured updates need its step size and step counts there."""
     parameters = [parameter for module in modules for parameter in module.parameters()]
     on_card = parameters[0].is_cuda
     learning_rate = torch.tensor(config.learning_rate, device=parameters[0].device) if on_card else config.learning_rate

@@ -1,4 +1,4 @@
-"""What every format's `read` gives: transitions in plain arrays, and what is known of their units."""
+"""`RawDataset`: what every format's `read` returns, transitions in NumPy arrays and their units."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DEFAULT_CONTROL_HZ = 20.0
 
 
 class DatasetError(ValueError):
-    """A dataset can't be trained on; the message names the file, the array and, where there is one, the row."""
+    """A dataset cannot be trained on; the message names the file, the array and, where one is at fault, the row."""
 
 
 class Columns(NamedTuple):
-    """T transitions; actions in [-1, 1]. Masks are 0 where the task has ended: no value follows."""
+    """T transitions, actions in [-1, 1]. A mask is 0 where the task has ended, and no value is bootstrapped there."""
 
     observations: np.ndarray  # (T, obs_dim)
     actions: np.ndarray  # (T, action_dim)
@@ -27,8 +27,8 @@ class Columns(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Source:
-    """A dataset as read from disk."""
+class RawDataset:
+    """A validated dataset as read from disk."""
 
     train: Columns
     val: Columns | None
@@ -39,17 +39,22 @@ class Source:
 
 @dataclass(frozen=True)
 class StatedUnits:
-    """What the user says of the data's units; it goes before what a file says."""
+    """The data's units as the user states them; they override what a file says."""
 
     control_hz: float | None = None
     action_low: tuple[float, ...] | None = None
     action_high: tuple[float, ...] | None = None
 
     def action_bounds(self, where: str, action_dim: int, found: tuple[np.ndarray, np.ndarray] | None) -> ActionBounds:
-        """The bounds of `where`'s actions: as stated, else as `found` there if that is finite, else [-1, 1].
+        """The action bounds: as stated, otherwise as `found` in the data if finite, otherwise [-1, 1].
+
+        Args:
+            where: what the bounds belong to; begins an error's message.
+            action_dim: number of action dimensions.
+            found: lower and upper bounds in the data, each (action_dim,).
 
         Raises:
-            DatasetError: only one of the two is stated, they don't ascend, or there are too many or too few.
+            DatasetError: only one bound is stated, a lower one is not below its upper one, or their count is wrong.
         """
         if (self.action_low is None) != (self.action_high is None):
             raise DatasetError(f"{where}: say both of --action-low and --action-high, or neither")

@@ -1,4 +1,4 @@
-"""One look for all plots: colours that colour-blind readers tell apart, panels, intervals, footnotes."""
+"""The style of all plots: colours that colour-blind readers can tell apart, panels, intervals, footnotes."""
 
 from __future__ import annotations
 
@@ -35,26 +35,35 @@ SETTINGS: dict[Any, Any] = {
 
 
 def category(index: int) -> str:
+    """The colour of a category; the seven colours repeat."""
     return CATEGORIES[index % len(CATEGORIES)]
 
 
-def look(index: int) -> dict[str, Any]:
-    """Colour, marker and line of one among many: after the seven colours other markers and dashes go with them."""
-    laps = index // len(CATEGORIES)
+def series_style(index: int) -> dict[str, Any]:
+    """Colour, marker and line style of one series among many: after seven series, markers and dashes change too."""
+    rounds = index // len(CATEGORIES)
     return {
         "color": category(index),
-        "marker": MARKERS[(index + laps) % len(MARKERS)],
-        "linestyle": ("-", "--", ":", "-.")[laps % 4],
+        "marker": MARKERS[(index + rounds) % len(MARKERS)],
+        "linestyle": ("-", "--", ":", "-.")[rounds % 4],
     }
 
 
-def ordered(index: int, count: int) -> Any:
-    """Colours of an ordered quantity: viridis, even in lightness, short of its palest end."""
+def ordered_color(index: int, count: int) -> Any:
+    """Colour `index` of `count` values of an ordered quantity: viridis without its palest end."""
     return colormaps["viridis"](0.9 * index / max(1, count - 1))
 
 
 class Plot:
-    """A figure of equal panels with a footnote; `with Plot(path, 2, note) as panels:` draws and saves it."""
+    """A figure of equal panels with a footnote. `with Plot(path, 2, note) as panels:` yields axes and saves the PNG.
+
+    Args:
+        path: the PNG file.
+        panels: number of panels.
+        note: the footnote.
+        columns: the most panels in a row.
+        share: panels share both axes.
+    """
 
     def __init__(self, path: Path, panels: int, note: str, columns: int = 3, share: bool = True) -> None:
         columns = min(columns, panels)
@@ -90,7 +99,12 @@ class Plot:
 def draw_rates(
     axes: Axes, x: Sequence[float], rows: Sequence[dict[str, Any]], shift: float = 1.0, **style: Any
 ) -> None:
-    """Success with its interval as a bar through each point; `shift` moves points sideways on a logarithmic axis."""
+    """Success rates with their intervals as error bars.
+
+    Args:
+        rows: with success, low and high, in [0, 1].
+        shift: factor on `x`, so that series on a logarithmic axis do not cover each other; see `dodge`.
+    """
     success = [row["success"] for row in rows]
     below = [row["success"] - row["low"] for row in rows]
     above = [row["high"] - row["success"] for row in rows]
@@ -98,13 +112,14 @@ def draw_rates(
 
 
 def success_axis(axes: Axes, label: str = "success") -> None:
+    """A vertical axis from 0 to 100 %."""
     axes.set_ylim(-0.03, 1.03)
     axes.yaxis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))
     axes.set_ylabel(label)
 
 
 def doubling_axis(axes: Axes, values: Sequence[int], label: str) -> None:
-    """A logarithmic axis with a tick at every value that was measured."""
+    """A base-2 logarithmic axis with a tick at each of `values`."""
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -113,7 +128,7 @@ def doubling_axis(axes: Axes, values: Sequence[int], label: str) -> None:
 
 
 def milliseconds_axis(axes: Axes, label: str) -> None:
-    """A logarithmic axis with plain numbers at 1, 2, 5 and their decades."""
+    """A logarithmic axis with ticks at 1, 2, 5, 10, 20, ..."""
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -122,6 +137,7 @@ def milliseconds_axis(axes: Axes, label: str) -> None:
 
 
 def updates_axis(axes: Axes) -> None:
+    """A linear axis of update counts, from 0."""
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.set_xlim(left=0)
@@ -129,5 +145,5 @@ def updates_axis(axes: Axes) -> None:
 
 
 def dodge(index: int, count: int, width: float = 0.03) -> float:
-    """The factor that sets series `index` of `count` beside the others on a logarithmic axis."""
+    """The factor that moves series `index` of `count` beside the others on a logarithmic axis."""
     return float(2 ** (width * (index - (count - 1) / 2) * 2))

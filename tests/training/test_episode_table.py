@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training.evaluation.episode_table import COLUMNS, EpisodeRow, EpisodeTableError, append_rows, read_rows, write_rows
-from training.evaluation.rollout import EpisodeResult, Job
+from training.episode_table import COLUMNS, EpisodeRow, EpisodeTableError, append_rows, read_rows, write_rows
+from training.episodes import EpisodeResult, Job
 
 RESULT = EpisodeResult(
     job=Job(10_003, 8, 4, select="worst"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, mannwhitneyu, pearsonr
 
-from training.results.statistics import Paired, correlation, mean_interval, separation, sign_test
+from training.reporting.statistics import Paired, correlation, mean_interval, separation, sign_test
 
 COUNT = st.integers(0, 300)
 TABLES = st.tuples(COUNT, COUNT, COUNT, COUNT).filter(lambda table: sum(table) > 0)

@@ -1,4 +1,4 @@
-"""The randomness of an update, and the stream it comes from."""
+"""The randomness of one update, and the random stream that it is drawn from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Draws(NamedTuple):
-    """All randomness of one update."""
+    """All randomness of one update: noise, times, and k, the number of steps of each sampled action."""
 
     critic_k: int
     critic_noise: Tensor  # (B, action_dim)
@@ -22,20 +22,21 @@ class Draws(NamedTuple):
     q_noise: Tensor  # (B, action_dim)
 
     def tensors(self) -> list[Tensor]:
-        """Everything but the two k."""
+        """Every field but the two k."""
         return [value for value in self if isinstance(value, Tensor)]
 
     def replace_tensors(self, tensors: Sequence[Tensor]) -> Draws:
-        """The same k with other `tensors()`."""
+        """The same k with other tensors, in the order of `tensors()`."""
         others = iter(tensors)
         values: list[Any] = [next(others) if isinstance(value, Tensor) else value for value in self]
         return Draws(*values)
 
 
 class RandomStream:
-    """Where a run's random numbers come from: `device` for what operators read, `host` for what the host decides by.
+    """The random numbers of a run.
 
-    On a CPU the two are one generator. On a card, reading a number back would wait for all updates queued before it.
+    `device` generates what operators read. `host` generates what the host decides by, that is k. On a CPU the two are
+    one generator. On a CUDA card, reading a number back would wait for all updates queued before it.
     """
 
     def __init__(self, device: str | torch.device, seed: int) -> None:
@@ -43,14 +44,15 @@ class RandomStream:
         self.host = self.device if self.device.device.type == "cpu" else torch.Generator().manual_seed(seed)
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The generators' states by name: "generator" on a CPU, "device" and "host" on a card."""
         generators = {"generator": self.device} if self.host is self.device else vars(self)
         return {name: generator.get_state() for name, generator in generators.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Go on where `state_dict` was taken; after a change between CPU and card with numbers of its own.
+        """Continue the stream that `state` was taken from.
 
-        The kinds' generators can't continue one another. A new seed is drawn from the old host generator, so that no
-        number comes twice.
+        If the run moved between CPU and card, the stream is a new one: the two kinds of generator cannot continue each
+        other. Its seed is drawn from the old host generator, so that no number occurs twice.
         """
         host = torch.Generator()
         host.set_state(state["generator" if "generator" in state else "host"].cpu())

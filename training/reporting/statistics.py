@@ -1,4 +1,4 @@
-"""Paired comparisons of success and what a page may say of them."""
+"""Comparisons of success rates and means: intervals, tests, and the verdict that they support."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from sorl_client.statistics import wilson_interval
 
 Verdict = Literal["holds", "reversed", "not separated"]
 LEVEL = 0.05
+"""Significance level of a verdict."""
 
 
 @dataclass(frozen=True)
 class Paired:
-    """Success of A and B on the same episodes: how many succeeded in both, in one alone, in neither."""
+    """Success of A and B on the same episodes: how many both solved, A alone, B alone, and neither."""
 
     both: int
     only_a: int
@@ -25,10 +26,10 @@ class Paired:
 
     @classmethod
     def of(cls, a: Sequence[int], b: Sequence[int]) -> Paired:
-        """From outcomes (0 or 1) of the same episodes in the same order.
+        """From outcomes, 0 or 1, of the same episodes in the same order.
 
         Raises:
-            ValueError: unequal lengths, or no episode.
+            ValueError: the lengths differ, or are 0.
         """
         pairs = list(zip(a, b, strict=True))
         if not pairs:
@@ -46,7 +47,7 @@ class Paired:
 
     @property
     def p_value(self) -> float:
-        """Two-sided exact McNemar test: of the episodes that one alone solved, half would be A's."""
+        """p-value of the two-sided exact McNemar test. Null hypothesis: half of those that one alone solved are A's."""
         return sign_test(self.only_a, self.only_b)
 
     @property
@@ -54,7 +55,7 @@ class Paired:
         """95 % interval of the difference.
 
         Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired data",
-        Statistics in Medicine 17 (1998), method 10: Wilson intervals of A and B, combined with their correlation.
+        Statistics in Medicine 17 (1998), method 10: Wilson intervals of A and B, combined by their correlation.
         """
         n = self.episodes
         a, b = (self.both + self.only_a) / n, (self.both + self.only_b) / n
@@ -71,14 +72,14 @@ class Paired:
 
     @property
     def verdict(self) -> Verdict:
-        """Of "A succeeds more often than B": decided only where the interval excludes 0 and the test agrees."""
+        """Verdict on "A succeeds more often than B"; decided only if the interval excludes 0 and p < `LEVEL`."""
         low, high = self.interval
         if self.p_value >= LEVEL or low <= 0.0 <= high:
             return "not separated"
         return "holds" if low > 0.0 else "reversed"
 
     def _correlation(self) -> float:
-        """Newcombe's estimate of phi: zero when a margin is empty, pulled towards zero when positive."""
+        """Newcombe's estimate of phi: 0 if a margin is empty, with a continuity correction if positive."""
         margins = (
             (self.both + self.only_a)
             * (self.only_b + self.neither)
@@ -97,14 +98,14 @@ _KINDS = ((True, True), (True, False), (False, True), (False, False))
 
 
 def sign_test(plus: int, minus: int) -> float:
-    """Two-sided exact p-value of `plus` against `minus` under equal odds; 1 when both are 0."""
+    """p-value of the two-sided exact sign test, `plus` against `minus` with equal odds; 1 if both are 0."""
     n, k = plus + minus, min(plus, minus)
     tail = sum(math.comb(n, i) for i in range(k + 1))
     return min(1.0, 2 * tail / (1 << n))
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and its 95 % interval by the normal approximation; a single value's interval is unbounded."""
+    """Mean and its 95 % interval, by the normal approximation; unbounded for a single value."""
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 2:
         return float(array.mean()), -math.inf, math.inf
@@ -113,9 +114,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def separation(scores: Sequence[float], success: Sequence[int]) -> float | None:
-    """The probability that a success scores higher than a failure, ties counting half (the area under the ROC curve).
+    """Area under the ROC curve: the probability that a success scores higher than a failure, ties counting half.
 
-    0.5 says nothing, 1 ranks perfectly; None when all episodes ended alike.
+    0.5 is chance, 1 a perfect ranking. None if all episodes ended alike.
     """
     values, won = np.asarray(scores, dtype=np.float64), np.asarray(success, dtype=bool)
     wins, losses = values[won], values[~won]
@@ -126,7 +127,7 @@ def separation(scores: Sequence[float], success: Sequence[int]) -> float | None:
 
 
 def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
-    """Pearson's; None where one of the two does not vary."""
+    """Pearson's correlation; None if `x` or `y` is constant."""
     a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(a) < 2 or a.std() == 0.0 or b.std() == 0.0:
         return None

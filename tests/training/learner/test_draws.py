@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from training.draws import RandomStream
+from training.learner.draws import RandomStream
 
 
 def numbers(stream: RandomStream) -> list[float]:

@@ -1,7 +1,8 @@
-"""A step of the learner as CUDA graphs: one launch in place of some 250 small ones.
+"""`CapturedStep`: a step of the learner as CUDA graphs, one launch in place of some 250 small ones.
 
-At 256 transitions the matrix products of an update take a card less time than the host needs to launch them. A graph
-fixes the shapes and everything the host decides, so there is one for each k, the number of steps of the sampled action.
+At 256 transitions a card computes an update's matrix products faster than the host can launch them. A graph fixes all
+shapes and everything that the host decides, so there is one graph for each k, the number of steps of the sampled
+action.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.draws import Draws
-from training.losses import Batch, Info
+from training.batch import Batch
+from training.learner.draws import Draws
+from training.losses import Info
 
 Step = Callable[[Batch, Draws], Info]
 
@@ -25,14 +27,15 @@ class _Graph(NamedTuple):
 
 
 class CapturedStep:
-    """`step`, replayed from graphs: the first call with a k runs it eagerly, the second captures it.
+    """`step`, replayed from CUDA graphs.
 
-    That first run is the warm-up that a capture needs (optimiser states, cuBLAS handles), and an update like any other.
-    The tensors it returns hold until the next call with the same k.
+    The first call with a k runs `step` eagerly. That is the warm-up that a capture needs (optimiser states, cuBLAS
+    handles), and an update like any other. The second call captures it. The returned tensors hold until the next call
+    with the same k.
 
     Args:
         step: reads nothing but its arguments and memory that stays where it is.
-        k: what of the draws the host decides by.
+        k: the part of the draws that the host decides by.
     """
 
     def __init__(self, step: Step, k: Callable[[Draws], int]) -> None:
@@ -44,15 +47,15 @@ class CapturedStep:
         k = self._k(draws)
         if k not in self._graphs:
             self._graphs[k] = None
-            return self._eagerly(batch, draws)
+            return self._run_eagerly(batch, draws)
         captured = self._graphs[k] or self._capture(batch, draws)
         self._graphs[k] = captured
         torch._foreach_copy_(captured.inputs, [*batch, *draws.tensors()])
         captured.graph.replay()
         return captured.info
 
-    def _eagerly(self, batch: Batch, draws: Draws) -> Info:
-        """On the stream of the captures, so that what autograd and cuBLAS keep per stream is warm there."""
+    def _run_eagerly(self, batch: Batch, draws: Draws) -> Info:
+        """On the captures' stream, so that what autograd and cuBLAS keep per stream is warm there."""
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
             info = self._step(batch, draws)

@@ -1,0 +1,18 @@
+"""`Batch`: the transitions of one update, as the dataset hands them to the learner."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:  # `training.data` imports this module, and `sorl-generate` runs without torch
+    from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """B transitions; observations as the networks see them, actions in [-1, 1]."""
+
+    observations: Tensor  # (B, obs_dim)
+    actions: Tensor  # (B, action_dim)
+    rewards: Tensor  # (B,)
+    masks: Tensor  # (B,), 0 where the task is achieved: no bootstrapping
+    next_observations: Tensor  # (B, obs_dim)

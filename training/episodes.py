@@ -1,0 +1,48 @@
+"""An evaluation episode: what is asked of it (`Job`) and what came of it (`EpisodeResult`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from sorl_client.episodes import SeedPolicy
+
+Selection = Literal["best", "random", "worst"]
+"""Which of the N candidates is executed: the one of highest Q, a random one, or the one of lowest Q."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to run under one compute budget."""
+
+    episode: int
+    """The episode's seed: it determines the initial state and, with `seed_policy`, all noise."""
+    num_candidates: int
+    num_steps: int
+    seed_policy: SeedPolicy = "step"
+    temperature: float = 1.0
+    select: Selection = "best"
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """The outcome of a job."""
+
+    job: Job
+    success: bool
+    steps: int
+    first_q: float
+    """Q of the first executed action."""
+    initial_state: tuple[float, ...]
+    """The first observation. Episodes of one cell must differ in it."""
+    mean_q: float
+    """Mean Q of the executed actions."""
+    discounted_return: float
+    """Sum of gamma^t r_t, which is what the critic estimates at the first step. Single-task environments reward a step
+    by the state it starts from, as relabelled data does. A time-out cuts the sum off."""
+    mean_return: float
+    """Mean, over the episode's steps, of the discounted return from that step on: what `mean_q` estimates."""
+    crashed: bool
+    """The simulation failed; the episode counts as a failure."""
+    seconds: float
+    """Share of the worker's wall time: a tick is divided equally among the environments that it stepped."""
