@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as requests: the current step is finished and saved first."""
+"""SIGINT and SIGTERM: as requests to stop after the current step, and kept from worker processes."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def stop_requests() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Block SIGINT; it is delivered at the block's end. Processes started within the block never receive it.
+
+    Ctrl-C signals the terminal's whole process group, and a worker that is still importing would print a traceback.
+    """
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

@@ -11,7 +11,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from kernels.commands import command
 from training.data.oracles import TASKS, Arrays, collect_episode
 from training.files import atomic_path, sha256_of, write_json
+from training.signals import sigint_blocked
 
 EPISODES_PER_PART = 10
 
@@ -67,7 +67,6 @@ _worker_config: GenerateConfig | None = None
 
 def _start_worker(config: GenerateConfig) -> None:
     global _worker_env, _worker_config
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     _worker_config = config
     _worker_env = TASKS[config.task].make_env(config.episode_steps)
 
@@ -157,8 +156,9 @@ def _collect_missing(config: GenerateConfig, missing: dict[Path, range], total: 
         tqdm(total=total, initial=done, unit="episode", desc=config.task, smoothing=0.05) as bar,
         ProcessPoolExecutor(processes, context, _start_worker, (config,)) as pool,
     ):
-        futures = [pool.submit(_collect_part, path, episodes) for path, episodes in missing.items()]
         try:
+            with sigint_blocked():
+                futures = [pool.submit(_collect_part, path, episodes) for path, episodes in missing.items()]
             for future in as_completed(futures):
                 bar.update(future.result())
         except BaseException:

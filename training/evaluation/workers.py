@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -14,6 +13,7 @@ from kernels.threads import available_cores, limit_torch_threads
 from policy import CheckpointError, load_policy
 from training.episodes import EpisodeResult, Job
 from training.evaluation.rollout import EpisodeRunner
+from training.signals import sigint_blocked
 
 _roller: EpisodeRunner | None = None
 
@@ -42,8 +42,9 @@ def run_jobs(
     context = multiprocessing.get_context("spawn")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with ProcessPoolExecutor(processes, context, _start_worker, (policy, version, task, lanes, precision)) as pool:
-        futures = [pool.submit(_run_chunk, chunk) for chunk in chunks]
         try:
+            with sigint_blocked():
+                futures = [pool.submit(_run_chunk, chunk) for chunk in chunks]
             for future in as_completed(futures):
                 yield future.result()
         except BaseException:
@@ -55,7 +56,6 @@ def _start_worker(policy_path: Path, version: str, task: str, lanes: int, precis
     from kernels.choice import create_backend
 
     global _roller
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops the pool
     limit_torch_threads(1)  # as many processes as cores: a second thread would only spin
     policy = load_policy(policy_path)
     if policy.version != version:

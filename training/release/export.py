@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 from sorl_client.statistics import wilson_interval
 
+from kernels.commands import command
 from policy import Budget, CheckpointError, Measurement, Policy, load_policy
 from training.files import write_text
 from training.release.card import model_card, summary
@@ -134,9 +135,8 @@ def _measurement(cell: dict[str, Any]) -> Measurement:
     return Measurement(**{field.name: cell[field.name] for field in fields(Measurement)})
 
 
+@command("sorl-export", CheckpointError, ResultsError, ValueError, OSError)
 def main() -> None:
-    try:
-        config = tyro.cli(ExportConfig)
-        print(f"{config.out}\n{summary(export(config))}")
-    except (CheckpointError, ResultsError, ValueError, OSError) as error:
-        raise SystemExit(f"sorl-export: {error}") from None
+    """`sorl-export`."""
+    config = tyro.cli(ExportConfig)
+    print(f"{config.out}\n{summary(export(config))}")

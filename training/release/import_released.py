@@ -17,6 +17,7 @@ import torch
 import tyro
 from sorl_client.episodes import control_hz, make_env
 
+from kernels.commands import command
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
 from training.config import TrainConfig
 from training.data import ActionBounds
@@ -211,10 +212,9 @@ def _released_name(name: str) -> str:
     return f"LayerNorm_{index}/{'scale' if leaf == 'weight' else leaf}"
 
 
+@command("sorl-import", CheckpointError, ValueError, OSError)
 def main() -> None:
-    try:
-        config = tyro.cli(ImportConfig)
-        policy = import_released(config)
-    except (CheckpointError, ValueError, OSError) as error:
-        raise SystemExit(f"sorl-import: {error}") from None
+    """`sorl-import`."""
+    config = tyro.cli(ImportConfig)
+    policy = import_released(config)
     print(f"{config.out or config.checkpoint.with_suffix('.safetensors')}\n{summary(policy)}")

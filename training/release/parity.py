@@ -7,7 +7,6 @@ noise each loss drew, and what came out. Every quantity is recomputed here by th
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import tyro
 from torch import Tensor, nn
 
 from kernels.backend import BackendUnavailable
+from kernels.commands import command
 from kernels.reference import aggregate
 from policy import VelocityField
 from training import losses
@@ -236,13 +236,12 @@ class ParityConfig:
     """What is put to the test: torch's operators, or the native networks that training uses on CPUs."""
 
 
-def main() -> None:
+@command("sorl-parity", ParityFileError, BackendUnavailable)
+def main() -> int:
+    """`sorl-parity`. The exit status: 0 if every quantity agrees, otherwise 1."""
     config = tyro.cli(ParityConfig)
-    try:
-        failed = print_checks(check_all(ParityFile(config.file), config.compute), print)
-    except (ParityFileError, BackendUnavailable) as error:
-        raise SystemExit(f"sorl-parity: {error}") from None
-    sys.exit(1 if failed else 0)
+    failed = print_checks(check_all(ParityFile(config.file), config.compute), print)
+    return 1 if failed else 0
 
 
 def print_checks(checks: Iterator[Check], write: Callable[[str], None]) -> int:

@@ -10,6 +10,7 @@ from typing import Literal
 import tyro
 
 from kernels.backend import NonFiniteOutput
+from kernels.commands import command
 from policy import CheckpointError
 from training.results.errors import ResultsError
 from training.results.experiments import Experiment, TaskExperiments, curve_of, require_steps, subject_of
@@ -172,13 +173,18 @@ def render(folder: Path) -> Path:
     return page
 
 
+@command(
+    "sorl-results",
+    CheckpointError,
+    NonFiniteOutput,
+    ResultsError,
+    interrupted="interrupted: run the same command again to continue",
+)
 def main() -> None:
+    """`sorl-results`."""
     try:
-        for page in run(tyro.cli(ResultsConfig)):
-            print(page)
-    except KeyboardInterrupt:
-        raise SystemExit("interrupted: run the same command again to continue") from None
-    except (CheckpointError, NonFiniteOutput, ResultsError) as error:
-        raise SystemExit(f"sorl-results: {error}") from None
+        pages = run(tyro.cli(ResultsConfig))
     except BrokenProcessPool:
         raise SystemExit("sorl-results: a worker process died; run the same command again to continue") from None
+    for page in pages:
+        print(page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import tyro
 
+from kernels.commands import command
 from kernels.threads import available_cores
 from training.data import DatasetError
 from training.episode_table import EpisodeTableError
@@ -218,17 +220,14 @@ def report(config: SweepConfig, runs: Sequence[Run], outcomes: dict[str, Outcome
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
 
 
-def main() -> None:
-    try:
-        outcomes = sweep(tyro.cli(SweepConfig))
-    except (SweepError, DatasetError, EpisodeTableError) as error:
-        raise SystemExit(f"sorl-sweep: {error}") from None
-    states = {outcome.state for outcome in outcomes.values()}
+@command("sorl-sweep", SweepError, DatasetError, EpisodeTableError)
+def main() -> int:
+    """`sorl-sweep`. The exit status: 0 if every run is finished, 1 if one failed, 130 if one was interrupted."""
+    states = {outcome.state for outcome in sweep(tyro.cli(SweepConfig)).values()}
     if "interrupted" in states:
-        raise SystemExit("interrupted and saved: run the same command again to continue")
-    if "failed" in states:
-        raise SystemExit(1)
+        raise KeyboardInterrupt("interrupted and saved: run the same command again to continue")
+    return 1 if "failed" in states else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

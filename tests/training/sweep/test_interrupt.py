@@ -91,7 +91,7 @@ def test_ctrl_c_saves_and_the_next_start_continues(
         wait_for_updates(process, least=10)
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "stopping: running trainings save first" in output
     assert "3 interrupted" in output
     assert "run the same command again to continue" in output

@@ -1,0 +1,61 @@
+"""Import rules inside `training`: which room may import which, and how deep imports go."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.rooms import above, breaches, longest_chain
+
+# A room is a folder, or a module directly in `training`; it imports the rooms named here and no others.
+ARROWS: dict[str, set[str]] = {
+    "files": set(),
+    "signals": set(),
+    "revision": set(),
+    "config": set(),
+    "batch": set(),
+    "episodes": set(),
+    "reporting": set(),
+    "logs": {"files"},
+    "plotting": {"files"},
+    "episode_table": {"episodes", "files"},
+    "data": {"batch", "files", "signals"},
+    "losses": {"batch"},
+    "learner": {"batch", "config", "losses"},
+    "train": {"config", "data", "files", "learner", "logs", "losses", "revision", "signals"},
+    "evaluation": {"config", "episode_table", "episodes", "files", "signals"},
+    "results": {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
+    "release": {"batch", "config", "data", "files", "learner", "losses", "reporting", "results"},
+    "sweep": {"config", "data", "episode_table", "evaluation", "files", "logs", "reporting", "signals", "train"},
+}
+DEEPEST = 9
+
+
+def test_rooms_import_along_the_arrows() -> None:
+    assert breaches("training", ARROWS) == []
+
+
+def test_no_room_imports_one_above_it() -> None:
+    assert above(ARROWS) == []
+
+
+def test_the_longest_chain_of_imports_is_short() -> None:
+    chain = longest_chain("training")
+    assert len(chain) <= DEEPEST, " -> ".join(chain)
+
+
+@pytest.mark.parametrize(
+    ("room", "absent"),
+    [
+        ("data", {"torch", "ogbench", "h5py", "minari"}),
+        ("logs", {"torch", "tensorboard"}),
+        ("evaluation", {"ogbench", "matplotlib", "scipy"}),
+        ("results", {"ogbench", "matplotlib", "scipy", "tensorboard"}),
+        ("learner", {"gymnasium", "ogbench", "tyro"}),
+    ],
+)
+def test_a_room_does_not_load_what_it_may_not_need(room: str, absent: set[str]) -> None:
+    script = f"import sys, training.{room}; print(*({absent!r} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "\n"
