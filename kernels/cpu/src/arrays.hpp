@@ -1,4 +1,4 @@
-// Arrays that Python hands over: C-contiguous, on the CPU, of the size expected.
+// Arrays from Python: C-contiguous, on the CPU. `require` checks their sizes.
 #pragma once
 
 #include <nanobind/nanobind.h>

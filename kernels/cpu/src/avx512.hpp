@@ -7,13 +7,13 @@ static inline Vector splat(float value) { return _mm512_set1_ps(value); }
 static inline Vector load(const float* in) { return _mm512_loadu_ps(in); }
 static inline void store(float* out, Vector v) { _mm512_storeu_ps(out, v); }
 static inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
-// 14 bits, then Newton's step: within an ulp or two of 1 / v, in a third of a division's time.
+// An approximation of 14 bits and one Newton step: within two ulps of 1 / v, in a third of a division's time.
 static inline Vector reciprocal(Vector v) {
     const Vector guess = _mm512_rcp14_ps(v);
     return guess * fma(splat(0.0f) - v, guess, splat(2.0f));
 }
 
-// rows[i][j] <-> rows[j][i]: single numbers, pairs, quadruples, then 128-bit lanes.
+// rows[i][j] <-> rows[j][i], by exchanging single numbers, pairs, quadruples, then 128-bit lanes.
 static inline void transpose(Integers rows[16]) {
     __m512i r[16], t[16];
     for (int i = 0; i < 16; ++i) r[i] = (__m512i)rows[i];

@@ -30,7 +30,7 @@ namespace {
 
 enum class Isa { avx512_bf16, avx512, avx2, portable };
 
-// Throws std::invalid_argument for an instruction set that this machine lacks.
+// The instruction set called `name`. Throws std::invalid_argument if this machine lacks it.
 Isa find(const std::string& name) {
     const std::vector<std::string> known = supported_isas();
     if (std::find(known.begin(), known.end(), name) == known.end())

@@ -1,5 +1,5 @@
-// Included first by each isa_*.cpp: everything from the standard library, before any target pragma, so that no shared
-// inline function is compiled for an instruction set that the machine may lack.
+// Each isa_*.cpp includes this first. It includes all standard headers before any target pragma: otherwise a shared
+// inline function could be compiled for an instruction set that the machine lacks.
 #pragma once
 
 #include <algorithm>
@@ -19,14 +19,16 @@
 
 namespace sorl {
 
-constexpr int tile_rows = 96;    // rows that one thread takes through all layers: activations stay in its L2
-constexpr int helped_tile_rows = 48;  // the same where others help: what a helper without a core holds up is less
-constexpr int helped_rows = 8;    // fewer rows, or fewer rows through networks than `alone_passes` (some 0.2 ms at
-constexpr int alone_passes = 24;  // 4 x 512): one thread, as long as a second one takes to wake up
+constexpr int tile_rows = 96;    // the most rows of a tile without helpers: its activations stay in the core's L2
+constexpr int helped_tile_rows = 48;  // the same with helpers: a helper that loses its core then delays less work
+// A batch uses helpers from this many rows and from this many row passes through a network. Fewer passes (some 0.2 ms
+// at 4 x 512) take one thread no longer than waking a second.
+constexpr int helped_rows = 8;
+constexpr int alone_passes = 24;
 constexpr int block_rows = 6;    // rows of a register block
-constexpr int panel_vectors = 4; // vectors of a register block's row
+constexpr int panel_vectors = 4; // vectors in a row of a register block
 
-constexpr int learning_rows = 64;  // rows of a tile when its layers learn
+constexpr int learning_rows = 64;  // the most rows of a tile in training passes
 
 std::unique_ptr<Engine> make_portable(const Policy&, Precision, int threads);
 std::unique_ptr<Engine> make_avx2(const Policy&, Precision, int threads);

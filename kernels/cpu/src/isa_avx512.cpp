@@ -1,4 +1,4 @@
-// AVX-512 without bfloat16 products: bf16 weights and activations are widened to float32, half the memory traffic.
+// AVX-512 without bfloat16 products. bf16 weights and activations are widened to float32; they halve memory traffic.
 #include "isa.hpp"
 
 #if defined(__x86_64__)

@@ -17,7 +17,7 @@ static inline Vector dot_pairs(Vector acc, Pairs a, Pairs b) { return _mm512_dpb
 static inline void store_bf16(uint16_t* out, Vector v) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), (__m256i)_mm512_cvtneps_pbh(v));
 }
-// The bfloat16 of two vectors, one after the other.
+// Two vectors rounded to bfloat16: those of `low`, then those of `high`.
 static inline Integers round_pairs(Vector low, Vector high) { return (Integers)_mm512_cvtne2ps_pbh(high, low); }
 
 #include "product.hpp"

@@ -1,4 +1,4 @@
-// Any machine that GCC or Clang compiles for: vectors of four floats by the compiler's own extension.
+// Any target of GCC or Clang: vectors of four floats by the compiler's vector extension.
 #include "isa.hpp"
 
 namespace sorl {

@@ -1,4 +1,4 @@
-// Dense networks that learn: forward passes that are taken down, and backward passes over what was taken down.
+// Dense networks for training: forward passes that can be recorded on a tape, and backward passes over the tape.
 #pragma once
 
 #include <cstddef>
@@ -19,14 +19,15 @@ struct StackShape {
     float layer_norm_eps = 1e-6f;
 };
 
-// One member's numbers, where they lie: weights are (out, in) rows of `stride` numbers.
+// Pointers to one member's parameters or gradients, in the caller's memory. Weights are (out, in) with rows of `stride`
+// numbers.
 template <class T>
 struct Numbers {
-    std::vector<T*> weight, bias, scale, shift;  // bias[0] is null where the caller adds it (as a share of the input)
+    std::vector<T*> weight, bias, scale, shift;  // bias[0] is null if the caller adds it, in `share`
     std::vector<int> stride;
 };
 
-// What backward needs of a forward pass.
+// The record of a forward pass that its backward pass needs.
 class Tape {
    public:
     virtual ~Tape() = default;
@@ -35,25 +36,25 @@ class Tape {
 class Stack {
    public:
     virtual ~Stack() = default;
-    // Take over new weights, one set a member; `backward` passes need them in a second layout.
+    // Pack new weights, one set per member; with `backward` also in the second layout that backward passes need.
     virtual void pack(const std::vector<Numbers<const float>>& members, bool backward) = 0;
     virtual std::unique_ptr<Tape> make_tape(int rows) const = 0;
-    // output (members, rows, outputs) of input (rows, inputs). `share` (rows, widths[0]), or null: added before the
-    // first GELU. `tape` null: backward won't follow.
+    // Compute output (members, rows, outputs) of input (rows, inputs). `share`, (rows, widths[0]) or null, is added
+    // before the first GELU, in place of the first bias. `tape` is null if no backward pass will follow.
     virtual void forward(int rows, const float* input, const float* share, float* output, Tape* tape) = 0;
-    // From d_output to d_input (rows, count), the columns `first` to `first + count` of the input, and d_share; either
-    // may be null. Gradients are added to `members`; an empty vector wants none.
+    // Compute from d_output the gradients d_input, (rows, count), of the input columns `first` to `first + count` - 1,
+    // and d_share; either may be null. Parameter gradients are added to `members`, unless that is empty.
     virtual void backward(int rows, const float* d_output, int first, int count, float* d_input, float* d_share,
                           const std::vector<Numbers<float>>& members, Tape& tape) = 0;
 };
 
 struct AdamStep {
-    float scale;  // of gradients
+    float scale;  // gradients are multiplied by it
     float learning_rate, beta1, beta2, epsilon;
     float correction1, root_correction2;  // 1 - beta1^t, sqrt(1 - beta2^t)
 };
 
-// What optimisers do to a run of numbers; see update.hpp.
+// Optimiser updates of a contiguous array, for one instruction set; see update.hpp.
 struct Updates {
     void (*adam)(float* parameter, float* gradient, float* mean, float* square, size_t count, const AdamStep& step);
     void (*move_average)(float* target, const float* online, size_t count, float tau);
@@ -62,7 +63,8 @@ struct Updates {
 
 Updates make_updates(const std::string& isa);
 
-// Throws std::invalid_argument for an instruction set that this machine lacks. The pool must outlive the stack.
+// The stack for an instruction set. Throws std::invalid_argument if this machine lacks it. The pool must outlive the
+// stack.
 std::unique_ptr<Stack> make_stack(const StackShape& shape, const std::string& isa, Precision precision, Pool& pool);
 
 }  // namespace sorl

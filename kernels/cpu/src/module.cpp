@@ -1,4 +1,4 @@
-// The Python side of the engine: arrays checked here, the interpreter's lock released while it computes.
+// Python bindings of the engine. They check arrays, and release the GIL while the engine computes.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -19,7 +19,7 @@ using namespace nb::literals;
 
 namespace {
 
-// An engine and how many numbers its arrays must have.
+// An engine, and the sizes that its arrays must have.
 class Sampler {
    public:
     Sampler(const std::string& isa, const std::string& precision, int threads, int obs_dim, int action_dim, int members,
@@ -45,7 +45,7 @@ class Sampler {
                                       policy.critic_weight, policy.critic_bias);
         if (policy.layer_norm) {
             if (norm_weight.size() != policy.critic_widths.size() || norm_bias.size() != norm_weight.size())
-                throw std::invalid_argument("norm_weight, norm_bias: expected one each a hidden layer of the critic");
+                throw std::invalid_argument("norm_weight, norm_bias: expected one per hidden layer of the critic");
             for (size_t layer = 0; layer < norm_weight.size(); ++layer) {
                 const size_t size = size_t(members) * policy.critic_widths[layer];
                 require(norm_weight[layer], size, "norm_weight");
@@ -109,13 +109,13 @@ class Sampler {
     }
 
    private:
-    // Checks a network's weights against each other. Returns its hidden widths.
+    // Checks that the sizes of a network's weights match. Returns its hidden widths.
     static std::vector<int> layers(const std::vector<In<float>>& weights, const std::vector<In<float>>& biases,
                                    size_t members, int inputs, int outputs, std::vector<const float*>& weight,
                                    std::vector<const float*>& bias) {
         std::vector<int> widths;
         if (weights.size() < 2 || weights.size() != biases.size())
-            throw std::invalid_argument("weights, biases: expected one each a layer, at least two layers");
+            throw std::invalid_argument("weights, biases: expected one per layer, and at least two layers");
         for (size_t layer = 0; layer < weights.size(); ++layer) {
             const size_t width = biases[layer].size() / members;
             require(weights[layer], members * width * size_t(inputs), "weights");
@@ -139,7 +139,7 @@ class Sampler {
 void bind_stack(nb::module_& m);
 
 NB_MODULE(_engine, m) {
-    m.doc() = "Native networks on CPUs: sample-and-score (kernels/cpu/__init__.py), learning (kernels/cpu/stack.py).";
+    m.doc() = "Native networks on CPUs: sample-and-score (kernels/cpu/__init__.py), training (learning.py, updates.py).";
     bind_stack(m);
     m.def("supported_isas", &sorl::supported_isas, "Instruction sets this machine can run, best first.");
     m.def(

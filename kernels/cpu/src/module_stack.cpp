@@ -1,4 +1,4 @@
-// The Python side of `Stack`.
+// Python bindings of `Stack`, its tapes, and optimiser updates.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -23,13 +23,13 @@ using namespace nb::literals;
 
 namespace {
 
-// Tapes that nobody holds, by their number of rows: a fresh one costs as much in page faults as the pass that fills it.
+// Unused tapes, by their number of rows. A new tape costs as much in page faults as the pass that fills it.
 struct SpareTapes {
     std::mutex mutex;
     std::map<int, std::vector<std::unique_ptr<sorl::Tape>>> by_rows;
 };
 
-// A forward pass taken down; gives its memory back for the next one.
+// A recorded forward pass. Its destructor returns the tape to `SpareTapes`.
 class Taken {
    public:
     Taken(int rows, std::unique_ptr<sorl::Tape> tape, std::shared_ptr<SpareTapes> home)
@@ -61,8 +61,8 @@ class LearningStack {
         stack_ = sorl::make_stack(shape_, isa, sorl::precision_of(precision), *pool_);
     }
 
-    // Arrays are (members, out, in) for weights and (members, size) for vectors; the first layer's weights may have
-    // `skip` more columns in front, which are not this stack's, and then no bias.
+    // Weights are (members, out, in), vectors (members, size). With `skip` > 0, the first layer's weights have that
+    // many leading columns which the caller computes, and no bias.
     void pack(const std::vector<In<float>>& weight, const std::vector<std::optional<In<float>>>& bias,
               const std::vector<In<float>>& scale, const std::vector<In<float>>& shift, int skip, bool backward) {
         const auto members = numbers<const float>(weight, bias, scale, shift, skip);
@@ -107,7 +107,7 @@ class LearningStack {
                                           const Arrays& shift, int skip) const {
         const size_t layers = shape_.widths.size(), norms = shape_.layer_norm ? layers : 0;
         if (weight.size() != layers + 1 || bias.size() != layers + 1 || scale.size() != norms || shift.size() != norms)
-            throw std::invalid_argument("weights: expected one each a layer");
+            throw std::invalid_argument("weights: expected one per layer");
         std::vector<sorl::Numbers<T>> members(shape_.members);
         for (size_t layer = 0; layer <= layers; ++layer) {
             const int outputs = layer == layers ? shape_.outputs : shape_.widths[layer];
@@ -159,7 +159,7 @@ class LearningStack {
     std::unique_ptr<sorl::Stack> stack_;
 };
 
-// What optimisers do, over lists of arrays and all threads of a pool.
+// Optimiser updates of lists of arrays, on all threads of a pool.
 class ParallelUpdates {
    public:
     ParallelUpdates(std::shared_ptr<sorl::Pool> pool, const std::string& isa)
@@ -190,7 +190,7 @@ class ParallelUpdates {
         });
     }
 
-    // Added up chunk by chunk in their order, whatever the number of threads.
+    // The sums of chunks are added in order, so the result does not depend on the number of threads.
     double sum_of_squares(const std::vector<In<float>>& arrays) {
         std::vector<double> sums;
         for (const auto& array : arrays) sums.resize(sums.size() + (array.size() + chunk - 1) / chunk);
@@ -205,7 +205,7 @@ class ParallelUpdates {
    private:
     static constexpr size_t chunk = 1 << 15;
 
-    // of(array, begin, count, number of the chunk) for every chunk of every array.
+    // Calls of(array, begin, count, index of the chunk) for each chunk of each array.
     template <class Arrays, class Of>
     void over_chunks(const Arrays& arrays, const Of& of) {
         struct Place {

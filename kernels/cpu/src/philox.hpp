@@ -1,4 +1,4 @@
-// Philox4x32-10 and the normals made of it: the contract of kernels/philox.py, word for word.
+// Normal noise from Philox4x32-10, as kernels/philox.py defines it.
 #pragma once
 
 #include <cmath>
@@ -25,7 +25,7 @@ inline Words philox4x32(uint64_t seed, uint32_t candidate, uint32_t block) {
     return {{c0, c1, c2, c3}};
 }
 
-// z[0..dims) of one candidate. Box-Muller in double, rounded once, as the reference does it.
+// z[0..dims) of one candidate: Box-Muller in double, rounded once, as in the reference.
 inline void standard_normals(uint64_t seed, uint32_t candidate, int dims, float* z) {
     constexpr double two_pi = 6.283185307179586476925;
     for (int block = 0; 4 * block < dims; ++block) {

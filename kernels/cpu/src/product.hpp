@@ -1,7 +1,7 @@
-// Matrix products for one instruction set: operands in its own precision, right-hand sides packed into panels.
-// Every element of a result is one accumulator that runs over the inputs in ascending order.
+// Matrix products for one instruction set, in fp32 or bf16. The right-hand side is packed into panels. Every element of
+// a result is one accumulator that adds its inputs in ascending order.
 //
-// Included once by each isa_*.cpp inside a namespace of its own, after its vectors.
+// Each isa_*.cpp includes this once, inside its own namespace, after its vector functions.
 
 template <class T>
 struct Aligned {
@@ -26,7 +26,7 @@ struct Aligned {
 
 static inline int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// 1 in the lanes of the last vector of `size` numbers that are not padding.
+// A mask for the last vector of `size` numbers: 1 in its lanes, 0 in padding.
 static inline Vector inside(int size) {
     float lanes[width];
     for (int lane = 0; lane < width; ++lane) lanes[lane] = round_up(size, width) - width + lane < size ? 1.0f : 0.0f;
@@ -35,7 +35,7 @@ static inline Vector inside(int size) {
 
 struct Fp32 {
     using In = float;
-    static constexpr int pack = 1;  // inputs that one multiply takes
+    static constexpr int pack = 1;  // inputs per multiply
     static constexpr const char* name = "fp32";
     using Factor = Vector;
     static inline Factor broadcast(const In* a) { return splat(*a); }
@@ -43,9 +43,9 @@ struct Fp32 {
     static inline Vector multiply(Vector acc, Factor a, Factor b) { return fma(a, b, acc); }
     static inline void put(In* out, Vector v) { store(out, v); }
     static inline Vector get(const In* in) { return load(in); }
-    // `width` cells (what one multiply takes of an operand: here a number) from as many numbers of one row.
+    // A cell is what one multiply takes of an operand: here one number. This makes `width` cells from a row's numbers.
     static inline Integers cells(const float* row) { return load_integers(row); }
-    // The cells that start in `width` columns of a row and take in the rows below: here the row itself.
+    // Makes the cells of `width` columns from `pack` consecutive rows: here from one.
     static inline Integers join(const In* row, int) { return load_integers(row); }
     static inline Integers join_floats(const float* row, int) { return load_integers(row); }
 };
@@ -64,9 +64,9 @@ struct Bf16 {
     static inline Vector multiply(Vector acc, Factor a, Factor b) { return dot_pairs(acc, a, b); }
     static inline void put(In* out, Vector v) { store_bf16(out, v); }
     static inline Vector get(const In* in) { return load_bf16(in); }
-    // `width` cells, pairs here, from 2 * width numbers of one row.
+    // Makes `width` cells, here pairs, from 2 * width numbers of a row.
     static inline Integers cells(const float* row) { return round_pairs(load(row), load(row + width)); }
-    // `width` columns of a row and of the one below it.
+    // Makes the cells of `width` columns from a row and the next.
     static inline Integers join(const In* row, int stride) { return interleave(row, row + stride); }
     static inline Integers join_floats(const float* row, int stride) {
         In rows[2][width];
@@ -76,9 +76,8 @@ struct Bf16 {
     }
 };
 
-// The right-hand side of a product: [panel][input / pack][output][pack], panels of up to `panel_vectors` * width
-// outputs, zeros beyond the matrix's own sizes, so that a panel is read from front to back exactly once per group of
-// rows.
+// The right-hand side of a product, stored as [panel][input / pack][output][pack]. A panel has up to `panel_vectors` *
+// width outputs, zero-padded. Each group of rows reads it once, from front to back.
 template <class P>
 struct Panels {
     Panels(int outputs_in, int inputs_in)
@@ -88,14 +87,14 @@ struct Panels {
     int columns(int panel) const { return std::min(panel_vectors * width, outputs - panel * panel_vectors * width); }
     typename P::In* panel(int number) const { return weights.data + size_t(number) * panel_vectors * width * inputs; }
 
-    // Where the cells of vector `column` (a multiple of width) at inputs `cell` * pack and on are.
+    // The cells of `width` outputs from `column` (a multiple of width) on, at the inputs from `cell` * pack on.
     int32_t* cells(int column, int cell) const {
         const int number = column / (panel_vectors * width);
         typename P::In* row = panel(number) + size_t(cell) * columns(number) * P::pack;
         return reinterpret_cast<int32_t*>(row) + column % (panel_vectors * width);
     }
 
-    // From a matrix of (output, input), as layers keep their weights, in a part of the rows for each of `team` threads.
+    // Fill from a matrix (output, input), the layout of a layer's weights. Each of `team` threads fills a part.
     void fill_transposed(const float* matrix, int stride, int outputs_in, int inputs_in, int rank = 0, int team = 1) {
         const int vectors = outputs / width, depth = width * P::pack;
         for (int column = vectors * rank / team * width; column < vectors * (rank + 1) / team * width; column += width)
@@ -118,7 +117,7 @@ struct Panels {
             }
     }
 
-    // From a matrix of (input, output).
+    // Fill from a matrix (input, output).
     void fill(const float* matrix, int stride, int outputs_in, int inputs_in, int rank = 0, int team = 1) {
         const int vectors = outputs / width;
         for (int column = vectors * rank / team * width; column < vectors * (rank + 1) / team * width; column += width)
@@ -141,7 +140,7 @@ struct Panels {
     Aligned<typename P::In> weights;
 };
 
-// A dense layer for products: weights (out, in) as panels, and its bias.
+// A dense layer: weights (out, in) packed as panels, and its bias.
 template <class P>
 struct Layer {
     Layer(const float* weight, const float* bias_in, int outputs_in, int inputs_in, int stride, int padded_inputs)
@@ -154,40 +153,40 @@ struct Layer {
     Aligned<float> bias;
 };
 
-// What happens to a finished vector of a product.
-struct Store {  // bias, as it is
+// What is done with each result vector of a product.
+struct Store {  // store it in float32
     float* out;
     int stride;
     inline void operator()(int row, int column, Vector v) const { store(out + size_t(row) * stride + column, v); }
 };
 
-struct StoreGelu {  // bias + GELU in float32, for a LayerNorm to come
+struct StoreGelu {  // GELU, in float32 for LayerNorm
     float* out;
     int stride;
     inline void operator()(int row, int column, Vector v) const { store(out + size_t(row) * stride + column, gelu(v)); }
 };
 
 template <class P>
-struct StoreActivated {  // what is through its GELU already, as the next layer's input
+struct StoreActivated {  // no GELU (already applied), as the next layer's input
     typename P::In* out;
     int stride;
     inline void operator()(int row, int column, Vector v) const { P::put(out + size_t(row) * stride + column, v); }
 };
 
 template <class P>
-struct StoreInput {  // bias + GELU as the next layer's input
+struct StoreInput {  // GELU, as the next layer's input
     typename P::In* out;
     int stride;
     inline void operator()(int row, int column, Vector v) const { P::put(out + size_t(row) * stride + column, gelu(v)); }
 };
 
-// Where a product's accumulators start: a row of numbers for each row of the result, or one for all (stride 0).
+// Initial values of a product's accumulators: a row for each row of the result, or one for all (stride 0).
 struct Start {
     const float* rows;
     int stride;
 };
 
-// start + a . b of a block of rows and vectors, in registers, then to `out` (rows, vectors * width).
+// out (rows, vectors * width) = start + a . b, accumulated in registers.
 template <class P, int rows, int vectors>
 static void multiply_block(const typename P::In* a, int lda, const typename P::In* b, const float* start,
                            int start_stride, int inputs, float* out) {
@@ -227,8 +226,8 @@ static void multiply_rows(int rows, const typename P::In* a, int lda, const type
     }
 }
 
-// finish(row, column, start + a . b) for rows 0 .. count - 1 and one panel of b. Blocks pass through L1 on their way to
-// `finish`: with it inlined where the registers are, the code was 3 times as large, and no faster.
+// Calls finish(row, column, start + a . b) for rows 0 .. count - 1 and one panel of b. Blocks go through memory (L1) to
+// `finish`. With `finish` inlined on registers, the code was 3 times as large and no faster.
 template <class P, class Finish>
 static void multiply_panel(const Panels<P>& b, int panel, const typename P::In* a, int lda, int count, Start start,
                            const Finish& finish) {
@@ -252,7 +251,7 @@ static void multiply_panel(const Panels<P>& b, int panel, const typename P::In* 
     }
 }
 
-// The same for all panels.
+// Calls `multiply_panel` for all panels.
 template <class P, class Finish>
 static void multiply(const Panels<P>& b, const typename P::In* a, int lda, int count, Start start,
                      const Finish& finish) {
@@ -261,7 +260,7 @@ static void multiply(const Panels<P>& b, const typename P::In* a, int lda, int c
         multiply_panel(b, panel, a, lda, count, start, finish);
 }
 
-// finish(row, column, a . w^T + bias).
+// Calls finish(row, column, a . w^T + bias) for all results of a layer.
 template <class P, class Finish>
 static void product(const Layer<P>& layer, const typename P::In* a, int lda, int count, const Finish& finish) {
     multiply(layer.panels, a, lda, count, Start{layer.bias.data, 0}, finish);

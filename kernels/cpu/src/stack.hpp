@@ -1,13 +1,13 @@
-// A stack of dense layers that learns, for one instruction set.
+// Training passes of a stack of dense layers, for one instruction set.
 //
-// Threads take tiles of rows through all layers, forward or backward, without meeting: a tile's activations stay in a
-// core's L2. Bias, GELU and its derivative happen as a product's registers are emptied. Weight gradients are products
-// over rows, so activations and their gradients are also written down in those products' layouts, and added up panel
-// by panel once all tiles have gone backward.
+// Threads take tiles of rows through all layers, forward or backward, without synchronising. A tile's activations stay
+// in a core's L2. Bias, GELU and its derivative are fused into the products. Weight gradients are products over rows:
+// the passes also store activations and their gradients in those products' layouts. Once all tiles have gone backward,
+// the weight gradients are computed panel by panel.
 //
-// Included once by each isa_*.cpp inside a namespace of its own, after product.hpp.
+// Each isa_*.cpp includes this once, inside its own namespace, after product.hpp.
 
-// A row of tiles ends on whole transposed blocks.
+// Tiles have a multiple of this many rows, so that they consist of whole transposed blocks.
 template <class P>
 constexpr int row_quantum = width * P::pack;
 
@@ -28,14 +28,14 @@ struct StackTape final : Tape {
 
     int rows, padded;
     Panels<P> input;                    // (rows, inputs), for the first layer's weight gradient
-    std::vector<Panels<P>> activations; // by member and layer: (rows, width), for the next layer's
-    std::vector<Aligned<In>> slopes;    // GELU's derivative, row by row
-    std::vector<Aligned<In>> normed;    // before LayerNorm's scale and shift, row by row
-    std::vector<Aligned<float>> inverses;  // 1 / deviation of a row
+    std::vector<Panels<P>> activations; // by member and layer: (rows, width), for the next layer's weight gradient
+    std::vector<Aligned<In>> slopes;    // (rows, width), GELU's derivative
+    std::vector<Aligned<In>> normed;    // (rows, width), LayerNorm before its scale and shift
+    std::vector<Aligned<float>> inverses;  // (rows), 1 / deviation
 };
 
 template <class P>
-struct PutGelu {  // as the next layer's input; the last hidden layer's also in float32, for the output
+struct PutGelu {  // stores GELU as the next layer's input, and in float32 for LayerNorm or the output layer
     typename P::In* out;
     float* wide;
     typename P::In* slope;
@@ -96,7 +96,7 @@ class TileStack final : public Stack {
                   const std::vector<Numbers<float>>& members, Tape& tape) override;
 
    private:
-    struct Weights {  // one member's
+    struct Weights {  // one member's packed weights
         explicit Weights(const StackShape& s) : first(s.widths[0], s.inputs) {
             for (size_t layer = 0; layer < s.widths.size(); ++layer) {
                 const int size = round_up(s.widths[layer], width);
@@ -121,7 +121,7 @@ class TileStack final : public Stack {
         int last_width, first_width;
     };
 
-    struct Scratch {  // one thread's
+    struct Scratch {  // one thread's buffers
         Scratch(const StackShape& s, int stride)
             : narrow0(size_t(learning_rows) * stride),
               narrow1(size_t(learning_rows) * stride),
@@ -237,7 +237,7 @@ void TileStack<P>::forward(int rows, const float* input, const float* share, flo
 template <class P>
 void TileStack<P>::forward_tile(Job& job, int row, int rows, Scratch& mine) {
     if (job.tape != nullptr) {
-        // As cells of the first layer's weight gradient; through a padded copy, as rows end anywhere.
+        // Store the input for the first layer's weight gradient, through a padded copy because rows have any length.
         for (int i = 0; i < round_up(rows, row_quantum<P>); i += P::pack)
             for (int column = 0; column < job.tape->input.outputs; column += width) {
                 float block[P::pack][width] = {};
@@ -266,7 +266,7 @@ void TileStack<P>::forward_member(Job& job, int member, int row, int rows, Scrat
             Start start{w.bias[0].data, 0};
             if (job.share != nullptr) {
                 start = {job.share + size_t(row) * s_.widths[0], s_.widths[0]};
-                if (s_.widths[0] % width != 0) {  // whole vectors would run over the end
+                if (s_.widths[0] % width != 0) {  // whole vectors would read past the end
                     for (int i = 0; i < rows; ++i)
                         std::memcpy(mine.wide1.data + i * stride, start.rows + size_t(i) * s_.widths[0],
                                     sizeof(float) * s_.widths[0]);
@@ -297,7 +297,7 @@ void TileStack<P>::forward_member(Job& job, int member, int row, int rows, Scrat
     }
 }
 
-// LayerNorm of `wide`, in place, and as the next layer's input.
+// Computes LayerNorm of `wide` in place, and stores it in `out` as the next layer's input.
 template <class P>
 void TileStack<P>::normalise(const Weights& w, size_t entry, int layer, int row, int rows, float* wide, In* out,
                              StackTape<P>* tape) {
@@ -425,7 +425,7 @@ void TileStack<P>::backward_member(Job& job, int member, int row, int rows, Scra
         }
 }
 
-// From the gradient of LayerNorm's result to that of its argument, in place.
+// Turns the gradient of LayerNorm's result into that of its argument, in place.
 template <class P>
 void TileStack<P>::normalise_back(const Weights& w, const StackTape<P>& tape, int member, int layer, int row, int rows,
                                   float* wide, Scratch& mine) {
@@ -456,7 +456,7 @@ void TileStack<P>::normalise_back(const Weights& w, const StackTape<P>& tape, in
     }
 }
 
-// A panel of columns of one layer's weight gradient; with its first panel, the gradients of its vectors too.
+// Computes one panel of columns of a layer's weight gradient; for its first panel, also the layer's vector gradients.
 template <class P>
 void TileStack<P>::add_gradients(Job& job, int task) {
     StackTape<P>& tape = *job.tape;
@@ -475,7 +475,7 @@ void TileStack<P>::add_gradients(Job& job, int task) {
             multiply_panel(right, task, left, tape.padded, rows, Start{zeros_.data, 0},
                            AddTo{to.weight[layer], to.stride[layer], layer == 0 ? s_.inputs : s_.widths[layer - 1]});
             if (task != 0) return;
-            if (output) {  // not of what was rounded: values' errors cancel each other, roundings would not
+            if (output) {  // from unrounded values: rounding errors would not cancel
                 const float* d_output = job.d_output + size_t(member) * job.rows * s_.outputs;
                 for (int at = 0; at < s_.outputs; ++at) {
                     double total = 0.0;
@@ -503,7 +503,7 @@ void TileStack<P>::add_bias(const In* transposed, int padded, int outputs, float
     }
 }
 
-// Rows row .. row + rows of a product's right-hand side, from a tile. Rows past the tile's last one are zeroed first.
+// Copies a tile to rows row .. row + rows - 1 of a product's right-hand side. Zeroes the tile's padding rows first.
 template <class P>
 void TileStack<P>::keep_columns(const In* tile, int stride, int columns, int row, int rows, Panels<P>& panels) const {
     const int end = round_up(rows, row_quantum<P>);
@@ -513,7 +513,7 @@ void TileStack<P>::keep_columns(const In* tile, int stride, int columns, int row
             store_integers(panels.cells(column, (row + i) / P::pack), P::join(tile + size_t(i) * stride + column, stride));
 }
 
-// The same of a left-hand side, (columns, padded).
+// Copies a tile likewise to a left-hand side, (columns, padded).
 template <class P>
 void TileStack<P>::keep_transposed(const In* tile, int stride, int columns, int row, int rows, int padded, In* out) const {
     const int end = round_up(rows, row_quantum<P>);

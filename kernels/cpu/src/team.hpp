@@ -1,7 +1,8 @@
-// Threads that sleep between calls: a pool whose caller waits for all of it, and helpers whose caller waits for none.
+// Threads that sleep between calls: `Pool`, whose caller waits for all threads, and `Helpers`, whose caller waits for
+// none.
 //
-// OpenMP is not used: its threads spin, and beside a busy event loop on the same cores each parallel region then waits
-// for a scheduler slice (a 0.7 ms product took 16 ms).
+// OpenMP is not used because its threads spin. Beside a busy event loop on the same cores, each parallel region then
+// waited for a scheduler slice (a 0.7 ms product took 16 ms).
 #pragma once
 
 #include <atomic>
@@ -30,8 +31,8 @@ inline void pause() {
 #endif
 }
 
-// Looks for `done()` for some tens of microseconds, which is longer than the threads of an undisturbed team differ.
-// Whoever waits longer than that waits for a thread that lost its core, and must give up its own.
+// Polls `done()` for some tens of microseconds. Returns whether it became true. Threads that keep their cores finish
+// within that time of each other; a longer wait is for a thread that lost its core, so the caller must sleep.
 template <class Done>
 bool soon(const Done& done) {
     for (int spins = 0; spins < 2000; ++spins) {
@@ -41,10 +42,10 @@ bool soon(const Done& done) {
     return false;
 }
 
-// Threads that sleep until they are woken; the last member of who has them, since they work with the others.
+// Threads that sleep until they are woken. Declare it as a class's last member, because its threads use the others.
 class Sleepers {
    public:
-    // `serve(rank)`, for rank 1 .. count, on a thread of its own: it must return when `sleep` says so.
+    // Starts a thread for each rank 1 .. count, which calls `serve(rank)`. `serve` must return once `sleep` is false.
     template <class Serve>
     Sleepers(int count, const Serve& serve) {
         for (int rank = 1; rank <= count; ++rank) threads_.emplace_back([serve, rank] { serve(rank); });
@@ -64,7 +65,7 @@ class Sleepers {
 
     std::vector<std::thread>& threads() { return threads_; }
 
-    // Wakes all of them; `publish()` says what for.
+    // Calls `publish()`, which sets the threads' work, under the lock, then wakes all threads.
     template <class Publish>
     void wake(const Publish& publish) {
         {
@@ -75,10 +76,11 @@ class Sleepers {
         wake_.notify_all();
     }
 
-    // Until woken after time `seen`; then `read()` sees what for. False: they are to end.
+    // Sleeps until a wake-up later than number `seen`, then updates `seen` and calls `read()`, which copies the work,
+    // under the lock. Returns false if the thread must end.
     template <class Read>
     bool sleep(uint32_t& seen, const Read& read) {
-        // A batch often follows within microseconds of the last: waking a sleeper costs more than this look.
+        // The next batch often follows within microseconds, and waking a sleeping thread costs more than this poll.
         soon([&] { return times_.load(std::memory_order_acquire) != seen; });
         std::unique_lock<std::mutex> lock(mutex_);
         wake_.wait(lock, [&] { return closing_ || times_.load(std::memory_order_relaxed) != seen; });
@@ -93,7 +95,7 @@ class Sleepers {
     std::condition_variable wake_;
     bool closing_ = false;
     std::atomic<uint32_t> times_{0};
-    std::vector<std::thread> threads_;  // the last member: they use the others
+    std::vector<std::thread> threads_;  // the last member: the threads use the others
 };
 
 // Runs a function once on each of `size` threads; the caller is thread 0.
@@ -105,7 +107,7 @@ class Pool {
 
     int size() const { return size_; }
 
-    // `function(context, rank)` for rank 0 .. team - 1, team <= size.
+    // Calls `function(context, rank)` for rank 0 .. team - 1, team <= size, and waits for all.
     void run(int team, Function function, void* context) {
         if (team > 1) {
             sleepers_.wake([&] {
@@ -135,7 +137,7 @@ class Pool {
             if (rank >= job.team) continue;
             job.function(job.context, rank);
             if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-                { const std::lock_guard<std::mutex> lock(mutex_); }  // not between the caller's look and its sleep
+                { const std::lock_guard<std::mutex> lock(mutex_); }  // not between the caller's check and its wait
                 finished_.notify_one();
             }
         }
@@ -149,24 +151,25 @@ class Pool {
     Sleepers sleepers_;
 };
 
-// Threads that lend idle cores to a job. Whoever invites them computes the job himself and waits for nobody: what they
-// have not begun or not finished he does too. The job, which they share, outlives his interest in it.
+// Threads that work on a job while cores are idle. The caller of `invite` computes the job too and waits for no helper:
+// it also computes the parts that helpers have not finished. Caller and helpers share ownership of the job, which may
+// outlive the call.
 //
-// On Linux their policy is SCHED_IDLE: an event loop that wakes takes a helper's core at once, where it would have to wait
-// up to 3 ms for that of an ordinary thread.
+// On Linux helpers have the policy SCHED_IDLE: an event loop that wakes gets a helper's core at once. For an ordinary
+// thread's core it would wait up to 3 ms.
 class Helpers {
    public:
     class Job {
        public:
         virtual ~Job() = default;
-        virtual void help(int rank) = 0;  // on a helper's thread, 1 <= rank <= count
+        virtual void help(int rank) = 0;  // called on each helper thread, 1 <= rank <= count
     };
 
     explicit Helpers(int count) : count_(count), sleepers_(count, [this](int rank) { serve(rank); }) {}
 
     int count() const { return count_; }
 
-    // Until the next invitation; returns at once.
+    // Gives the helpers `job`, in place of the one before. Returns at once.
     void invite(std::shared_ptr<Job> job) {
         keep_apart();
         sleepers_.wake([&] { job_.swap(job); });
@@ -181,8 +184,9 @@ class Helpers {
         return cores;
     }
 
-    // Not on the caller's core: virtual machines have been seen to wake a sleeper there, beside idle cores, until the
-    // balancer comes by milliseconds later. After 10 ms of rest (8, 8) of 4 x 512 took 3.2 ms with two threads, 0.6 with one.
+    // Keeps helpers off the caller's core. Virtual machines woke a helper there although other cores were idle, until
+    // the load balancer ran milliseconds later: after 10 ms of rest, (8, 8) of 4 x 512 took 3.2 ms with two threads and
+    // 0.6 ms with one.
     void keep_apart() {
         const int here = sched_getcpu();
         if (here < 0 || here == avoided_) return;

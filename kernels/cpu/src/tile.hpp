@@ -1,10 +1,12 @@
-// The engine for one instruction set: a tile of rows from noise to value.
+// The engine for one instruction set. A thread takes a tile of rows through all layers, from noise to value.
 //
-// Included once by each isa_*.cpp inside a namespace of its own, after product.hpp. An element of a product is one
-// accumulator whatever the number of rows, threads or neighbours: an action's bits depend on its request alone.
+// An element of a product is one accumulator, however many rows and threads there are. So an action's bits depend on
+// its request alone.
+//
+// Each isa_*.cpp includes this once, inside its own namespace, after product.hpp.
 
-// A first layer: the observation's share is a product per request; the few columns beside it (action; t and d, or k)
-// are added row by row in float32.
+// A first layer. The observation's share is one product per request. The other inputs (action; t and d, or k) are few,
+// so they are added row by row in float32.
 struct FirstLayer {
     FirstLayer(const float* weight, const float* bias, int outputs_in, int obs_dim, int action_dim, int scalars)
         : outputs(round_up(outputs_in, width)),
@@ -16,7 +18,7 @@ struct FirstLayer {
                 columns.data[size_t(column) * outputs + row] = weight[size_t(row) * stride + obs_dim + column];
     }
 
-    // share + sum of value_i * column_i, at one vector of columns.
+    // One vector of a row's outputs: share + sum of value_i * column_i.
     inline Vector at(const float* share_row, const float* values, int count, int column) const {
         Vector v = load(share_row + column);
         for (int i = 0; i < count; ++i) v = fma(splat(values[i]), load(columns.data + size_t(i) * outputs + column), v);
@@ -33,17 +35,17 @@ struct Member {  // one critic
     FirstLayer first;
     std::vector<Layer<P>> hidden;
     std::vector<Aligned<float>> scale, shift;  // LayerNorm of each hidden layer, if any
-    Aligned<float> last;                       // the output's weights
+    Aligned<float> last;                       // the output layer's weights
     float last_bias;
 };
 
-// A batch laid out as rows, by descending M, in tiles that its owner and helpers take. It has its own copy of what
-// tiles read, since a helper may still be in one when the owner has long answered.
+// A batch as rows, sorted by descending M and divided into tiles. The owner (the calling thread) and the helpers take
+// tiles. The inputs are copied, because a helper may still read them after the owner has returned.
 struct Rows : Helpers::Job {
-    // Open tiles go to whoever comes first. The owner, once it has no other, also does those that helpers are at.
+    // A tile is open until a thread takes it. When none is open, the owner also computes tiles in state `helping`.
     enum State { open, owner, helping, helped };
     using Help = void (*)(void* engine, Rows& rows, int tile, int rank);
-    struct Output {  // of all rows: q by (members, rows)
+    struct Output {  // of all rows: action (rows, action_dim), q (members, rows)
         std::vector<float> action, q;
     };
 
@@ -73,7 +75,7 @@ struct Rows : Helpers::Job {
 
     void divide(const Policy& policy, int tiles_in, bool with_help) {
         tiles = tiles_in;
-        state = std::make_unique<std::atomic<int>[]>(tiles);  // all of them open
+        state = std::make_unique<std::atomic<int>[]>(tiles);  // all open
         for (int which = 0; which < (with_help ? 2 : 1); ++which) {
             output[which].action.resize(size_t(count()) * policy.action_dim);
             output[which].q.resize(size_t(count()) * policy.members);
@@ -85,7 +87,7 @@ struct Rows : Helpers::Job {
         return state[tile].compare_exchange_strong(expected, to, std::memory_order_acq_rel);
     }
 
-    // Helpers begin at the end; the owner, who is at the beginning, never waits to find out where they are.
+    // Helpers take tiles from the end, the owner from the beginning. The owner never waits for them.
     void help(int rank) override {
         for (int tile = tiles - 1; tile > 0; --tile) {
             if (!take(tile, open, helping)) continue;
@@ -94,19 +96,19 @@ struct Rows : Helpers::Job {
         }
     }
 
-    // Whose output a finished row is in.
+    // The output that has a finished row: the owner's or the helpers'.
     const Output& at(int row) const {
-        int tile = static_cast<int>(int64_t{row} * tiles / count());  // or one beside it, by rounding
+        int tile = static_cast<int>(int64_t{row} * tiles / count());  // rounding may give a neighbour
         while (row < first_of(tile)) --tile;
         while (row >= first_of(tile + 1)) ++tile;
         return output[state[tile].load(std::memory_order_relaxed) == helped];
     }
 
-    std::vector<int> first_row;  // of a request
-    std::vector<int> request, candidate, steps;  // of a row
+    std::vector<int> first_row;  // per request
+    std::vector<int> request, candidate, steps;  // per row
     std::vector<float> observation, temperature;
     std::vector<uint64_t> seed;
-    int64_t passes = 0;  // rows through a network
+    int64_t passes = 0;  // row passes through a network
     int tiles = 0;
     std::unique_ptr<std::atomic<int>[]> state;
     Output output[2];  // the owner's and the helpers'
@@ -120,7 +122,7 @@ class TileEngine final : public Engine {
     TileEngine(const Policy& policy, int threads)
         : p_(policy), actor_first_(actor_first(policy)), actor_(hidden_layers(policy)), helpers_(threads - 1) {
         for (int member = 0; member < p_.members; ++member) critics_.push_back(make_member(member));
-        width_ = width;  // of every buffer's row
+        width_ = width;  // the row length of all buffers
         for (const int size : p_.actor_widths) width_ = std::max(width_, round_up(size, width));
         for (const int size : p_.critic_widths) width_ = std::max(width_, round_up(size, width));
         inputs_ = p_.action_dim + 2;
@@ -130,7 +132,7 @@ class TileEngine final : public Engine {
     void sample_and_score(const Batch& batch, const Result& result) override;
 
    private:
-    struct Scratch {  // a thread's buffers for one tile
+    struct Scratch {  // one thread's buffers for a tile
         explicit Scratch(const TileEngine& engine)
             : share(size_t(tile_rows) * engine.width_),
               hidden0(size_t(tile_rows) * engine.width_),
@@ -152,11 +154,11 @@ class TileEngine final : public Engine {
         Aligned<float> velocity;  // the actor's output
     };
 
-    // What a thread works on. If it is at one that another finishes first, it stops at the next layer.
+    // A tile that a thread computes. If another thread finishes it first, this one stops at the next layer.
     struct Tile {
         Rows& rows;
         Rows::Output& output;
-        Rows::State taken;  // as it is until another has finished it
+        Rows::State taken;  // the tile's state until another thread has finished it
         int number, row, count;
         Scratch& mine;
         bool lost() const { return rows.state[number].load(std::memory_order_relaxed) != taken; }
@@ -217,14 +219,14 @@ class TileEngine final : public Engine {
     std::vector<Member<P>> critics_;
     int width_, inputs_;
     std::vector<std::unique_ptr<Scratch>> scratch_;
-    Helpers helpers_;  // the last member: its threads end before what they work with
+    Helpers helpers_;  // the last member: its threads use the others
 };
 
 template <class P>
 void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
     const auto rows = std::make_shared<Rows>(p_, batch);
     const int threads = 1 + helpers_.count(), count = rows->count();
-    // Too little to wake anybody for: alone.
+    // Small batches are not worth waking helpers.
     const bool with_help = threads > 1 && count >= helped_rows && rows->passes >= alone_passes;
     const int least = (count + tile_rows - 1) / tile_rows, many = (count + helped_tile_rows - 1) / helped_tile_rows;
     rows->divide(p_, with_help ? std::min(round_up(many, threads), count) : least, with_help);
@@ -242,8 +244,8 @@ void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
     select(batch, *rows, result);
 }
 
-// What helpers are still at is computed here as well, the tile begun first before others: whoever ends first has it.
-// To wait instead would be in vain where a helper has lost its core.
+// Computes the tiles that helpers have not finished, in the order in which they took them. Whichever thread finishes a
+// tile first provides its result. To wait instead could take long, because a helper may have lost its core.
 template <class P>
 void TileEngine<P>::take_over(Rows& rows) {
     for (int tile = rows.tiles - 1; tile > 0; --tile) {
@@ -260,10 +262,10 @@ void TileEngine<P>::run_tile(Rows& rows, int tile, Rows::State taken, int rank) 
     for (int member = 0; member < p_.members && !work.lost(); ++member) score(member, work);
 }
 
-// The observation's share of `layer` for every request that has rows here, in their order.
+// Computes the observation's share of `layer` for each request that has rows in the tile, in order of requests.
 template <class P>
 void TileEngine<P>::shares(const FirstLayer& layer, const Tile& tile) {
-    // Rows are in the order of requests: gather their observations, one row a request.
+    // A request's rows are consecutive. Gather the observations, one row per request.
     float* gathered = tile.mine.observations.data;
     int count = 0;
     for (int i = 0, last = -1; i < tile.count; ++i) {
@@ -331,7 +333,7 @@ void TileEngine<P>::act(const Tile& tile) {
     }
 }
 
-// One critic's value of every row's action.
+// Computes one critic's value of each row's action.
 template <class P>
 void TileEngine<P>::score(int member, const Tile& tile) {
     const Member<P>& critic = critics_[member];
@@ -355,7 +357,7 @@ void TileEngine<P>::score(int member, const Tile& tile) {
     });
 }
 
-// LayerNorm (or nothing) of `layer`'s activations, through `put(row, column, vector)`.
+// Calls `put(row, column, vector)` with the LayerNorm of `layer`'s activations, or with the activations if it has none.
 template <class P>
 template <class Put>
 void TileEngine<P>::normalise(const Member<P>& critic, size_t layer, const float* in, int rows, const Put& put) {
@@ -365,7 +367,7 @@ void TileEngine<P>::normalise(const Member<P>& critic, size_t layer, const float
             for (int column = 0; column < end; column += width) put(i, column, load(in + size_t(i) * width_ + column));
         return;
     }
-    const Vector mask = inside(size);  // padding has no part in the variance
+    const Vector mask = inside(size);  // keeps padding out of the variance
     const float *scale = critic.scale[layer].data, *shift = critic.shift[layer].data;
     for (int i = 0; i < rows; ++i) {
         const float* x = in + size_t(i) * width_;
@@ -383,7 +385,7 @@ void TileEngine<P>::normalise(const Member<P>& critic, size_t layer, const float
     }
 }
 
-// Each request's best row; the lowest candidate among equals.
+// Selects each request's row of the highest value; among equals, the lowest candidate.
 template <class P>
 void TileEngine<P>::select(const Batch& batch, const Rows& rows, const Result& out) const {
     const size_t all = rows.request.size();

@@ -1,4 +1,4 @@
-// rows[i][j] <-> rows[j][i], by way of memory: for instruction sets without a version of their own.
+// rows[i][j] <-> rows[j][i], through memory, for instruction sets without a version in registers.
 static inline void transpose(Integers rows[width]) {
     int32_t in[width][width], out[width][width];
     std::memcpy(in, rows, sizeof in);

@@ -1,6 +1,6 @@
-// What an optimiser does to a run of parameters. Bound by memory: each number is read and written once.
+// Optimiser updates of a contiguous array. They are bound by memory, so each number is read and written once.
 //
-// Included once by each isa_*.cpp inside a namespace of its own, after its vectors.
+// Each isa_*.cpp includes this once, inside its own namespace, after its vector functions.
 
 static inline Vector root(Vector v) {
     float lanes[width];
@@ -9,7 +9,7 @@ static inline Vector root(Vector v) {
     return load(lanes);
 }
 
-// Calls of(vector) on whole vectors of `count` numbers, then once on what is left, through copies.
+// Calls of(pointers) for each whole vector of `count` numbers, then once for the rest, in padded copies.
 template <int arrays, class Of>
 static inline void over_vectors(float* const (&at)[arrays], size_t count, const Of& of) {
     size_t i = 0;
@@ -29,7 +29,7 @@ static inline void over_vectors(float* const (&at)[arrays], size_t count, const 
     for (int a = 0; a < arrays; ++a) std::memcpy(at[a] + i, copies[a], sizeof(float) * (count - i));
 }
 
-// Adam (Kingma and Ba, algorithm 1, eps outside the root) with gradients times `scale`, which are zero afterwards.
+// An Adam step (Kingma and Ba, algorithm 1, eps outside the root) with gradients times `scale`. Sets gradients to zero.
 static void adam(float* parameter, float* gradient, float* mean, float* square, size_t count, const AdamStep& s) {
     float* const arrays[] = {parameter, gradient, mean, square};
     over_vectors(arrays, count, [&](float* const (&at)[4]) {
@@ -48,7 +48,7 @@ static void adam(float* parameter, float* gradient, float* mean, float* square, 
 static void move_average(float* target, const float* online, size_t count, float tau) {
     float* const arrays[] = {target, const_cast<float*>(online)};
     over_vectors(arrays, count, [&](float* const (&at)[2]) {
-        const Vector kept = load(at[0]) * splat(1.0f - tau);  // rounded, as the released code rounds it
+        const Vector kept = load(at[0]) * splat(1.0f - tau);  // rounded here, as in the released code
         store(at[0], fma(load(at[1]), splat(tau), kept));
     });
 }

@@ -1,11 +1,11 @@
-// Functions of vectors, written once for any width. Included inside each instruction set's namespace, after its
-// `Vector`, `Integers`, `width`, `splat`, `load`, `store` and `fma`.
+// Functions of vectors of any width. Each instruction set includes this inside its namespace, after its `Vector`,
+// `Integers`, `width`, `splat`, `load`, `store` and `fma`.
 
 static inline Vector select_min(Vector a, Vector b) { return a < b ? a : b; }
 static inline Vector select_max(Vector a, Vector b) { return a > b ? a : b; }
 
-// e^(ln2 * y) for y in [-126, 127], relative error 2e-7: 2^n by the exponent's bits, 2^f by a polynomial on
-// [-1/2, 1/2] (Taylor's coefficients of 2^f, degree 6).
+// 2^y for y in [-126, 127], relative error 2e-7. With y = n + f: 2^n by the exponent's bits, 2^f by a polynomial on
+// [-1/2, 1/2] (Taylor coefficients of 2^f, degree 6).
 static inline Vector exp2(Vector y) {
     const Vector magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const Vector shifted = y + magic;
@@ -29,7 +29,7 @@ static inline Vector gelu(Vector x) {
     return x * reciprocal(splat(1.0f) + e);
 }
 
-// GELU, and its derivative.
+// GELU; `slope` is set to its derivative.
 static inline Vector gelu(Vector x, Vector& slope) {
     constexpr float root = 0.7978845608028654f, scale = -2.0f * root * 1.4426950408889634f;
     const Vector square = x * x;
@@ -57,7 +57,7 @@ static inline Integers widen(const uint16_t* in) {
     return __builtin_convertvector(halves, Integers);
 }
 static inline Vector load_bf16(const uint16_t* in) { return (Vector)(widen(in) << 16); }
-// Pairs of bfloat16, the low half from `low`.
+// Pairs of bfloat16: the low half from `low`, the high half from `high`.
 static inline Integers interleave(const uint16_t* low, const uint16_t* high) { return widen(low) | (widen(high) << 16); }
 
 // Sum of all lanes, in a fixed order.

@@ -1,4 +1,4 @@
-// bfloat16 products where the machine has none: a pair of inputs is widened and multiplied in float32, low half first.
+// bfloat16 products for machines without them: a pair of inputs is widened and multiplied in float32, low half first.
 typedef Integers Pairs;
 
 static inline Pairs splat_pair(int32_t pair) { return Pairs{} + pair; }
@@ -22,7 +22,7 @@ static inline void store_bf16(uint16_t* out, Vector v) {
         out[lane] = nan ? 0x7FC0 : static_cast<uint16_t>((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
     }
 }
-// The bfloat16 of two vectors, one after the other.
+// Two vectors rounded to bfloat16: those of `low`, then those of `high`.
 static inline Integers round_pairs(Vector low, Vector high) {
     uint16_t pairs[2 * width];
     store_bf16(pairs, low);
