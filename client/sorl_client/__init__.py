@@ -1,4 +1,7 @@
-"""Client of SORL Serve: ask a policy server for the best action it can give by a deadline."""
+"""Client of SORL Serve: request the best action that a policy server can compute by a deadline.
+
+`Client` and `AsyncClient` are the API; `errors` has the errors they raise. `drive` is the command sorl-drive.
+"""
 
 from sorl_client.action import Action
 from sorl_client.client import AsyncClient, Client

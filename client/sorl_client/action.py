@@ -1,4 +1,4 @@
-"""The server's answer to one observation, or to a batch of them."""
+"""`Action`: the server's reply to one observation, or to a batch of them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Action:
-    """What to do, and what the answer cost. Shapes follow the observation's: (obs_dim,) or (B, obs_dim).
+    """An action, its value and its cost. Shapes follow the observation's: (obs_dim,) or (B, obs_dim).
 
     action             (action_dim,) or (B, action_dim), environment units, finite, writable
-    q, q_std           value of the action: mean or minimum over the critics (the policy's choice), and their spread;
-                       floats, or (B,)
-    num_candidates     N and M as granted
-    num_steps
-    degraded           False, or in words why less was granted than asked for
-    seed               the seed used, also when the server chose it; in a batch, row b of a single seed s has s + b
-    model_version      SHA-256 of the checkpoint; with `engine` and `seed` it makes the action repeatable bit for bit
-    observation_z_max  largest |z| of the observation under the training statistics: far above 5 is unknown territory
-    timing_ms          the server's account: queue, compute, total
-    latency_ms         from the call to the answer on this side's clock, retries included
-    attempts           how often the request was sent
-    candidates         all candidates, (N, action_dim) or (B, N, action_dim), and their q, (N,) or (B, N); None unless
-    candidate_q        asked for
-    reply              everything the server sent, decoded
+    q, q_std           the action's value (mean or minimum over the critics, set by the policy) and its standard
+                       deviation over the critics; floats, or (B,)
+    num_candidates     N as granted
+    num_steps          M as granted
+    degraded           False, or the reason why less was granted than requested
+    seed               the seed used, also if the server chose it; in a batch with one seed s, row b has s + b
+    model_version      SHA-256 of the checkpoint; with `engine` and `seed` it determines the action bit for bit
+    observation_z_max  largest |z| of the observation by the training data's statistics; far above 5 means that the
+                       observation is unlike the training data
+    timing_ms          times on the server, in ms: queue, compute, total
+    latency_ms         time from the call to the reply on the client's clock, in ms, retries included
+    attempts           how many times the request was sent
+    candidates         all candidates, (N, action_dim) or (B, N, action_dim); None unless requested
+    candidate_q        their values, (N,) or (B, N); None unless requested
+    reply              the whole reply, decoded
     """
 
     action: FloatArray
@@ -56,8 +57,8 @@ class Action:
     def from_reply(cls, reply: Mapping[str, Any], *, latency_ms: float, attempts: int) -> Action:
         """Read the decoded body of a reply to POST /act.
 
-        Raises ValueError, KeyError or TypeError if a field is missing or is not what it should be; an action that is
-        not finite is refused here too, as the last check before motors.
+        Raises ValueError, KeyError or TypeError if a field is missing or invalid, or if the action is not finite: this
+        is the last check before the motors.
         """
         action = np.array(reply["action"], dtype=np.float32)
         if action.ndim not in (1, 2):

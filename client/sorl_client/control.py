@@ -1,9 +1,9 @@
-"""The control loop of one episode: observe, ask the server, act, at the environment's rate.
+"""The control loop of one episode: observe, request an action, apply it, at the environment's rate.
 
-A real robot does not wait; a simulation does. An action that comes after its tick was over is applied late: the
-simulated world stands still meanwhile, later ticks are shifted, and the tick counts as a deadline miss. A tick that
-gets no action because its deadline was exceeded holds: the environment is given zeros, which in OGBench command no
-motion (no torque, for legged robots), and the tick counts as a miss too.
+Unlike a real robot, a simulation waits. An action that arrives after its tick is applied late: the simulation stands
+still until then, later ticks are shifted, and the tick counts as a deadline miss. A tick whose deadline is exceeded
+gets no action and holds: the environment gets zeros, which command no motion in OGBench (no torque for legged robots).
+It counts as a miss too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sorl_client.errors import DeadlineExceeded
 
 
 class Acts(Protocol):
-    """What the loop needs of `sorl_client.Client`."""
+    """The part of `sorl_client.Client` that the loop uses."""
 
     def act(
         self,
@@ -41,7 +41,7 @@ class Acts(Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """What every tick asks of the server, see `Client.act`."""
+    """The arguments of every tick's request, see `Client.act`."""
 
     model: str | None = None
     num_candidates: int | None = None
@@ -53,11 +53,14 @@ class Ask:
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """What happened: `actions` as applied, (steps, action_dim); `latencies_ms` of each tick's call, misses included.
+    """The record of one episode.
 
-    `misses` are ticks without an action within `limit_ms` of their observation; `holds`, which are among them, are
-    ticks that got none at all. `degraded` ticks got less compute than asked for. `engine` and `model_version` are of
-    the last reply (None if there was none).
+    latencies_ms           duration of each tick's call in ms, misses included
+    misses                 ticks that had no action within `limit_ms` of their observation
+    holds                  ticks that got no action at all; they are misses too
+    degraded               ticks that got less compute than requested
+    actions                the applied actions, (steps, action_dim)
+    engine, model_version  of the last reply; None if there was none
     """
 
     episode: int
@@ -84,11 +87,11 @@ def run_episode(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Episode:
-    """Drive one episode to its end: the goal, the environment's time limit, or `max_steps`.
+    """Drive one episode until the goal, the environment's time limit, or `max_steps`.
 
-    A tick is missed after `ask.deadline_ms`, or after the control period if that is None, with `realtime` or without;
-    `realtime` only decides whether the loop waits for the next tick. Success is the last step's info["success"].
-    Errors of the client other than DeadlineExceeded are the caller's.
+    A tick is missed after `ask.deadline_ms`, or after the control period if that is None. With `realtime` the loop also
+    waits for the next tick. Success is the last step's info["success"]. Raises the client's errors, except
+    DeadlineExceeded.
     """
     period_s = 1.0 / episodes.control_hz(env)
     limit_ms = period_s * 1e3 if ask.deadline_ms is None else ask.deadline_ms
@@ -119,7 +122,7 @@ def run_episode(
             action, held = hold, True
         latencies.append((clock() - asked) * 1e3)
         holds += held
-        misses += held or latencies[-1] > limit_ms  # the client may give up before the time is spent
+        misses += held or latencies[-1] > limit_ms  # the client may give up before the deadline
         actions.append(action)
         raw, _, terminated, truncated, info = env.step(action)
         observation = np.asarray(raw, dtype=np.float32)
@@ -130,7 +133,7 @@ def run_episode(
         if realtime and (early := tick - clock()) > 0.0:
             sleep(early)
         else:
-            tick = clock()  # late: ticks shift, none is skipped or hurried to catch up
+            tick = clock()  # late: later ticks are shifted, none is skipped or shortened
     return Episode(
         episode=seeds.episode,
         success=success,

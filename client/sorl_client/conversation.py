@@ -1,7 +1,7 @@
-"""What is said between client and server, without the saying: requests out, replies in, when to try again.
+"""The client's protocol without I/O: builds requests, reads replies, decides on retries.
 
-Every call is a generator that yields what it wants done, a request to send or seconds to sleep, and is sent what came
-of it. `Client` and `AsyncClient` do these things each in their own way and share all the rest.
+Each call is a generator. It yields an effect (a request to send, or seconds to sleep) and receives the outcome.
+`Client` performs the effects with blocking calls, `AsyncClient` with asyncio; all else is shared here.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ Outcome = httpx.Response | httpx.RequestError | None
 Exchange = Generator[Effect, Outcome, T]
 
 OnLate = Literal["degrade", "reject"]
-# A reply that does not come at all (ReadTimeout) is not asked for again: it would add to the load that keeps it away.
+# Not ReadTimeout: a retry would add to the load that delays the reply.
 BROKEN_CONNECTION = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
 POLL_S = 0.1
 REFUSALS = {kind.default_code: kind for kind in (VersionGone, ReloadFailed, Unauthorized, AdminDisabled)}
 
 
 class Conversation:
-    """Builds requests, reads replies, decides on retries; holds no connection and does no waiting."""
+    """The calls of a client, as generators; it has no connection and does not sleep."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Conversation:
         if not (timeout_s > 0.0 and transit_ms >= 0.0):
             raise ValueError(f"need timeout_s > 0 and transit_ms >= 0, got {timeout_s} and {transit_ms}")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-            raise ValueError("api_key must be printable ASCII: it travels in a header")
+            raise ValueError("api_key must be printable ASCII, because it is sent in a header")
         self.url = url.rstrip("/")
         self._headers = {"User-Agent": "sorl-client"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
         self._timeout_s = timeout_s
@@ -99,7 +99,7 @@ class Conversation:
         if deadline_ms is not None and not math.isfinite(deadline_ms):
             raise ValueError(f"deadline_ms must be finite, got {deadline_ms}")
         request_id = request_id or uuid.uuid4().hex
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which the server refuses by name
+        with np.errstate(over="ignore"):  # values beyond float32 become infinite; the server refuses them by name
             rows = np.asarray(observation, dtype=np.float32)
         fields: dict[str, Any] = {"observation": rows, "on_late": on_late, "request_id": request_id}
         optional = {
@@ -119,7 +119,9 @@ class Conversation:
         if not isinstance(reply, dict):
             raise InvalidReply(f"expected a map from {response.url}", status=response.status_code)
         if reply.get("request_id") != request_id:
-            raise StaleReply(f"asked as {request_id}, answered as {reply.get('request_id')}", request_id=request_id)
+            raise StaleReply(
+                f"sent request_id {request_id}, the reply has {reply.get('request_id')}", request_id=request_id
+            )
         try:
             return Action.from_reply(reply, latency_ms=(self._clock() - started) * 1e3, attempts=attempts)
         except (KeyError, TypeError, ValueError) as error:
@@ -164,13 +166,16 @@ class Conversation:
             return None
         fault = self._fault(outcome)
         if isinstance(fault, RequestRefused):
-            raise fault  # waiting cannot help: this is another kind of server, or wants another key
+            raise fault  # waiting can't help: it is another kind of server, or needs another key
         return fault
 
     def _exchange(
         self, method: str, path: str, fields: dict[str, Any] | None, deadline: float | None
     ) -> Exchange[tuple[httpx.Response, int]]:
-        """Send until a success; returns it and the number of attempts. The deadline is the clock's, in seconds."""
+        """Send until a success. Returns the response and the number of attempts.
+
+        `deadline` is a time of the client's clock, in seconds.
+        """
         attempts, cause = 0, None
         while True:
             timeout_s = self._timeout_s
@@ -220,19 +225,19 @@ class Conversation:
         if isinstance(outcome, httpx.Response):
             return problem(outcome)
         if isinstance(outcome, BROKEN_CONNECTION):
-            return ConnectionFailed(f"no connection to {self.url}: {_said(outcome)}", retryable=True)
-        return ConnectionFailed(f"no reply from {self.url}: {_said(outcome)}")
+            return ConnectionFailed(f"no connection to {self.url}: {_message(outcome)}", retryable=True)
+        return ConnectionFailed(f"no reply from {self.url}: {_message(outcome)}")
 
 
 def problem(response: httpx.Response) -> SorlError:
-    """The typed error of a reply that is not a success: its status decides, its problem document adds the words."""
+    """The typed error of a failed response: the status decides its type, the problem document gives its fields."""
     status = response.status_code
     try:
         document = wire.decode(response.content, response.headers.get("Content-Type", ""))
-    except ValueError:  # a proxy's page
+    except ValueError:  # for example a proxy's HTML page
         document = None
-    said = document if isinstance(document, dict) else {}
-    code = said.get("code")
+    fields = document if isinstance(document, dict) else {}
+    code = fields.get("code")
     kind: type[SorlError] = ServerFailed
     if status == 503:
         kind = NotReady if code == NotReady.default_code else Overloaded
@@ -240,26 +245,28 @@ def problem(response: httpx.Response) -> SorlError:
         kind = DeadlineExceeded
     elif 400 <= status < 500:
         kind = REFUSALS.get(str(code), RequestRefused)
-    detail = said.get("detail") or said.get("title") or response.reason_phrase
-    field, request_id = said.get("field"), said.get("request_id")
+    detail = fields.get("detail") or fields.get("title") or response.reason_phrase
+    field, request_id = fields.get("field"), fields.get("request_id")
     return kind(
         str(detail),
         code=str(code) if code else None if status in (503, 504) else f"http_{status}",
         status=status,
         field=None if field is None else str(field),
         request_id=None if request_id is None else str(request_id),
-        retry_after_s=_retry_after_s(said.get("retry_after_ms"), response.headers.get("Retry-After")),
-        # Without a code the page is a gateway's, whose server has gone; asking again changes nothing anywhere.
+        retry_after_s=_retry_after_s(fields.get("retry_after_ms"), response.headers.get("Retry-After")),
+        # A 500 or 502 without a code comes from a gateway that lost its server. A retry is safe: requests have no
+        # side effects.
         retryable=status == 503 or (status in (500, 502) and not code),
     )
 
 
 def _retry_after_s(milliseconds: object, header: str | None) -> float | None:
-    """The finer of the two wins; a date in the header, which two clocks would have to agree on, is ignored."""
+    """Seconds to wait: the milliseconds if given, else the header. A date in the header is ignored, since the clocks
+    of both sides may differ."""
     if isinstance(milliseconds, int | float) and 0.0 <= milliseconds < float("inf"):
         return milliseconds / 1e3
     return float(header) if header is not None and header.isascii() and header.isdigit() else None
 
 
-def _said(error: Exception | None) -> str:
+def _message(error: Exception | None) -> str:
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""`sorl-drive`: a simulated robot that gets every action from POST /act."""
+"""`sorl-drive`: drive a simulated robot with actions from POST /act."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from sorl_client.control import Ask, Episode, run_episode
 from sorl_client.errors import SorlError
 
 DESCRIPTION = """\
-Drive a robot of OGBench through a policy server and say how it went.
+Drive a simulated robot of OGBench by a policy server, and report success, latency and jerk.
 
-Every control tick sends the observation to POST /act and applies the answer; an answer that is late is applied late
-(the simulation waits), and a tick whose deadline is exceeded holds (zero action). Both count as deadline misses:
-against --deadline-ms, or against the control period if there is none."""
+Every control tick sends the observation to POST /act and applies the reply. A late reply is applied late (the
+simulation waits), and a tick whose deadline is exceeded holds (zero action). Both count as deadline misses. The limit
+is --deadline-ms, or the control period if there is none."""
 
 EPILOG = """\
 examples:
   sorl-drive http://127.0.0.1:8000
       ten episodes of the default task in real time, with the policy's default budget
   sorl-drive http://127.0.0.1:8000 --deadline-ms 20 --json drive.json
-      the server spends what fits into 20 ms on every action
+      the server computes as much as fits into 20 ms for every action
   sorl-drive http://127.0.0.1:8000 --no-realtime --num-candidates 16 --num-steps 8 --compare-seed-policies
-      is best-of-16 jerky because every tick draws fresh noise? As fast as the server answers, same episodes twice
+      compare fresh noise at every tick with one noise per episode: success and jerk, on the same episodes
   sorl-drive http://127.0.0.1:8000 --no-realtime --require-successes 8
       a check for CI: exit status 1 if fewer than 8 of 10 episodes succeed
 
-exit status: 0 it ran; 1 fewer successes than --require-successes; 2 it could not run; 130 interrupted"""
+exit status: 0 done; 1 fewer successes than --require-successes; 2 could not run; 130 interrupted"""
 
 
 class CannotDrive(Exception):
-    """The robot and the server do not fit; the message is one line for people."""
+    """The task and the server's model do not fit. The message is one line for people."""
 
 
 def main(argv: Sequence[str] | None = None, make_env: Callable[[str], Any] = episodes.make_env) -> int:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None, make_env: Callable[[str], Any] = epi
 
 
 def drive(arguments: argparse.Namespace, make_env: Callable[[str], Any]) -> int:
-    """Connect, check that robot and model fit, drive all episodes, report; returns the exit status.
+    """Connect, check that task and model fit, drive all episodes and report. Returns the exit status.
 
     Raises CannotDrive or SorlError.
     """
@@ -120,13 +120,13 @@ def drive_episodes(
     policy: episodes.SeedPolicy,
     hz: float,
 ) -> list[Episode]:
-    """All episodes of one seed policy, a printed row each."""
+    """Drive all episodes of one seed policy, and print a row for each."""
     from tqdm import tqdm
 
     ask = ask_of(arguments, model)
     driven = []
     print(f"\nseed policy {policy!r}\n{report.HEADER}")
-    # disable=None: a progress bar for a terminal only, so that logs and pipes get the table and nothing else.
+    # disable=None shows the progress bar on terminals only; logs and pipes get just the table.
     with tqdm(total=arguments.episodes, unit="episode", disable=None, leave=False) as progress:
         for seeds in episodes.seeds(arguments.seed, arguments.episodes, policy):
             driven.append(
@@ -139,7 +139,7 @@ def drive_episodes(
 
 
 def ask_of(arguments: argparse.Namespace, model: dict[str, Any]) -> Ask:
-    """What the arguments make every tick ask for."""
+    """The request arguments of every tick, from the command line."""
     return Ask(
         model=model["name"],
         num_candidates=arguments.num_candidates,
@@ -151,7 +151,7 @@ def ask_of(arguments: argparse.Namespace, model: dict[str, Any]) -> Ask:
 
 
 def choose_model(models: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
-    """The model of that name, or the only one served; raises CannotDrive."""
+    """The model called `name`, or the only one if `name` is None. Raises CannotDrive if there is none or several."""
     served = ", ".join(str(model["name"]) for model in models) or "none"
     found = [model for model in models if name is None or model["name"] == name]
     if not found:
@@ -167,7 +167,7 @@ def build_env(task: str, make_env: Callable[[str], Any]) -> Any:
         return make_env(task)
     except ImportError:
         raise
-    except Exception as error:  # a name that OGBench cannot take apart fails in whatever way it comes to fail
+    except Exception as error:  # OGBench raises various errors for names it can't parse
         raise CannotDrive(f"cannot make the environment of task {task!r}: {error}") from error
 
 
@@ -181,7 +181,7 @@ def check_fit(env: Any, model: dict[str, Any], task: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; its help is the manual."""
+    """The command line."""
     result = argparse.ArgumentParser(
         prog="sorl-drive",
         description=DESCRIPTION,
@@ -192,18 +192,16 @@ def parser() -> argparse.ArgumentParser:
     add("url", nargs="?", default="http://127.0.0.1:8000", help="the policy server (default: %(default)s)")
     add("--task", default="cube-single-play-singletask-task2-v0", help="OGBench task (default: %(default)s)")
     add("--model", help="name of the model; needed only if the server has several")
-    add("--episodes", type=_from(1), default=10, help="how many episodes (default: %(default)s)")
+    add("--episodes", type=_from(1), default=10, help="number of episodes (default: %(default)s)")
     add("--seed", type=_from(0), default=0, help="seed of the first episode; the next ones follow (default: 0)")
     add("--num-candidates", type=_from(1), metavar="N", help="candidate actions per tick (default: the policy's)")
     add("--num-steps", type=_from(1), metavar="M", help="refinement steps per candidate (default: the policy's)")
-    add(
-        "--deadline-ms", type=_positive, metavar="MS", help="an action within this time, or none (default: no deadline)"
-    )
+    add("--deadline-ms", type=_positive, metavar="MS", help="time limit for each action, in ms (default: no deadline)")
     add(
         "--on-late",
         choices=("degrade", "reject"),
         default="degrade",
-        help="when N and M do not fit the deadline: take less, or refuse and hold (default: %(default)s)",
+        help="if N and M do not fit the deadline: compute less, or refuse, which holds (default: %(default)s)",
     )
     add("--temperature", type=float, help="scale of the noise, 0 to 2 (default: 1)")
     seeding = result.add_mutually_exclusive_group()
@@ -211,29 +209,29 @@ def parser() -> argparse.ArgumentParser:
         "--seed-policy",
         choices=get_args(episodes.SeedPolicy),
         default="step",
-        help="fresh noise at every step, or the same noise all episode, so that best-of-N does not flip between "
-        "modes (default: %(default)s)",
+        help="fresh noise at every step, or one noise for the episode, so that best-of-N does not flip between modes "
+        "(default: %(default)s)",
     )
     seeding.add_argument(
         "--compare-seed-policies",
         action="store_true",
-        help="drive the same episodes with both seed policies; success and jerk side by side",
+        help="drive the same episodes with both seed policies, and compare success and jerk",
     )
     add(
         "--realtime",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep the environment's control rate, or go as fast as the server answers",
+        help="keep the environment's control rate, or run as fast as the server replies",
     )
-    add("--max-steps", type=_from(1), metavar="STEPS", help="cut episodes short (default: the task's time limit)")
+    add("--max-steps", type=_from(1), metavar="STEPS", help="longest episode (default: the task's time limit)")
     add("--wait-s", type=float, default=0.0, metavar="S", help="wait this long for the server to be ready (default: 0)")
     add(
         "--api-key",
         metavar="KEY",
         default=os.environ.get("SORL_API_KEY"),
-        help="key to send, if the server wants one (default: the environment variable SORL_API_KEY)",
+        help="the server's API key, if it has one (default: the environment variable SORL_API_KEY)",
     )
-    add("--json", type=Path, metavar="FILE", help="also write the figures here")
+    add("--json", type=Path, metavar="FILE", help="also write the results to this file")
     add(
         "--require-successes",
         type=_from(0),

@@ -1,7 +1,7 @@
-"""Simulated episodes that can be repeated: what an episode seed and a step number determine.
+"""Repeatable simulated episodes: the seeds of initial states and of noise, and the environments.
 
-Driving a robot through HTTP (`sorl-drive`) and evaluating in process (`sorl-evaluate`) both run on this module, so
-that the same seeds meet the same initial states and ask for the same noise.
+Driving through HTTP (`sorl-drive`) and evaluating in process (`sorl-evaluate`) both use this module, so equal seeds
+give equal initial states and equal noise in both.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ STEPS_PER_EPISODE = 2**20
 
 @dataclass(frozen=True)
 class EpisodeSeeds:
-    """Seeds of one episode.
+    """The seeds of one episode.
 
-    "step" draws fresh noise at every control tick (the default, and how success is reported); "episode" keeps the
-    noise of the first tick, so that best-of-N does not flip between modes from one tick to the next.
+    With policy "step" every control tick has its own noise; this is the default, and success is reported with it. With
+    "episode" all ticks use the noise of the first, so that best-of-N does not flip between modes from tick to tick.
     """
 
     episode: int
     policy: SeedPolicy = "step"
 
     def action(self, step: int) -> int:
-        """Seed of the action at `step`: distinct over all (episode < 2^33, step < 2^20), and below 2^53."""
+        """The seed of the action at `step`: distinct for all episodes < 2^33 and steps < 2^20, and below 2^53."""
         return self.episode * STEPS_PER_EPISODE + (step if self.policy == "step" else 0)
 
 
 def make_env(task: str) -> Any:
-    """The OGBench environment of `task` (say "cube-single-play-singletask-task2-v0"), default horizon."""
+    """Make the OGBench environment `task` (e.g. "cube-single-play-singletask-task2-v0"), with its default horizon."""
     with quiet_simulator():
         import ogbench
 
@@ -48,7 +48,7 @@ def make_env(task: str) -> Any:
 
 @contextmanager
 def quiet_simulator() -> Iterator[None]:
-    """Without two warnings that concern nobody: OGBench looks for a display, and its spaces have float64 bounds."""
+    """Context manager: hides two harmless warnings. OGBench looks for a display, and its spaces have float64 bounds."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\(65\d+\)")
         warnings.filterwarnings("ignore", message=r".*precision lowered by casting to float32")
@@ -56,10 +56,10 @@ def quiet_simulator() -> Iterator[None]:
 
 
 def keep_action_space(env: Any) -> None:
-    """Give `env` one action space for life, which can be seeded.
+    """Make `env` keep one action space, which can be seeded.
 
-    Manipulation environments build a new one, with fresh entropy of the operating system, at every access, and their
-    reset draws two actions from it: equal seeds would give unequal initial states.
+    Manipulation environments make a new one at every access, seeded by the operating system, and their reset draws two
+    actions from it. Equal seeds would then give different initial states.
     """
     base = env.unwrapped
     if isinstance(getattr(type(base), "action_space", None), property):
@@ -70,14 +70,14 @@ def keep_action_space(env: Any) -> None:
 def reset(env: Any, seed: int) -> npt.NDArray[np.float32]:
     """Start the episode of `seed`; returns the first observation, (obs_dim,)."""
     words = np.random.SeedSequence(seed).generate_state(2)
-    np.random.seed(words[0])  # mazes read the global generator
+    np.random.seed(words[0])  # mazes use NumPy's global generator
     env.unwrapped.action_space.seed(int(words[1]))
     observation, _ = env.reset(seed=int(words[1]))
     return np.asarray(observation, dtype=np.float32)
 
 
 def control_hz(env: Any) -> float:
-    """The rate at which the environment expects actions."""
+    """The environment's control rate in Hz."""
     base = env.unwrapped
     period = getattr(base, "_control_timestep", None) or base.dt
     return 1.0 / float(period)

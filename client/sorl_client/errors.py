@@ -1,18 +1,18 @@
-"""What can go wrong between a robot and its policy server.
+"""Errors of this package.
 
 SorlError
-├── RequestRefused      4xx: the request is at fault; sending it again cannot help
-│   ├── VersionGone     409: the model is served, and not, or no longer, in the version asked for
-│   ├── ReloadFailed    409: the model's file is not fit to serve; what was served before still is
+├── RequestRefused      4xx: the request is at fault; sending it again can't help
+│   ├── VersionGone     409: the model is served, but not (or no longer) in the requested version
+│   ├── ReloadFailed    409: the model's file can't be served; the previous version still is
 │   ├── Unauthorized    401: the key is missing or wrong
 │   └── AdminDisabled   403: the server was started without an admin key
-├── DeadlineExceeded    504 from the server, or the deadline was spent on this side
+├── DeadlineExceeded    504 from the server, or the deadline passed in the client
 ├── Overloaded          503: the queue is full                                        (retried)
 ├── NotReady            503: no model is warm yet                                     (retried)
 ├── ServerFailed        500 and every other status that is not a success; a gateway's own 500 or 502 is retried
-├── ConnectionFailed    no reply: unreachable, cut off (retried), or silent too long (not retried)
-└── InvalidReply        a success that is not a reply of this protocol
-    └── StaleReply      the reply to another request
+├── ConnectionFailed    no reply: no connection or a broken one (retried), or a timeout (not retried)
+└── InvalidReply        a success whose body is not a valid reply
+    └── StaleReply      a reply to another request
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from typing import ClassVar
 
 
 class SorlError(Exception):
-    """Base of all errors of this package; each carries what the server said, as far as it said it.
+    """Base of all errors of this package, with the fields of the server's problem document.
 
-    `code` is the server's stable name of the fault ("overloaded"), `detail` a sentence for people, `status` the HTTP
-    status (None when the fault was found on this side), `field` the request's field at fault.
+    code           the server's stable name of the error ("overloaded")
+    detail         a sentence for people
+    status         the HTTP status; None if the client found the error
+    field          the request's field at fault, if there is one
+    request_id     the request's id, if known
+    retry_after_s  seconds after which the server expects to accept the request, if it said so
+    retryable      whether sending the same request again may succeed
     """
 
     default_code: ClassVar[str] = "error"
@@ -50,26 +55,27 @@ class SorlError(Exception):
         self.retryable = retryable
 
     def __str__(self) -> str:
-        """One line: "invalid_request (HTTP 422, observation): expected 28 numbers"; no field that `detail` names."""
+        """One line: "invalid_request (HTTP 422, observation): expected 28 numbers". A field that `detail` starts with
+        is not repeated."""
         origin = [f"HTTP {self.status}"] if self.status is not None else []
         origin += [self.field] if self.field and not self.detail.startswith(f"{self.field}:") else []
         return f"{self.code}{' (' + ', '.join(origin) + ')' if origin else ''}: {self.detail}"
 
 
 class RequestRefused(SorlError):
-    """The server refused the request as it is (4xx)."""
+    """The server refused the request (4xx)."""
 
     default_code = "invalid_request"
 
 
 class VersionGone(RequestRefused):
-    """The model is not, or no longer, served in the `model_version` asked for: ask `models()` and pin anew."""
+    """The model is not, or no longer, served in the requested `model_version`; `models()` lists the current one."""
 
     default_code = "version_gone"
 
 
 class ReloadFailed(RequestRefused):
-    """`detail` says what is wrong with the model's file; the version served before is served on."""
+    """The model's file can't be served, for the reason in `detail`; the previous version is still served."""
 
     default_code = "reload_failed"
 
@@ -81,19 +87,19 @@ class Unauthorized(RequestRefused):
 
 
 class AdminDisabled(RequestRefused):
-    """The server takes no admin calls, as it was started without an admin key (403)."""
+    """The server takes no admin calls, because it was started without an admin key (403)."""
 
     default_code = "admin_disabled"
 
 
 class DeadlineExceeded(SorlError):
-    """No action by the deadline. `status` is 504 if the server said so, None if the time ran out on this side."""
+    """No action by the deadline. `status` is 504 if the server said so, None if the client's clock did."""
 
     default_code = "deadline_exceeded"
 
 
 class Overloaded(SorlError):
-    """The server has no room for the request now (503); `retry_after_s` is when it expects to."""
+    """The server's queue is full (503); `retry_after_s` is when it expects to have room."""
 
     default_code = "overloaded"
 
@@ -105,7 +111,7 @@ class NotReady(SorlError):
 
 
 class ServerFailed(SorlError):
-    """The server failed (500), or something between here and there did."""
+    """The server failed (500), or a gateway before it did."""
 
     default_code = "server_failed"
 
@@ -117,12 +123,12 @@ class ConnectionFailed(SorlError):
 
 
 class InvalidReply(SorlError):
-    """The reply cannot be read: whatever answers at this address does not speak this protocol."""
+    """The reply can't be read: the server at this address may not be a SORL server."""
 
     default_code = "invalid_reply"
 
 
 class StaleReply(InvalidReply):
-    """The reply carries another request's id; acting on it would move the robot on an old observation."""
+    """The reply has another request's id, so its action may be for an old observation."""
 
     default_code = "stale_reply"

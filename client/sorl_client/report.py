@@ -1,4 +1,4 @@
-"""What `sorl-drive` prints and writes: a row per episode, a summary, and two summaries side by side."""
+"""The output of `sorl-drive`: a row per episode, a summary, and a comparison of two seed policies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ JERK_UNIT = "action units/s^2"
 
 @dataclass(frozen=True)
 class Summary:
-    """All episodes of one seed policy; latencies pool all ticks, `success_low`..`success_high` is the 95 % interval."""
+    """Statistics over the episodes of one seed policy.
+
+    `success_low` and `success_high` are the 95 % Wilson interval of the success rate. Latency percentiles are over all
+    ticks of all episodes, in ms.
+    """
 
     seed_policy: SeedPolicy
     episodes: int
@@ -36,7 +40,7 @@ class Summary:
     jerk: float
 
     def text(self) -> str:
-        """Four lines for people."""
+        """The summary in four lines."""
         return "\n".join(
             [
                 f"success   {self.success_text()}",
@@ -62,7 +66,7 @@ class Summary:
 
 
 def summarise(seed_policy: SeedPolicy, driven: Sequence[Episode], hz: float) -> Summary:
-    """The figures over all `driven` episodes of one seed policy at a control rate of `hz`; at least one episode."""
+    """Summarise one or more episodes of one seed policy, at a control rate of `hz`."""
     successes = sum(episode.success for episode in driven)
     low, high = wilson_interval(successes, len(driven))
     p50, p95, p99, top = percentiles([ms for episode in driven for ms in episode.latencies_ms], (50, 95, 99, 100))
@@ -86,7 +90,7 @@ def summarise(seed_policy: SeedPolicy, driven: Sequence[Episode], hz: float) -> 
 
 
 def row(episode: Episode, hz: float) -> str:
-    """One line under HEADER."""
+    """An episode's line of the table under HEADER."""
     p50, p99 = percentiles(episode.latencies_ms, (50, 99))
     return (
         f"{episode.episode:>7}  {'yes' if episode.success else 'no':>7}  {episode.steps:>5}  {p50:>8.2f}  {p99:>8.2f}"
@@ -95,7 +99,7 @@ def row(episode: Episode, hz: float) -> str:
 
 
 def as_json(episode: Episode, hz: float) -> dict[str, Any]:
-    """An episode for machines; equal `actions_sha256` means the same actions, bit for bit."""
+    """An episode as JSON. Equal `actions_sha256` means the same actions, bit for bit."""
     p50, p99, top = percentiles(episode.latencies_ms, (50, 99, 100))
     return {
         "episode": episode.episode,
@@ -113,7 +117,7 @@ def as_json(episode: Episode, hz: float) -> dict[str, Any]:
 
 
 def side_by_side(one: Sequence[Episode], other: Sequence[Episode], hz: float) -> str:
-    """Fresh noise at every step against one noise per episode, on the same episodes in the same order."""
+    """Compare the seed policies "step" (`one`) and "episode" (`other`) on the same episodes in the same order."""
     step, episode = summarise("step", one, hz), summarise("episode", other, hz)
     only_step = sum(a.success and not b.success for a, b in zip(one, other, strict=True))
     only_episode = sum(b.success and not a.success for a, b in zip(one, other, strict=True))

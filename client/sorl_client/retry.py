@@ -1,4 +1,4 @@
-"""How often, and how long after a failure, a request is sent again."""
+"""`RetryPolicy`: how often a request is sent again, and after what time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class RetryPolicy:
     """Exponential backoff with full jitter.
 
     The wait after the n-th failure (n = 0, 1, ...) is uniform in [0, min(longest_s, first_s * 2^n)], so that robots
-    that failed together do not come back together; if the server said when to come back, it is that much later.
-    A server that says more than `patience_s` is not waited for. Only what may succeed unchanged is sent again (503,
-    connections that broke, and a gateway's own 500 or 502), at most `attempts` times in all; 1 never retries.
+    whose requests failed at the same time do not retry at the same time. A server's retry-after time is added to it;
+    above `patience_s` seconds there is no retry. Only errors that may pass are retried (503, broken connections, and a
+    gateway's own 500 or 502). `attempts` counts all sends; 1 never retries.
     """
 
     attempts: int = 5
@@ -29,7 +29,7 @@ class RetryPolicy:
             raise ValueError(f"need 0 <= first_s <= longest_s, got {self.first_s} and {self.longest_s}")
 
     def wait_s(self, failures: int, retry_after_s: float | None, random: Callable[[], float]) -> float | None:
-        """Seconds to wait after failure number `failures` (from 0), None to give up; `random` draws from [0, 1)."""
+        """Seconds to wait after failure number `failures` (from 0); None gives up. `random` draws from [0, 1)."""
         asked = retry_after_s or 0.0
         if failures + 1 >= self.attempts or asked > self.patience_s:
             return None

@@ -1,6 +1,6 @@
-"""Bytes of requests and replies: MessagePack with binary arrays, or JSON with lists. Pure functions.
+"""Encode requests and decode replies: MessagePack with binary arrays, or JSON with lists. Pure functions.
 
-An array in MessagePack is a map of four binary keys, as openpi's clients send it:
+An array in MessagePack is a map with four binary keys, the format of openpi's clients:
 {b"__ndarray__": true, b"data": C-order bytes, b"dtype": "<f4", b"shape": [...]}.
 """
 
@@ -17,15 +17,15 @@ import numpy.typing as npt
 MediaType = Literal["application/msgpack", "application/json"]
 MSGPACK: MediaType = "application/msgpack"
 JSON: MediaType = "application/json"
-EXACT_IN_JSON = 2**53  # integers from here on lose digits in readers that know only doubles
+EXACT_IN_JSON = 2**53  # larger integers lose digits in JSON readers that use doubles
 ARRAY_KINDS = "biuf"
 
 
 def encode(value: Any, media_type: MediaType = MSGPACK) -> bytes:
-    """Bytes of `value`: nested dicts, lists, plain and NumPy scalars, and NumPy arrays of numbers or booleans.
+    """Encode `value`: nested dicts, lists, plain and NumPy scalars, and NumPy arrays of numbers or booleans.
 
-    JSON carries arrays as nested lists and integers above 2^53 as decimal strings.
-    Raises TypeError for anything else, ValueError for non-finite numbers in JSON, which has none.
+    In JSON, arrays become nested lists, and integers above 2^53 become decimal strings.
+    Raises TypeError for other types, and ValueError for non-finite numbers in JSON.
     """
     if media_type == MSGPACK:
         packed: bytes = msgpack.packb(value, default=_pack)
@@ -34,9 +34,9 @@ def encode(value: Any, media_type: MediaType = MSGPACK) -> bytes:
 
 
 def decode(body: bytes, media_type: str) -> Any:
-    """The value in `body`; arrays are the caller's own: writable, and no view of the bytes received.
+    """Decode `body`. Arrays are copies, so they are writable.
 
-    Raises ValueError for bytes that are not of `media_type`, for malformed arrays and for other media types.
+    Raises ValueError if the bytes are not valid `media_type`, an array is malformed, or the media type is unknown.
     """
     kind = media_type.split(";")[0].strip().lower()
     try:
@@ -78,7 +78,7 @@ def _array(entry: dict[str, Any]) -> npt.NDArray[Any]:
     if not isinstance(data, bytes) or not isinstance(shape, list):
         raise ValueError("an array needs binary data and a list as its shape")
     if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) * dtype.itemsize != len(data):
-        raise ValueError(f"{len(data)} bytes are no array of {dtype} with shape {shape}")
+        raise ValueError(f"{len(data)} bytes are not an array of {dtype} with shape {shape}")
     array: npt.NDArray[Any] = np.frombuffer(data, dtype).reshape(shape).copy()
     return array
 

@@ -1,4 +1,4 @@
-"""A policy server of the standard library: real sockets, no policy. Its codec is written out here, apart from ours."""
+"""Fixtures: a fake policy server with real sockets and its own encoding (independent of `wire`), and a fake clock."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_observation(fields: dict[str, Any]) -> np.ndarray:
 
 
 class FakeServer(ThreadingHTTPServer):
-    """Counts connections, keeps the requests, answers /act with a fixed function of observation and seed."""
+    """Counts connections, records requests, and answers /act with a fixed function of observation and seed."""
 
     daemon_threads = True
 
@@ -77,7 +77,7 @@ class FakeServer(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # headers and body leave in two writes: the second would wait 40 ms for an ACK
+    disable_nagle_algorithm = True  # else the body, a second write after the headers, would wait 40 ms for an ACK
     server: FakeServer
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -125,7 +125,7 @@ def fake_server() -> Iterator[Callable[..., FakeServer]]:
 
 
 class FakeClock:
-    """Time that passes only when someone sleeps, or a test says so; `random` is what it is set to."""
+    """A clock that advances only by `sleep`, or by a test that sets `now`."""
 
     def __init__(self) -> None:
         self.now = 100.0

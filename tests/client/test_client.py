@@ -32,7 +32,7 @@ OBSERVATION = [0.5, -0.5]
 
 @pytest.fixture(params=["sync", "async"])
 def ask(request, clock):
-    """Calls one method of a client of either kind whose network is `handler`; random draws are all 0.5."""
+    """Calls one method of a `Client` or `AsyncClient` whose network is `handler`. All random draws are 0.5."""
 
     def call(handler, method="act", *arguments, options=(), **keywords):
         settings = {"transport": httpx.MockTransport(handler), "clock": clock, "random": lambda: 0.5} | dict(options)
@@ -52,7 +52,7 @@ def ask(request, clock):
 
 
 class Script:
-    """A network that answers each attempt with the next entry, the last one for good; keeps the fields it was sent."""
+    """A network that answers each attempt with the next entry, then with the last one. Records the fields sent."""
 
     def __init__(self, *entries):
         self.entries = list(entries)
@@ -66,7 +66,7 @@ class Script:
         entry = entry(request, self.sent[-1]) if callable(entry) else entry
         if isinstance(entry, Exception):
             raise entry
-        # A response is used up by being read, and a script may repeat it.
+        # A response can be read only once, and an entry may be repeated.
         return httpx.Response(entry.status_code, headers=entry.headers, content=entry.content)
 
 
@@ -132,7 +132,7 @@ def test_a_batch_keeps_its_rows(ask, good):
     assert reply.observation_z_max.tolist() == [0.5, 1.5]
 
 
-def test_less_than_asked_for_comes_with_its_reason_and_candidates_when_asked_for(ask, good):
+def test_a_degraded_reply_has_its_reason_and_candidates_if_requested(ask, good):
     def answer(request, fields):
         assert fields["return_candidates"] is True
         changes = {"degraded": "20 ms allow 4 x 2", "candidates": [[0.0, 1.0], [2.0, 3.0]], "candidate_q": [0.5, 0.25]}
@@ -144,7 +144,7 @@ def test_less_than_asked_for_comes_with_its_reason_and_candidates_when_asked_for
     assert reply.candidate_q.tolist() == [0.5, 0.25]
 
 
-def test_json_is_spoken_too(ask, reply_to):
+def test_json_works_too(ask, reply_to):
     def handler(request):
         fields = json.loads(request.content)
         assert request.headers["Content-Type"] == "application/json"
@@ -157,7 +157,7 @@ def test_json_is_spoken_too(ask, reply_to):
     assert reply.seed == 2**64 - 1
 
 
-def test_the_key_is_sent(ask, good):
+def test_the_api_key_is_sent(ask, good):
     def handler(request):
         assert request.headers["Authorization"] == "Bearer s3cret"
         return good(request, msgpack.unpackb(request.content))
@@ -170,7 +170,7 @@ def test_the_key_is_sent(ask, good):
 @pytest.mark.parametrize(
     "failure", [BUSY, CUT, httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.ConnectTimeout("slow")]
 )
-def test_what_may_pass_is_tried_again_under_the_same_id(ask, good, clock, failure):
+def test_transient_failures_are_retried_with_the_same_id(ask, good, clock, failure):
     script = Script(failure, failure, failure, good)
     reply = ask(script)
     assert reply.attempts == 4
@@ -187,7 +187,7 @@ def test_backoff_is_bounded_and_attempts_run_out(ask, clock):
     assert clock.slept == [0.5, 0.75, 0.75]
 
 
-def test_jitter_spans_the_whole_wait(clock):
+def test_jitter_is_over_the_whole_wait(clock):
     draws = {0.0: 0.0, 0.999: 0.999 * 0.02}
     for draw, expected in draws.items():
         assert RetryPolicy().wait_s(0, None, lambda draw=draw: draw) == pytest.approx(expected)
@@ -202,31 +202,31 @@ def test_jitter_spans_the_whole_wait(clock):
         (problem(503, "not_ready", {"Retry-After": "-1"}, retry_after_ms="soon"), 0.0),
     ],
 )
-def test_the_server_says_when_to_come_back(ask, good, clock, answer, least):
+def test_retry_after_is_respected(ask, good, clock, answer, least):
     ask(Script(answer, good))
     assert clock.slept == pytest.approx([least + 0.01])
 
 
-def test_a_server_that_wants_too_much_patience_is_not_waited_for(ask, clock):
+def test_a_retry_after_above_patience_s_ends_the_call(ask, clock):
     with pytest.raises(Overloaded) as caught:
         ask(Script(problem(503, "overloaded", {"Retry-After": "3600"})))
     assert caught.value.retry_after_s == 3600.0
     assert clock.slept == []
 
 
-def test_each_attempt_is_told_what_is_left_of_the_deadline(ask, good, clock):
+def test_each_attempt_sends_the_time_left_to_the_deadline(ask, good, clock):
     def slow(_, fields):
         clock.now += 0.015
         return BUSY
 
     script = Script(slow, slow, good)
     ask(script, deadline_ms=100.0, options={"transit_ms": 2.0})
-    # 100; less 15 and a wait of 10; less 15 and a wait of 20; each less 2 for the network.
+    # 100 ms; then 15 ms of attempt and 10 of wait less; then 15 and 20 less. Each less 2 ms for the network.
     assert [fields["deadline_ms"] for fields in script.sent] == pytest.approx([98.0, 73.0, 38.0])
     assert [timeout["read"] for timeout in script.timeouts] == pytest.approx([0.1, 0.075, 0.04])
 
 
-def test_no_wait_leads_past_the_deadline(ask, clock):
+def test_a_wait_beyond_the_deadline_is_not_started(ask, clock):
     script = Script(problem(503, "overloaded", retry_after_ms=200))
     with pytest.raises(DeadlineExceeded, match="after 1 attempt") as caught:
         ask(script, deadline_ms=100.0)
@@ -235,13 +235,13 @@ def test_no_wait_leads_past_the_deadline(ask, clock):
     assert clock.now == 100.0
 
 
-def test_many_retries_end_with_the_deadline(ask, clock):
+def test_retries_end_at_the_deadline(ask, clock):
     with pytest.raises(DeadlineExceeded):
         ask(Script(CUT), deadline_ms=100.0, options={"retry": RetryPolicy(attempts=10**6, first_s=0.004)})
     assert clock.now < 100.1
 
 
-def test_silence_until_the_deadline_is_a_deadline_exceeded(ask, clock):
+def test_no_reply_by_the_deadline_is_deadline_exceeded(ask, clock):
     def silent(request, _):
         clock.now += request.extensions["timeout"]["read"]
         return httpx.ReadTimeout("")
@@ -252,7 +252,7 @@ def test_silence_until_the_deadline_is_a_deadline_exceeded(ask, clock):
     assert len(script.sent) == 1
 
 
-def test_an_action_that_comes_late_is_not_acted_on(ask, clock, good):
+def test_a_reply_after_the_deadline_is_deadline_exceeded(ask, clock, good):
     def late(request, fields):
         clock.now += 0.031
         return good(request, fields)
@@ -262,7 +262,7 @@ def test_an_action_that_comes_late_is_not_acted_on(ask, clock, good):
 
 
 @pytest.mark.parametrize("deadline_ms", [0.0, -5.0, 0.9])
-def test_a_spent_deadline_sends_nothing(ask, good, deadline_ms):
+def test_nothing_is_sent_after_the_deadline(ask, good, deadline_ms):
     script = Script(good)
     with pytest.raises(DeadlineExceeded, match="after 0 attempt"):
         ask(script, deadline_ms=deadline_ms)
@@ -274,7 +274,7 @@ def test_a_deadline_must_be_a_number(ask, good):
         ask(Script(good), deadline_ms=float("nan"))
 
 
-def test_silence_without_a_deadline_is_not_asked_again(ask):
+def test_a_timeout_without_a_deadline_is_not_retried(ask):
     script = Script(httpx.ReadTimeout(""))
     with pytest.raises(ConnectionFailed, match="ReadTimeout"):
         ask(script)
@@ -297,7 +297,7 @@ def test_silence_without_a_deadline_is_not_asked_again(ask):
         (httpx.Response(307, headers={"Location": "/elsewhere"}), ServerFailed, "http_307"),
     ],
 )
-def test_what_cannot_pass_is_raised_at_once(ask, clock, answer, kind, code):
+def test_permanent_failures_are_raised_at_once(ask, clock, answer, kind, code):
     script = Script(answer)
     with pytest.raises(SorlError) as caught:
         ask(script)
@@ -334,7 +334,7 @@ def test_the_last_failure_is_the_one_raised(ask, failure, kind):
 
 
 @pytest.mark.parametrize("status", [500, 502])
-def test_a_gateways_own_page_is_asked_past(ask, good, status):
+def test_a_gateways_own_error_page_is_retried(ask, good, status):
     script = Script(httpx.Response(status, html="<h1>It broke</h1>"), good)
     assert ask(script, request_id="mine").attempts == 2
     assert [sent["request_id"] for sent in script.sent] == ["mine", "mine"]
@@ -343,7 +343,7 @@ def test_a_gateways_own_page_is_asked_past(ask, good, status):
 @pytest.mark.parametrize("answered", ["another", None])
 def test_a_reply_to_another_request_is_refused(ask, good, answered):
     script = Script(lambda request, fields: good(request, fields, request_id=answered))
-    with pytest.raises(StaleReply, match="asked as mine"):
+    with pytest.raises(StaleReply, match="sent request_id mine"):
         ask(script, request_id="mine")
     assert len(script.sent) == 1
 
@@ -361,7 +361,7 @@ def test_a_reply_to_another_request_is_refused(ask, good, answered):
     ],
     ids=str,
 )
-def test_what_must_not_reach_motors_is_refused(ask, good, changes):
+def test_invalid_replies_are_refused(ask, good, changes):
     with pytest.raises(InvalidReply):
         ask(Script(lambda request, fields: good(request, fields, **changes)))
 
@@ -374,7 +374,7 @@ def test_what_must_not_reach_motors_is_refused(ask, good, changes):
         httpx.Response(200, json=[1]),
     ],
 )
-def test_what_is_no_reply_is_refused(ask, answer):
+def test_bodies_that_are_not_replies_are_refused(ask, answer):
     with pytest.raises(InvalidReply):
         ask(Script(answer))
 
@@ -410,14 +410,14 @@ def test_reload_asks_for_the_model_by_name(ask):
         (problem(403, "admin_disabled"), AdminDisabled),
     ],
 )
-def test_a_reload_that_is_refused_says_why(ask, answer, kind):
+def test_a_refused_reload_has_its_reason(ask, answer, kind):
     with pytest.raises(RequestRefused) as caught:
         ask(Script(answer), "reload", "cube")
     assert type(caught.value) is kind
     assert caught.value.status == answer.status_code
 
 
-def test_ready_is_yes_or_no_and_a_refusal_is_an_error(ask):
+def test_ready_is_a_boolean_and_a_refusal_is_an_error(ask):
     assert ask(Script(httpx.Response(200)), "ready") is True
     for failure in (problem(503, "not_ready"), CUT, httpx.ConnectError("refused")):
         assert ask(Script(failure), "ready") is False
@@ -437,7 +437,7 @@ def test_waiting_ends_when_the_time_is_up(ask, clock):
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "ftp://host", "http://", ""])
-def test_an_address_that_is_none_is_refused(url):
+def test_an_invalid_url_is_refused(url):
     with pytest.raises(ValueError, match="need a URL"):
         Client(url)
 
@@ -471,7 +471,7 @@ def test_connections_are_kept_open_by_the_async_client_and_calls_overlap(fake_se
     assert [reply.seed for reply in asyncio.run(run())] == [0, 1, 2, 3]
 
 
-def test_a_failure_on_the_way_is_an_error_of_ours(fake_server):
+def test_network_failures_are_sorl_errors(fake_server):
     server = fake_server()
     url = server.url
     with Client(url, retry=RetryPolicy(attempts=1)) as client:
@@ -491,5 +491,5 @@ def test_importing_the_client_imports_no_simulator_and_no_torch():
     assert done.stdout.strip() == "[]"
 
 
-def test_public_names_are_the_ones_promised():
+def test_public_names_are_exported():
     assert all(hasattr(sorl_client, name) for name in sorl_client.__all__)

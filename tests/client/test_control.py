@@ -9,7 +9,7 @@ DEFAULT = Ask()
 
 
 class Robot:
-    """Ten ticks a second; sees how often it moved, reaches the goal after `goal` steps; keeps when it moved."""
+    """A 10 Hz environment. It observes its number of steps, succeeds after `goal` steps, and records their times."""
 
     dt = 0.1
     observation_space = SimpleNamespace(shape=(1,))
@@ -32,7 +32,7 @@ class Robot:
 
 
 class Server:
-    """Takes the next of `takes` seconds for each answer; an exception is raised after no time."""
+    """Answers each request after the next of `takes`, in seconds; an exception among them is raised at once."""
 
     def __init__(self, clock, *takes):
         self.clock = clock
@@ -85,18 +85,18 @@ def test_a_tick_without_an_action_holds(clock):
     assert server.asked[0][1]["deadline_ms"] == 20.0
 
 
-def test_other_errors_end_the_drive(clock):
+def test_other_errors_end_the_episode(clock):
     with pytest.raises(Overloaded):
         drive(clock, Overloaded("full"))
 
 
-def test_the_seed_policy_decides_the_seeds_asked_for(clock):
+def test_the_seed_policy_decides_the_seeds(clock):
     for policy, expected in {"step": [3 * 2**20, 3 * 2**20 + 1], "episode": [3 * 2**20] * 2}.items():
         _, _, server = drive(clock, goal=2, policy=policy)
         assert [fields["seed"] for _, fields in server.asked] == expected
 
 
-def test_observations_are_what_the_robot_saw_and_the_budget_is_passed_on(clock):
+def test_requests_have_the_observation_and_the_budget(clock):
     ask = Ask(model="m", num_candidates=8, num_steps=2, on_late="reject", temperature=0.5)
     _, _, server = drive(clock, goal=3, ask=ask)
     assert [observation for observation, _ in server.asked] == [[0.0], [1.0], [2.0]]

@@ -9,7 +9,7 @@ MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
 class Robot:
-    """Sees how often it moved. Five steps to the goal; odd seeds of the generator make it miss."""
+    """An environment that observes its number of steps. It succeeds after five steps, except for odd seeds."""
 
     dt = 0.1
     observation_space = SimpleNamespace(shape=(2,))
@@ -41,7 +41,7 @@ def robot():
 
 @pytest.fixture
 def drive(robot, capsys):
-    """Runs the command with the stub robot; returns its exit status, stdout and stderr."""
+    """Runs the command with the stub environment; returns its exit status, stdout and stderr."""
 
     def run(*arguments):
         status = main([str(argument) for argument in arguments], make_env=lambda task: robot)
@@ -64,7 +64,7 @@ def zigzag(fake_server, reply_to):
     return server
 
 
-def test_the_figures_are_printed_and_written(zigzag, drive, robot, tmp_path):
+def test_results_are_printed_and_written(zigzag, drive, robot, tmp_path):
     file = tmp_path / "drive.json"
     status, out, err = drive(zigzag.url, "--no-realtime", "--episodes", 3, "--seed", 4, "--json", file)
     assert (status, err, robot.closed) == (0, "", True)
@@ -87,7 +87,7 @@ def test_the_figures_are_printed_and_written(zigzag, drive, robot, tmp_path):
     assert zigzag.connections == 1
 
 
-def test_what_is_asked_reaches_the_server(zigzag, drive):
+def test_flags_reach_the_server(zigzag, drive):
     flags = [
         "--num-candidates",
         8,
@@ -108,7 +108,7 @@ def test_what_is_asked_reaches_the_server(zigzag, drive):
     assert sent["model"] == "stub"
 
 
-def test_a_deadline_exceeded_is_held_and_counted(fake_server, reply_to, drive, tmp_path):
+def test_a_tick_with_deadline_exceeded_holds_and_is_counted(fake_server, reply_to, drive, tmp_path):
     server = fake_server()
 
     def answer(fields):
@@ -153,7 +153,7 @@ def test_too_few_successes_are_an_exit_status(zigzag, drive):
         ({}, ["--model", "other"], "no model 'other' here; served: stub"),
     ],
 )
-def test_a_robot_that_does_not_fit_is_told_so(fake_server, drive, model, flags, complaint):
+def test_a_model_that_does_not_fit_the_task_is_an_error(fake_server, drive, model, flags, complaint):
     server = fake_server(**model)
     status, _, err = drive(server.url, *flags)
     assert status == 2
@@ -162,7 +162,7 @@ def test_a_robot_that_does_not_fit_is_told_so(fake_server, drive, model, flags, 
     assert server.requests == []
 
 
-def test_servers_that_cannot_serve_are_told_apart(fake_server, drive):
+def test_servers_that_cannot_serve_have_different_errors(fake_server, drive):
     server = fake_server()
     server.ready = lambda: (503, {"code": "not_ready", "detail": "warming up"})
     assert "not_ready (HTTP 503)" in drive(server.url)[2]
@@ -171,7 +171,7 @@ def test_servers_that_cannot_serve_are_told_apart(fake_server, drive):
     assert drive(server.url)[2] == "sorl-drive: engine_failed (HTTP 500): it broke\n"
 
 
-def test_an_address_where_nobody_is_takes_one_line(fake_server, drive):
+def test_an_unreachable_server_is_one_line(fake_server, drive):
     server = fake_server()
     url = server.url
     server.shutdown()
@@ -183,7 +183,7 @@ def test_an_address_where_nobody_is_takes_one_line(fake_server, drive):
     assert drive("localhost:8000")[2].startswith("sorl-drive: need a URL such as")
 
 
-def test_a_missing_simulator_and_an_unknown_task_take_one_line(fake_server, capsys):
+def test_a_missing_simulator_and_an_unknown_task_are_one_line(fake_server, capsys):
     url = fake_server().url
 
     def no_ogbench(task):
@@ -196,14 +196,14 @@ def test_a_missing_simulator_and_an_unknown_task_take_one_line(fake_server, caps
 
 
 @pytest.mark.parametrize("flags", [["--episodes", "0"], ["--deadline-ms", "-1"], ["--seed-policy", "tick"]])
-def test_senseless_flags_are_refused(flags, capsys):
+def test_invalid_flags_are_refused(flags, capsys):
     with pytest.raises(SystemExit) as caught:
         main(flags)
     assert caught.value.code == 2
     assert flags[0] in capsys.readouterr().err
 
 
-def test_an_interrupted_drive_says_so(zigzag, robot, drive):
+def test_an_interrupted_drive_prints_so(zigzag, robot, drive):
     def interrupted(action):
         raise KeyboardInterrupt
 

@@ -40,7 +40,7 @@ def env(task):
 
 
 def trajectory(env, seed):
-    """Bytes of what the robot sees in five steps of fixed actions."""
+    """The bytes of the observations of five steps with fixed actions."""
     seen = [episodes.reset(env, seed)]
     for step in range(5):
         action = np.sin(np.arange(env.action_space.shape[0]) + step).astype(np.float32)
@@ -48,17 +48,17 @@ def trajectory(env, seed):
     return b"".join(np.asarray(observation, np.float64).tobytes() for observation in seen)
 
 
-def test_a_seed_is_an_episode_bit_for_bit(env, task):
+def test_a_seed_determines_an_episode_bit_for_bit(env, task):
     first = trajectory(env, 7)
     assert trajectory(env, 8) != first
-    np.random.rand(3)  # whatever else drew from the global generator
+    np.random.rand(3)  # as if other code had used the global generator
     assert trajectory(env, 7) == first
     again = episodes.make_env(task)
     assert trajectory(again, 7) == first
     again.close()
 
 
-def test_the_first_observation_is_float32_of_the_space(env):
+def test_the_first_observation_is_float32_and_in_the_space(env):
     observation = episodes.reset(env, 0)
     assert observation.dtype == np.float32
     assert observation.shape == env.observation_space.shape

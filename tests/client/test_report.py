@@ -26,7 +26,7 @@ STEP = [episode(0, True, 1, wiggle=1.0), episode(1, False), episode(2, True)]
 EPISODE = [episode(0, True), episode(1, True), episode(2, True)]
 
 
-def test_the_summary_says_what_was_measured():
+def test_the_summary_has_the_statistics():
     summary = report.summarise("step", STEP, hz=20.0)
     assert summary.text().splitlines() == [
         "success   2/3 = 67 % (21 to 94)",

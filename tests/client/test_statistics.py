@@ -33,7 +33,7 @@ def test_wilson_agrees_with_published_values():
 
 
 @given(COUNTS, st.floats(0, 10))
-def test_wilson_holds_the_rate_and_stays_in_the_unit_interval(counts, z):
+def test_wilson_contains_the_rate_and_stays_in_the_unit_interval(counts, z):
     low, high = wilson_interval(*counts, z)
     assert 0.0 <= low <= counts[0] / counts[1] <= high <= 1.0
 
@@ -44,7 +44,7 @@ def test_wilson_refuses_impossible_counts(arguments):
         wilson_interval(*arguments)
 
 
-def test_percentiles_are_values_that_were_seen():
+def test_percentiles_are_measured_values():
     values = list(range(1, 101))
     assert percentiles(values[::-1], (0, 50, 95, 99, 100)) == (1, 50, 95, 99, 100)
     assert percentiles([7.0], (50, 99)) == (7.0, 7.0)
@@ -52,7 +52,7 @@ def test_percentiles_are_values_that_were_seen():
         percentiles([], (50,))
 
 
-def test_jerk_of_a_parabola_is_its_second_derivative_whatever_the_rate():
+def test_jerk_of_a_parabola_is_its_second_derivative_at_any_rate():
     for hz in (10.0, 50.0):
         t = np.arange(20)[:, None] / hz
         actions = t**2 * np.array([1.5, 2.0])  # second derivative (3, 4), norm 5

@@ -88,12 +88,12 @@ def test_any_bytes_decode_or_raise_value_error(body, media_type):
         wire.decode(body, media_type)
 
 
-def test_json_carries_lists_and_large_integers_as_text():
+def test_json_has_arrays_as_lists_and_large_integers_as_text():
     body = wire.encode({"o": np.array([1, 2.5], np.float32), "s": [2**53, 2**53 + 1], "b": True, "n": None}, wire.JSON)
     assert json.loads(body) == {"o": [1.0, 2.5], "s": [2**53, "9007199254740993"], "b": True, "n": None}
 
 
-def test_msgpack_carries_any_uint64():
+def test_msgpack_round_trips_any_uint64():
     assert wire.decode(wire.encode([2**64 - 1, np.uint64(2**64 - 1)]), wire.MSGPACK) == [2**64 - 1] * 2
 
 
@@ -104,7 +104,7 @@ def test_json_has_no_nan():
 
 @pytest.mark.parametrize("media_type", [wire.MSGPACK, wire.JSON])
 @pytest.mark.parametrize("value", [np.array([object()]), np.array(["text"]), object()], ids=["object", "text", "other"])
-def test_what_is_no_number_is_not_sent(value, media_type):
+def test_values_that_are_not_numbers_are_refused(value, media_type):
     with pytest.raises(TypeError):
         wire.encode({"x": value}, media_type)
 
