@@ -139,7 +139,7 @@ class Sampler {
 void bind_stack(nb::module_& m);
 
 NB_MODULE(_engine, m) {
-    m.doc() = "Native networks on CPUs: sample-and-score (kernels/cpu/__init__.py), training (learning.py, updates.py).";
+    m.doc() = "Native networks on CPUs: sampling (__init__.py), training (learning.py, updates.py).";
     bind_stack(m);
     m.def("supported_isas", &sorl::supported_isas, "Instruction sets this machine can run, best first.");
     m.def(
