@@ -1,4 +1,4 @@
-"""README and docs/: every link leads to a file and a heading that are there, and every setting is described."""
+"""README and docs/: links lead to files and headings, files that are named exist, every setting is described."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_are_named_are_there(page: Path) -> None:
+    for path in re.findall(
+        r"`((?:bench|deploy|docs|kernels|policy|service|tests|training)/[\w/.-]+)`", page.read_text()
+    ):
+        assert (ROOT / path).exists(), path
 
 
 def test_the_table_of_contents_has_every_page() -> None:
