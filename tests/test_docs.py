@@ -11,6 +11,7 @@ from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "client" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+_PATH = re.compile(r"`((?:bench|deploy|docs|kernels|policy|service|tests|training)/[\w/.-]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 
 
@@ -37,9 +38,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_files_that_are_named_are_there(page: Path) -> None:
-    for path in re.findall(
-        r"`((?:bench|deploy|docs|kernels|policy|service|tests|training)/[\w/.-]+)`", page.read_text()
-    ):
+    for path in _PATH.findall(page.read_text()):
         assert (ROOT / path).exists(), path
 
 
