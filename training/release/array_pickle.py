@@ -1,9 +1,9 @@
-"""Pickles of nested arrays, read without running anything that is in them.
+"""`read_array_pickle`: reads a pickle of nested arrays without running anything that is in it.
 
-A pickle is a program that may name any function and call it. Here it may name what arrays, as numpy and JAX pickle
-them, need to be put together again, and nothing else; and each of those names stands for a function of ours that
-checks its arguments and copies bytes. Not even numpy's own are called: `dtype.__setstate__` believes what it is told
-about the layout of memory. Neither JAX nor any module that the file names is imported.
+A pickle is a program that may name any function and call it. Here it may name only what rebuilds arrays as numpy and
+JAX pickle them. Each of those names stands for a function of this module that checks its arguments and copies bytes.
+Not even numpy's own functions are called: `dtype.__setstate__` trusts what the file says about the layout of memory.
+Neither JAX nor any module that the file names is imported.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ class ArrayPickleError(ValueError):
 
 
 class ForbiddenGlobal(ArrayPickleError):
-    """A pickle asks for a function or class that arrays do not need; the message names it."""
+    """A pickle names a function or class that arrays do not need; the message says which."""
 
 
 def read_array_pickle(path: Path) -> dict[str, Leaf]:
-    """The arrays and plain values of a pickle by path, e.g. "agent/network/step"; tuples and lists by position.
+    """The arrays and plain values of a pickle by their path in it, e.g. "agent/network/step".
+
+    Items of lists and tuples are named by position.
 
     Raises:
-        ArrayPickleError: the file can't be read, is truncated, holds an array of another dtype than `DTYPES`, or
-            anything but dicts, lists, tuples, arrays, numbers, strings and None.
-        ForbiddenGlobal: it asks for anything else; that was neither imported nor called.
+        ArrayPickleError: the file cannot be read, is truncated, has an array of a dtype not in `DTYPES`, or holds
+            something other than dicts, lists, tuples, arrays, numbers, strings and None.
+        ForbiddenGlobal: it names a function or class that arrays do not need. That was neither imported nor called.
     """
     try:
         data = path.read_bytes()
@@ -48,15 +50,18 @@ def read_array_pickle(path: Path) -> dict[str, Leaf]:
         raise type(error)(f"{path}: {error}") from None
     except OSError as error:
         raise ArrayPickleError(f"{path}: cannot be read: {error.strerror}") from None
-    except Exception as error:  # what a damaged pickle raises is not limited (documentation of `pickle.Unpickler`)
+    except Exception as error:  # a damaged pickle may raise anything (documentation of `pickle.Unpickler`)
         raise ArrayPickleError(
             f"{path}: truncated or not a pickle of arrays: {type(error).__name__}: {error}"
         ) from None
 
 
 def _check_opcodes(data: bytes) -> None:
-    """What `find_class` doesn't see: the memo grows to the largest index named, so that nine bytes could ask for
-    34 GB, and an extension code stands for whatever this process has met under it before."""
+    """Refuse opcodes that do harm without `find_class`.
+
+    The memo grows to the largest index named, so nine bytes could allocate 34 GB. An extension code stands for whatever
+    this process has registered under it.
+    """
     for opcode, argument, _ in pickletools.genops(data):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (argument or 0) > len(data):
             raise ArrayPickleError(f"memo index {argument} in a file of {len(data)} bytes")
@@ -65,7 +70,7 @@ def _check_opcodes(data: bytes) -> None:
 
 
 class _Function:
-    """What a name of the file stands for. It can be called and handed on, not altered."""
+    """The function that a name in the file stands for. The file can call it and pass it on, not alter it."""
 
     __slots__ = ("_call",)
 
@@ -80,7 +85,7 @@ class _Function:
 
 
 class _Dtype:
-    """A `numpy.dtype` that is being put together."""
+    """A `numpy.dtype` while it is being rebuilt."""
 
     __slots__ = ("numpy",)
 
@@ -97,7 +102,7 @@ class _Dtype:
 
 
 class _Array:
-    """A `numpy.ndarray` that is being put together; a scalar is an array without axes."""
+    """A `numpy.ndarray` while it is being rebuilt. A scalar is an array without axes."""
 
     __slots__ = ("value",)
 
@@ -146,7 +151,7 @@ def _jax_array(function: Any, arguments: Any, state: Any, aval: Any) -> _Array:
 
 
 def _encode(text: Any, codec: Any) -> bytes:
-    """Bytes, as pickles of protocol 2 and below write them."""
+    """Bytes as pickles of protocol 2 and below write them: latin1 text."""
     if not isinstance(text, str) or codec != "latin1":
         raise ArrayPickleError(f"bytes are encoded as {codec!r:.200}, expected 'latin1'")
     return text.encode("latin1")
@@ -154,9 +159,9 @@ def _encode(text: Any, codec: Any) -> bytes:
 
 _NDARRAY, _RECONSTRUCT = _Function(lambda *_: _Array()), _Function(_reconstruct)
 
-# numpy.core became numpy._core in numpy 2; `_frombuffer` is what protocol 5 uses.
+# The only names that a file may use. numpy.core became numpy._core in numpy 2; protocol 5 uses `_frombuffer`.
 _ADMITTED = {
-    "__builtin__.bytes": _Function(lambda: b""),  # how protocol 2 writes that
+    "__builtin__.bytes": _Function(lambda: b""),  # how protocol 2 writes empty bytes
     "_codecs.encode": _Function(_encode),
     "jax._src.array._reconstruct_array": _Function(_jax_array),
     "numpy.dtype": _Function(_Dtype),

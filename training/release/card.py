@@ -1,4 +1,4 @@
-"""A policy's model card: what its file says of itself, and what holds for every policy."""
+"""`model_card`: a policy's card in Markdown, made from its file's metadata and from what holds for every policy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from policy import Measurement, Policy, PolicySpec
 from training.config import non_default_settings
 from training.reporting import budget_table, layers, rate, table
 
-# Said elsewhere on the card.
-_SAID = {"updates", "preset", "start_from", "action_low", "action_high", "control_hz"}
+# Settings that the card states elsewhere than in its table of settings.
+_STATED_ELSEWHERE = {"updates", "preset", "start_from", "action_low", "action_high", "control_hz"}
 
 
 def model_card(policy: Policy, file: str) -> str:
-    """Markdown with the front matter that model hubs read; `file` is the name that the policy is stored under."""
+    """The card as Markdown, with the front matter that model hubs read.
+
+    Args:
+        policy: from a file.
+        file: the name of that file.
+    """
     spec = policy.spec
     parts = [
         _FRONT_MATTER,
@@ -34,7 +39,7 @@ def model_card(policy: Policy, file: str) -> str:
 
 
 def summary(policy: Policy) -> str:
-    """The card in a few lines, for a terminal."""
+    """The card in a few lines, for the terminal."""
     spec = policy.spec
     lines = [f"  {name}: {value}" for name, value in _contract(policy)]
     headline = [f"  success: {_headline(spec.headline)}"] if spec.headline else []
@@ -125,7 +130,7 @@ def _training(spec: PolicySpec) -> list[str]:
     rows = [
         (f"`{name}`", _value(here), _value(default))
         for name, (here, default) in non_default_settings({"task": origin.environment, **origin.config}).items()
-        if name not in _SAID
+        if name not in _STATED_ELSEWHERE
     ]
     if rows:
         parts += [

@@ -1,4 +1,4 @@
-"""`sorl-export`: a trained policy becomes a file to ship: named, with its measurements inside and a card beside it."""
+"""`sorl-export`: writes a trained policy as a file to ship, with its measurements inside and a model card beside it."""
 
 from __future__ import annotations
 
@@ -20,38 +20,40 @@ from training.results import Cell, Plan, Record, ResultsError, Seeds, best_cell,
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Attach name, frontier, headline and default budget to a policy; write it where it is served from, with a card."""
+    """Add name, frontier, headline and default budget to a policy, and write it with a model card."""
 
     policy: tyro.conf.Positional[Path]
     """A policy.safetensors, or a run folder that holds one."""
     out: Path
-    """The file to write, e.g. deploy/policies/cube-single.safetensors; its card is cube-single.md beside it."""
+    """The file to write, e.g. deploy/policies/cube-single.safetensors. Its card is cube-single.md beside it."""
     name: str | None = None
-    """Name under which the service offers it; without it, the output's file name."""
+    """Name under which the service offers the policy. Default: the output's file name."""
     frontier: tuple[Path, ...] = ()
-    """Reports of `sorl-evaluate --json` on the selection seeds."""
+    """Reports of `sorl-evaluate --json` on selection seeds: success by budget."""
     headline: Path | None = None
-    """Report of `sorl-evaluate --json` with ONE cell, on seeds that chose nothing."""
+    """Report of `sorl-evaluate --json` with one cell, on seeds that were not used to choose it."""
     results: Path | None = None
-    """In place of --frontier: a folder of `sorl-results`, say docs/results/TASK. The frontier is its grid on selection
-    seeds; the headline, where --headline names no other, its best cell on report seeds."""
+    """In place of --frontier: a folder of `sorl-results`, e.g. docs/results/TASK. The frontier is its grid on selection
+    seeds. The headline is its best cell on report seeds, unless --headline is given."""
     default_budget: tuple[int, int] | None = None
-    """N and M of a request that names neither; without it, the headline's."""
+    """N and M of a request that names neither. Default: the headline's."""
     notes: str | None = None
-    """What a reader of the card should know: settings other than the paper's, wall time, surprises."""
+    """Notes on the card, e.g. on settings other than the paper's, wall time or surprises."""
 
 
 def export(config: ExportConfig) -> Policy:
-    """Write `config.out` and its card. Returns the policy as read back.
+    """Write the policy and its card. Returns the policy as read back from `config.out`.
 
     Raises:
-        CheckpointError: the policy is damaged, or what was read back is not what was written.
+        CheckpointError: the policy is damaged, or what was read back differs from what was written.
         ValueError: a report does not belong to this policy, or frontier and headline share seeds.
-        ResultsError: the folder of `results` is damaged.
+        ResultsError: the folder `results` is damaged.
     """
     source = config.policy / "policy.safetensors" if config.policy.is_dir() else config.policy
     policy = load_policy(source)
-    frontier, headline = _of_reports(config, policy) if config.results is None else _of_results(config, policy)
+    frontier, headline = (
+        _measurements_of_reports(config, policy) if config.results is None else _measurements_of_results(config, policy)
+    )
     spec = replace(policy.spec, name=config.name or config.out.stem)
     if frontier:
         frontier.sort(key=lambda cell: (cell.num_candidates, cell.num_steps))
@@ -69,17 +71,17 @@ def export(config: ExportConfig) -> Policy:
     return written
 
 
-def _of_reports(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
+def _measurements_of_reports(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
     frontier = [_read(path, policy) for path in config.frontier]
     cells = [_measurement(cell) for report in frontier for cell in report["cells"]]
     seeds = {seed for report in frontier for seed in _seeds(report)}
     return cells, _headline(config.headline, policy, seeds) if config.headline else None
 
 
-def _of_results(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
+def _measurements_of_results(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:
     assert config.results is not None
     if config.frontier:
-        raise ValueError("results: give either these, or frontier")
+        raise ValueError("give either --results or --frontier, not both")
     protocol = Plan.read(config.results / "plan.json").protocol
     folder = record_folder(config.results, policy.version)
     if not folder.exists():
@@ -97,17 +99,17 @@ def _of_results(config: ExportConfig, policy: Policy) -> tuple[list[Measurement]
 
 
 def _headline(path: Path, policy: Policy, selection: set[int]) -> Measurement:
-    """The one cell of a report whose seeds are none of `selection`."""
+    """The one cell of a report that shares no seed with `selection`."""
     report = _read(path, policy)
     if len(report["cells"]) != 1:
         raise ValueError(f"{path}: a headline is one cell, found {len(report['cells'])}")
     if shared := selection & _seeds(report):
-        raise ValueError(f"frontier and headline share {len(shared)} episode seeds: what chose must not report")
+        raise ValueError(f"frontier and headline share {len(shared)} episode seeds: seeds that choose must not report")
     return _measurement(report["cells"][0])
 
 
 def _measured(record: Record, cell: Cell, seeds: Seeds) -> Measurement | None:
-    """A cell's success; None until all its episodes have been run."""
+    """A cell's success; None if some of its episodes have not been run."""
     rows = record.rows(cell, seeds)
     if rows is None:
         return None
@@ -123,7 +125,7 @@ def _read(path: Path, policy: Policy) -> dict[str, Any]:
             f"{path} measured another file (sha256 {report['policy_sha256'][:12]}, not {policy.version[:12]})"
         )
     if report.get("select", "best") != "best":
-        raise ValueError(f"{path} executed the {report['select']} candidate, and a policy serves the best")
+        raise ValueError(f"{path} executed the {report['select']} candidate, but the service executes the best")
     return report
 
 

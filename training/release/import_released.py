@@ -1,7 +1,7 @@
-"""`sorl-import`: a checkpoint of the released SORL code (JAX, Flax; a pickle) becomes a policy file to serve.
+"""`sorl-import`: converts a checkpoint of the released SORL code (a pickle from JAX and Flax) to a policy file.
 
-The release writes params_N.pkl = pickle of {"agent": flax.serialization.to_state_dict(agent)}. It is read by
-`array_pickle`, which runs nothing that is in it, and needs neither JAX nor Flax.
+The release writes params_N.pkl, a pickle of {"agent": flax.serialization.to_state_dict(agent)}. `array_pickle` reads it
+without JAX or Flax, and without running anything in it.
 """
 
 from __future__ import annotations
@@ -33,52 +33,51 @@ State = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class ImportConfig:
-    """Turn a checkpoint of the released SORL code, params_N.pkl, into a policy file that can be served.
+    """Convert a checkpoint of the released SORL code, params_N.pkl, to a policy file that can be served.
 
-    The file is read without running anything in it, and without JAX. The online actor and critic are imported; the
-    target networks, the optimiser's state and the random key that are also in it are ignored. Network sizes,
-    observation and action dimensions and the ensemble's size are read from the weights; what the file does not say
-    comes from --env, and the other options override it.
+    The file is read without JAX, and nothing in it is run. The online actor and critic are imported. Target networks,
+    optimiser state and random key are ignored. Network sizes, observation and action dimensions and the ensemble's size
+    come from the weights. What the file does not say comes from --env; the other options override it.
     """
 
     checkpoint: tyro.conf.Positional[Path]
-    """The pickle to read, params_N.pkl. Trees of visual agents (with encoders) are refused."""
+    """The pickle to read, params_N.pkl. Visual agents (with encoders) are refused."""
     env: str
-    """What it was trained on, as given to the release's --env_name, e.g. cube-single-play-singletask-task2-v0."""
+    """The training environment, as given to the release's --env_name, e.g. cube-single-play-singletask-task2-v0."""
     out: Path | None = None
-    """The file to write; without it, beside the pickle with the suffix .safetensors."""
+    """The file to write. Default: beside the pickle, with the suffix .safetensors."""
     name: str | None = None
-    """Name under which the service offers it; without it, the first two words of --env."""
+    """Name under which the service offers the policy. Default: the first two words of --env."""
     q_agg: Literal["mean", "min"] | None = None
-    """Aggregation over the critic ensemble; without it, the paper's choice for the environment."""
+    """Aggregation over the critic ensemble. Default: the paper's choice for the environment."""
     discount: float | None = None
-    """Gamma it was trained with, for its provenance; without it, the paper's value for the environment."""
+    """Gamma of its training, for the provenance. Default: the paper's value for the environment."""
     denoise_timesteps: int = 8
-    """M_disc, the finest grid of the flow; 8 unless the release was told otherwise."""
+    """M_disc, the number of steps of the flow's finest grid; the release's default is 8."""
     max_backprop_steps: int = 8
-    """The release's max_k_backprop, the most steps its critic was shown; 8 unless the release was told otherwise."""
+    """M_BTT, the release's max_k_backprop: the largest number of steps its critic saw; the release's default is 8."""
     control_hz: float | None = None
-    """Rate of actions; without it, OGBench's for the environment. With it, --env may be one that OGBench does not
-    know; then nothing can be compared with the environment."""
+    """Actions per second. Default: OGBench's rate for the environment. If given, --env may be unknown to OGBench; its
+    dimensions are then not checked."""
     action_low: tuple[float, ...] = (-1.0,)
     """The action -1 in environment units: one number, or one per dimension. The release does not rescale."""
     action_high: tuple[float, ...] = (1.0,)
     """The action 1 in environment units: one number, or one per dimension."""
     default_budget: tuple[int, int] | None = None
-    """N and M of a request that names neither; without it, 32 and at most 4."""
+    """N and M of a request that names neither. Default: 32 and 4, or fewer steps if the finest grid has fewer."""
     notes: str = ""
-    """What a reader of the card should know."""
+    """Notes on the card."""
 
 
 def import_released(config: ImportConfig) -> Policy:
-    """Write the policy. Returns it as read back from its file.
+    """Convert the checkpoint and write the policy file. Returns the policy as read back from it.
 
     Raises:
-        ArrayPickleError: the pickle is damaged or is more than nested arrays; see `read_array_pickle`.
-        ReleasedTreeError: its tree isn't that of a SORL agent on plain observations, or a weight has another shape
-            than such an agent's or is not finite float32; the message names the entry.
-        ValueError: it doesn't fit --env, OGBench doesn't know --env and --control-hz is not given, or an option is
-            out of its range.
+        ArrayPickleError: the pickle is damaged, or holds more than nested arrays; see `read_array_pickle`.
+        ReleasedTreeError: the tree is not that of a SORL agent on vector observations, or a weight has the wrong shape
+            or is not finite float32; the message names the entry.
+        ValueError: the dimensions are not those of --env, OGBench does not know --env and --control-hz is not given, or
+            an option is out of range.
     """
     entries = read_array_pickle(config.checkpoint)
     try:
@@ -98,22 +97,20 @@ def import_released(config: ImportConfig) -> Policy:
 
 
 def _network(entries: Mapping[str, Leaf], module: str) -> State:
-    """One network as a state dict of ours: every name known, every weight finite, as many axes as it should have."""
+    """One network as a state dict of this project; checks names, dtype, number of axes and finiteness."""
     tree = {}
     for path, value in entries.items():
         name = path.removeprefix(PARAMS)
         if not path.startswith(f"{PARAMS}{module}/"):
             continue
         if "encoder" in name:
-            raise ReleasedTreeError(
-                f"{name}: the agent sees images through an encoder, and policies here see plain vectors"
-            )
+            raise ReleasedTreeError(f"{name}: the agent encodes images, and policies here take vector observations")
         if not isinstance(value, np.ndarray) or value.dtype != np.float32:
             found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
             raise ReleasedTreeError(f"{name}: expected a float32 array, found {found}")
         axes = (2 if name.endswith("/kernel") else 1) + (module == CRITIC)
         if value.ndim != axes:
-            raise ReleasedTreeError(f"{name}: expected {axes} axes, and its shape is {value.shape}")
+            raise ReleasedTreeError(f"{name}: expected {axes} axes, found shape {value.shape}")
         if not np.isfinite(value).all():
             raise ReleasedTreeError(f"{name}: has NaN or infinite values")
         tree[name] = torch.from_numpy(value)
@@ -121,7 +118,7 @@ def _network(entries: Mapping[str, Leaf], module: str) -> State:
 
 
 def _spec(config: ImportConfig, actor: State, critic: State) -> PolicySpec:
-    """Dimensions from the weights, the rest from the environment and the options."""
+    """The specification: dimensions from the weights, the rest from the environment and the options."""
     try:
         actor_hidden, critic_hidden = hidden_sizes(actor), hidden_sizes(critic)
         action_dim = len(actor[f"layers.{len(actor_hidden)}.bias"])
@@ -134,7 +131,7 @@ def _spec(config: ImportConfig, actor: State, critic: State) -> PolicySpec:
     if critic_columns not in (obs_dim + action_dim, obs_dim + action_dim + 1):
         raise ReleasedTreeError(
             f"{CRITIC}: its first layer has {critic_columns} columns, expected {obs_dim} + {action_dim} of observation "
-            f"and action (as {ACTOR} has them), and 1 more if it is told the number of steps"
+            f"and action (as in {ACTOR}), plus 1 if it sees the number of steps"
         )
     published = TrainConfig(task=config.env, q_agg=config.q_agg).resolved()
     bounds = ActionBounds.of(config.action_low, config.action_high, action_dim)
@@ -158,7 +155,7 @@ def _spec(config: ImportConfig, actor: State, critic: State) -> PolicySpec:
 
 
 def _control_hz(config: ImportConfig, obs_dim: int, action_dim: int) -> float:
-    """The rate of actions, once the environment's dimensions are known to be the checkpoint's."""
+    """Actions per second. Checks on the way that the environment has the checkpoint's dimensions."""
     try:
         env = make_env(config.env)
     except gymnasium.error.Error as error:
@@ -194,18 +191,18 @@ def _provenance(config: ImportConfig, spec: PolicySpec, entries: Mapping[str, Le
 
 def _require_shapes(module: str, expected: State, found: State) -> None:
     for name in sorted(expected.keys() ^ found.keys()):
-        what = "is missing" if name in expected else "is one too many for such a network"
+        what = "is missing" if name in expected else "does not belong in this network"
         raise ReleasedTreeError(f"{module}: {_released_name(name)} {what}")
     for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             raise ReleasedTreeError(
-                f"{module}: {_released_name(name)} does not fit its neighbours: as (..., out, in) its shape is "
+                f"{module}: {_released_name(name)} does not fit its neighbours: its shape, as (..., out, in), is "
                 f"{tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
             )
 
 
 def _released_name(name: str) -> str:
-    """The file's name, say Dense_0/kernel, for ours, say layers.0.weight."""
+    """The released name, e.g. Dense_0/kernel, of an entry of this project's state dict, e.g. layers.0.weight."""
     kind, index, leaf = name.split(".")
     if kind == "layers":
         return f"Dense_{index}/{'kernel' if leaf == 'weight' else leaf}"

@@ -1,7 +1,7 @@
-"""`sorl-parity`: is this SORL? Losses, gradients, samples and whole updates against figures of the released code.
+"""`sorl-parity`: compares losses, gradients, samples and whole updates with figures of the released SORL code.
 
 A parity file (format: docs/algorithm.md) holds a small network's parameters in the released code's tree, batches, the
-noise each loss drew, and what came out. Every quantity is recomputed here by the functions that training uses.
+noise of each loss, and the results. Every quantity is recomputed here by the functions that training uses.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from training.release import released
 from training.release.parity_file import ParityFile, ParityFileError
 
 LOSS, GRADIENT, SAMPLE = 1e-5, 1e-4, 1e-5
+"""Limits on relative errors."""
 REPORTED_LOSS = 5e-5
 PARAMETER_CHANGE = 2e-3
-"""Limit on |change - expected change| / |expected change|. A faithful implementation was seen at 3e-4, one whose
-average lacks the lag at 1.8e-2; comparing values instead of changes would let both pass."""
+"""Limit on |change - expected change| / |expected change| of a network's parameters. A faithful implementation had
+3e-4, one whose average lacks the lag 1.8e-2. A comparison of values instead of changes would let both pass."""
 
 INFO_NAMES = {
     "critic_loss": "critic_loss",
@@ -38,7 +39,7 @@ INFO_NAMES = {
     "consistency_loss": "consistency_loss",
     "q_loss": "q_loss",
 }
-"""What the released code calls a reported loss -> what the learner does."""
+"""Name of a reported loss in the released code -> its name in `Info`."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Check:
 
     name: str
     error: float
-    """|found - expected| / |expected|; the largest, where a quantity has several tensors."""
+    """|found - expected| / |expected|; the largest one if the quantity has several tensors."""
     limit: float
 
     @property
@@ -56,13 +57,13 @@ class Check:
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
-    """|found - expected| / |expected|, in float64; |found| where nothing is expected."""
+    """|found - expected| / |expected|, in float64; |found| if `expected` is all zero."""
     found, expected = found.detach().double(), expected.detach().double()
     return float((found - expected).norm() / (expected.norm() if expected.any() else 1.0))
 
 
 def gradient_error(module: nn.Module, expected: dict[str, Tensor]) -> float:
-    """The largest relative error over a module's gradients, tensor by tensor; none means zero."""
+    """The largest relative error among a module's gradients, tensor by tensor. A missing gradient counts as zero."""
     return max(
         relative_error(torch.zeros_like(p) if p.grad is None else p.grad, expected[name])
         for name, p in module.named_parameters()
@@ -70,10 +71,10 @@ def gradient_error(module: nn.Module, expected: dict[str, Tensor]) -> float:
 
 
 def check_all(file: ParityFile, choice: Choice = "auto") -> Iterator[Check]:
-    """Every quantity of the file, in the order of docs/algorithm.md, as `choice` computes it.
+    """Check every quantity of the file, in the order of docs/algorithm.md, as `choice` computes it.
 
     Raises:
-        ParityFileError: the file lacks something.
+        ParityFileError: something is missing from the file.
         BackendUnavailable: see `choose_compute`.
     """
     compute = choose_compute(choice, torch.device("cpu"), "fp32")
@@ -88,6 +89,7 @@ def check_all(file: ParityFile, choice: Choice = "auto") -> Iterator[Check]:
 
 
 def check_flow_matching(file: ParityFile, compute: Compute) -> Iterator[Check]:
+    """Loss 1 and its gradient."""
     actor, batch, spec = file.actor(), file.batch(), file.spec
     rows = losses.flow_matching_rows(
         batch.actions, file["fm/noise"], file.column("fm/t"), spec.denoise_timesteps, file.setting("t_epsilon")
@@ -96,6 +98,7 @@ def check_flow_matching(file: ParityFile, compute: Compute) -> Iterator[Check]:
 
 
 def check_self_consistency(file: ParityFile, compute: Compute) -> Iterator[Check]:
+    """Loss 2 and its gradient, and the level d of each row."""
     actor, target, batch = file.actor(), compute.actor(file.actor(released.TARGET_ACTOR)), file.batch()
     levels = losses.consistency_levels(len(batch.actions), file.spec.denoise_timesteps, torch.device("cpu"))
     yield Check("sc/log2_steps", relative_error(levels[:, 0], file["sc/log2_steps"]), 0.0)
@@ -116,6 +119,7 @@ def _check_velocity_loss(
 
 
 def check_q_loss(file: ParityFile, compute: Compute, k: int) -> Iterator[Check]:
+    """Loss 3 and its gradient, the k-step actions and their Q."""
     network, batch, spec = file.actor(), file.batch(), file.spec
     actor, critic = compute.actor(network), compute.critic(file.critic().requires_grad_(False))
     share, noise = actor.observation_share(batch.observations), file[f"q/k{k}/noise"]
@@ -132,7 +136,7 @@ def check_q_loss(file: ParityFile, compute: Compute, k: int) -> Iterator[Check]:
 
 
 def check_critic_loss(file: ParityFile, compute: Compute, k: int) -> Iterator[Check]:
-    """Loss and gradient, and the gradient that leaks into the actor when the next action is not cut off."""
+    """Loss 4 and its gradient, and the gradient that leaks into the actor if the next action is not detached."""
     actor_network, critic_network, batch = file.actor(), file.critic(), file.batch()
     actor, critic = compute.actor(actor_network), compute.critic(critic_network)
     target = compute.critic(file.critic(released.TARGET_CRITIC).requires_grad_(False))
@@ -150,7 +154,7 @@ def check_critic_loss(file: ParityFile, compute: Compute, k: int) -> Iterator[Ch
 
 @torch.no_grad()
 def check_samples(file: ParityFile, compute: Compute) -> Iterator[Check]:
-    """Best of N by M steps for every (N, M) of the file. As there, the critic is asked at M itself."""
+    """Best of N candidates of M steps, for every (N, M) of the file. As there, the critic sees M itself."""
     actor, critic, spec = compute.actor(file.actor()), compute.critic(file.critic()), file.spec
     observations = file["sample/observations"]
     cells = sorted({(int(m[1]), int(m[2])) for n in file.tensors if (m := re.match(r"sample/n(\d+)_m(\d+)/", n))})
@@ -174,7 +178,7 @@ def check_samples(file: ParityFile, compute: Compute) -> Iterator[Check]:
 
 
 def check_updates(file: ParityFile, learner: Learner) -> Iterator[Check]:
-    """Consecutive whole updates under the `reference` preset: what they report, and where every parameter goes."""
+    """Consecutive whole updates under the `reference` preset: reported losses, and the change of every network."""
     networks: dict[str, nn.Module] = {
         released.ACTOR: learner.policy.actor,
         released.CRITIC: learner.policy.critic,
@@ -201,7 +205,7 @@ def check_updates(file: ParityFile, learner: Learner) -> Iterator[Check]:
 
 
 def _check_shares(file: ParityFile, name: str, info: Info) -> Iterator[Check]:
-    """What each loss adds to the actor's: a coefficient off by 1 % hides in the sum where its loss is small."""
+    """Each loss's share of the actor's loss: in the sum, a coefficient off by 1 % hides where its loss is small."""
     coefficients = {"bc_flow_loss": "bc_flow_loss_coef", "consistency_loss": "alpha", "q_loss": "q_loss_coef"}
     weights = {theirs: file.setting(setting) for theirs, setting in coefficients.items()}
     expected = {theirs: weight * file.scalar(f"{name}/info/{theirs}") for theirs, weight in weights.items()}
@@ -228,12 +232,12 @@ def _draws(file: ParityFile, name: str) -> Draws:
 
 @dataclass(frozen=True)
 class ParityConfig:
-    """Compare losses, gradients, samples and whole updates with figures of the released code; exit 1 on any failure."""
+    """Compare losses, gradients, samples and whole updates with the released code's. Exits with 1 if any differs."""
 
     file: tyro.conf.Positional[Path]
-    """A parity file, e.g. tests/fixtures/sorl_reference_small.safetensors; docs/algorithm.md has the format."""
+    """A parity file, e.g. tests/fixtures/sorl_reference_small.safetensors. Format: docs/algorithm.md."""
     compute: Choice = "auto"
-    """What is put to the test: torch's operators, or the native networks that training uses on CPUs."""
+    """The implementation to test: torch's operators, or the native networks that training uses on CPUs."""
 
 
 @command("sorl-parity", ParityFileError, BackendUnavailable)
@@ -245,7 +249,7 @@ def main() -> int:
 
 
 def print_checks(checks: Iterator[Check], write: Callable[[str], None]) -> int:
-    """One line a quantity, then a summary. Returns how many failed."""
+    """Write one line per quantity, then a summary. Returns the number of failures."""
     total = failed = 0
     for check in checks:
         total, failed = total + 1, failed + (not check.passed)

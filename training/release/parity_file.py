@@ -1,4 +1,4 @@
-"""`ParityFile`: figures of the released code, and its networks as modules of ours (format: docs/algorithm.md)."""
+"""`ParityFile`: figures of the released code, and its networks as modules of `policy` (format: docs/algorithm.md)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _Network = TypeVar("_Network", bound=nn.Module)
 
 
 class ParityFileError(ValueError):
-    """Not a parity file, or one with something missing; the message names it."""
+    """Not a parity file, or something is missing from it; the message says what."""
 
 
 class ParityFile:
-    """A parity file's settings and tensors, and its networks as modules of ours.
+    """A parity file's settings and tensors, and its networks as modules of `policy`.
 
-    Raises (on use): ParityFileError.
+    Every method raises ParityFileError if something that it needs is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,35 +43,40 @@ class ParityFile:
         return self.tensors[name]
 
     def setting(self, name: str) -> Any:
+        """A setting of the released code, by its name there."""
         if name not in self.settings:
             raise ParityFileError(f"{self.path}: setting {name} is missing")
         return self.settings[name]
 
     def scalar(self, name: str) -> float:
+        """A tensor of one element as a number."""
         return float(self[name].item())
 
     def column(self, name: str) -> Tensor:
-        """(B,) as (B, 1)."""
+        """A tensor (B,) as (B, 1)."""
         return self[name][:, None]
 
     def batch(self, prefix: str = "batch") -> Batch:
+        """The batch below `prefix`."""
         return Batch(*(self[f"{prefix}/{name}"] for name in Batch._fields))
 
     def state(self, module: str, prefix: str = "params") -> dict[str, Tensor]:
-        """One network's tree below `prefix` (parameters or gradients) as a state dict of ours."""
+        """One network's parameters or gradients below `prefix`, as a state dict of `policy`."""
         tree = {n.removeprefix(f"{prefix}/"): t for n, t in self.tensors.items() if n.startswith(f"{prefix}/")}
         try:
             state = released.module_state(tree, module)
         except released.ReleasedTreeError as error:
             raise ParityFileError(f"{self.path}: {prefix}: {error}") from None
         if prefix != "params" and (missing := sorted(self.state(module).keys() - state.keys())):
-            raise ParityFileError(f"{self.path}: {prefix}/{module} lacks what we call {missing[0]}")
+            raise ParityFileError(f"{self.path}: {prefix}/{module} lacks the entry for {missing[0]}")
         return state
 
     def actor(self, module: str = released.ACTOR) -> VelocityField:
+        """A new actor with the file's parameters; `module` is ACTOR or TARGET_ACTOR."""
         return self._loaded(Policy(self.spec).actor, module)
 
     def critic(self, module: str = released.CRITIC) -> CriticEnsemble:
+        """A new critic ensemble with the file's parameters; `module` is CRITIC or TARGET_CRITIC."""
         return self._loaded(Policy(self.spec).critic, module)
 
     def _loaded(self, network: _Network, module: str) -> _Network:
@@ -83,7 +88,7 @@ class ParityFile:
 
     @cached_property
     def spec(self) -> PolicySpec:
-        """What the file's networks are, read from their shapes."""
+        """The specification of the file's networks, read from their shapes."""
         actor, critic = self.state(released.ACTOR), self.state(released.CRITIC)
         obs_dim, action_dim = self.setting("obs_dim"), self.setting("action_dim")
         conditioned = released.input_size(critic) - obs_dim - action_dim

@@ -1,4 +1,4 @@
-"""A policy is written, read back as the service reads it, and compared by what it does."""
+"""`save_and_read_back`: writes a policy, reads it back as the service does, and compares the actions of both."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from policy import CheckpointError, Policy, load_policy, save_policy
 
 
 def save_and_read_back(policy: Policy, path: Path) -> Policy:
-    """Write `policy` to `path`. Returns it as read back from there.
+    """Write `policy` to `path`. Returns the policy as read back from there.
 
     Raises:
-        CheckpointError: what was read back is not what was written: damaged, or with other actions or values.
+        CheckpointError: the file cannot be read back, or gives other actions or values.
     """
     save_policy(policy, path)
     written = load_policy(path)

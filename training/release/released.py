@@ -1,8 +1,8 @@
-"""The released code's parameter trees under our names.
+"""The released code's parameter trees as state dicts of `policy/networks.py`.
 
-It stores a dense layer as `Dense_i` with kernel (in, out) and bias, a LayerNorm as `LayerNorm_i` with scale and bias,
-below `modules_actor/mlp` and `modules_critic/value_net`; an ensemble has a leading axis. `networks.py` stores weights
-as (out, in).
+The release stores a dense layer as `Dense_i` with kernel (in, out) and bias, and a LayerNorm as `LayerNorm_i` with
+scale and bias, below `modules_actor/mlp` and `modules_critic/value_net`. An ensemble has a leading axis. `networks.py`
+stores weights as (out, in).
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ _BODY = {ACTOR: "mlp", TARGET_ACTOR: "mlp", CRITIC: "value_net", TARGET_CRITIC: 
 
 
 class ReleasedTreeError(ValueError):
-    """A tree that is not a SORL network's; the message names the entry."""
+    """A tree is not that of a SORL network; the message names the entry."""
 
 
 def module_state(tree: Mapping[str, Tensor], module: str) -> dict[str, Tensor]:
-    """One network of a flat tree (parameters or gradients) as a state dict of ours.
+    """One network of a flat tree, parameters or gradients, as a state dict of `policy`.
 
     Args:
-        tree: "modules_actor/mlp/Dense_0/kernel" -> tensor, and so on; entries of other modules are ignored.
+        tree: path -> tensor, e.g. "modules_actor/mlp/Dense_0/kernel". Entries of other modules are ignored.
         module: one of `ACTOR`, `CRITIC`, `TARGET_ACTOR`, `TARGET_CRITIC`.
 
     Raises:
-        ReleasedTreeError: an entry has a name that no layer of ours has, or the module is absent.
+        ReleasedTreeError: an entry has an unknown name, or the module is missing.
     """
     state = {}
     for name, tensor in tree.items():
@@ -56,11 +56,11 @@ def _layer(name: str, prefix: str) -> tuple[str, str]:
 
 
 def hidden_sizes(state: Mapping[str, Tensor]) -> tuple[int, ...]:
-    """Hidden widths of a network from its state dict."""
+    """Hidden widths of a network, from its state dict."""
     layers = sum(name.startswith("layers.") and name.endswith(".bias") for name in state)
     return tuple(int(state[f"layers.{index}.bias"].shape[-1]) for index in range(layers - 1))
 
 
 def input_size(state: Mapping[str, Tensor]) -> int:
-    """Columns of the first layer's input."""
+    """Number of columns of a network's input, from its state dict."""
     return int(torch.as_tensor(state["layers.0.weight"]).shape[-1])

@@ -170,5 +170,5 @@ def test_results_that_say_nothing_of_the_policy_are_refused(config: ExportConfig
     partial = measured_results(tmp_path / "partial", sha256_of(source), cells=(Cell(1, 4),))
     with pytest.raises(ValueError, match="the grid is not complete"):
         export(ExportConfig(source, config.out, results=partial))
-    with pytest.raises(ValueError, match="either these, or frontier"):
+    with pytest.raises(ValueError, match="either --results or --frontier"):
         export(replace(config, results=partial))

@@ -215,7 +215,7 @@ FAULTS: dict[str, tuple[Callable[[Tree], None], str]] = {
     "no bias": (drop(*ROOT, "modules_critic", "value_net", "Dense_2", "bias"), "a layer is missing: Dense_2/bias"),
     "no kernel": (drop(*ROOT, "modules_actor", "mlp", "Dense_3", "kernel"), "Dense_3/kernel is missing"),
     "no norm": (drop(*ROOT, "modules_critic", "value_net", "LayerNorm_2"), "LayerNorm_2/bias is missing"),
-    "norms in the actor": (put("actor", "mlp/LayerNorm_0/scale", ZEROS[0]), "LayerNorm_0/scale is one too many"),
+    "norms in the actor": (put("actor", "mlp/LayerNorm_0/scale", ZEROS[0]), "LayerNorm_0/scale does not belong"),
     "an encoder": (put("critic", "encoder/Dense_0/kernel", ZEROS), "modules_critic/encoder.*images"),
     "another layer": (put("actor", "mlp/Conv_0/kernel", ZEROS), "Conv_0/kernel: expected"),
     "a broken chain": (put("actor", "mlp/Dense_1/kernel", ZEROS[:31]), r"Dense_1/kernel does not fit.*\(32, 31\)"),
