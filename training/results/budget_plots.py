@@ -1,4 +1,7 @@
-"""Plots of success over steps, candidates, latency and updates."""
+"""Plots of success over steps, candidates, latency and updates.
+
+Each function draws to `path` and returns True, or returns False if there is no data.
+"""
 
 from __future__ import annotations
 
@@ -27,21 +30,28 @@ from training.results.tables import Tables, budget, cells
 CANDIDATES = "candidates N"
 STEPS = "steps M"
 LABEL_GAP = 0.08
-"""The least rise in success between two named points of the front: closer names would lie on each other."""
+"""Labelled points of the front differ in success by at least this much: closer labels would overlap."""
 
 
 def by_steps(tables: Tables, measurements: Measurements, path: Path) -> bool:
+    """Success over M, one line per N."""
     return _by_budget(tables, measurements, path, ("num_steps", STEPS), ("num_candidates", "N"))
 
 
 def by_candidates(tables: Tables, measurements: Measurements, path: Path) -> bool:
+    """Success over N, one line per M."""
     return _by_budget(tables, measurements, path, ("num_candidates", CANDIDATES), ("num_steps", "M"))
 
 
 def _by_budget(
     tables: Tables, measurements: Measurements, path: Path, along: tuple[str, str], lines: tuple[str, str]
 ) -> bool:
-    """A panel a policy: success `along` one side of the budget (field, label), a line for every value of the other."""
+    """One panel per policy: success over one side of the budget, one line per value of the other.
+
+    Args:
+        along: field and label of the horizontal axis.
+        lines: field and label of the lines.
+    """
     grids = _grids(tables)
     if not grids:
         return False
@@ -66,7 +76,7 @@ def _by_budget(
 
 
 def by_latency(tables: Tables, measurements: Measurements, path: Path) -> bool:
-    """A point a cell, and the front: the most success seen at a latency or below."""
+    """One point per cell, and the front: the highest success at a latency or below."""
     times = {
         (row["label"], int(row["num_candidates"]), int(row["num_steps"])): float(row["p50_ms"])
         for row in tables["latency"]
@@ -127,7 +137,7 @@ def _latency_panel(axes: Axes, points: list[tuple[float, Row]], steps: list[int]
 
 
 def learning_curves(tables: Tables, measurements: Measurements, path: Path) -> bool:
-    """A panel a budget, a line a run."""
+    """One panel per budget, one line per run."""
     rows = tables["curves"]
     if not rows:
         return False
@@ -153,7 +163,7 @@ def learning_curves(tables: Tables, measurements: Measurements, path: Path) -> b
 
 
 def _grids(tables: Tables) -> dict[str, list[Row]]:
-    """Every policy's grid, selection seeds, where there is any of it."""
+    """Label -> grid on selection seeds, for policies that have any of it."""
     grids = {row["label"]: cells(tables, row["label"], "selection", "best") for row in tables["policies"]}
     return {label: rows for label, rows in grids.items() if rows}
 

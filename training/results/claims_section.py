@@ -1,4 +1,4 @@
-"""The page's sections on claims: what was tested, and what did not reproduce."""
+"""The page's sections on claims: those that were tested, and those that did not reproduce."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from training.results.tables import Tables
 
 
 def claims_section(tables: Tables, measurements: Measurements) -> str:
+    """The section on all tested claims, as Markdown."""
     episodes = measurements.plan.protocol.report.episodes
     intro = (
         f'## Claims\n\nPaired on the same {episodes} report episodes. "Holds" and "reversed" need an interval that '
@@ -29,7 +30,7 @@ def claims_section(tables: Tables, measurements: Measurements) -> str:
 
 
 def sentence(row: Row) -> str:
-    """What a row of the table of claims says, as its numbers and its verdict have it."""
+    """A row of the table "claims" as a sentence."""
     return (
         f"{row['text'][0].upper()}{row['text'][1:]}: **{row['verdict']}**. {row['a']} {percent(row['success_a'])}, "
         f"{row['b']} {percent(row['success_b'])}, difference {points(row['difference'], row['low'], row['high'])}; "
@@ -39,6 +40,7 @@ def sentence(row: Row) -> str:
 
 
 def not_reproduced_section(tables: Tables) -> str:
+    """The section on claims of the paper that did not hold, as Markdown."""
     paper = [row for row in tables["claims"] if row["paper"]]
     failed = [row for row in paper if row["verdict"] != "holds"]
     if not paper:

@@ -1,4 +1,4 @@
-"""`sorl-results`: measure policies as docs/results/README.md says, and write tables, plots and a page a task."""
+"""`sorl-results`: measures policies by the rules of docs/results/README.md; writes tables, plots and pages."""
 
 from __future__ import annotations
 
@@ -27,60 +27,60 @@ DEFAULTS = Protocol()
 
 @dataclass(frozen=True)
 class ResultsConfig:
-    """Test the paper's claims on policies: run what has not been run, then write tables, plots and a page a task.
+    """Test the paper's claims on policies: run what has not been run, then write tables, plots and a page per task.
 
-    Interrupt it at any time: the same command continues. A page shows the policies that the last command named;
-    measurements of others stay, and nothing is measured twice. With --add it goes on showing what it showed before.
+    The command may be interrupted at any time; the same command continues. Nothing is measured twice. A page shows the
+    policies that the last command named; with --add, also those that it showed before. Measurements of others stay.
     """
 
     policies: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run folders or .safetensors files: every experiment is run on each. One page for every task among them."""
+    """Run folders or .safetensors files. Every experiment is run on each; every task among them gets a page."""
     curves: tuple[Path, ...] = ()
-    """Further run folders, for the learning curves alone."""
+    """Further run folders, for learning curves only."""
     add: bool = False
-    """Add to what a page shows already, whose policy files may be gone, in place of showing these policies alone."""
+    """Add these policies to those that the page shows already, whose files may be gone, instead of replacing them."""
     out: Path = Path("docs/results")
-    """Where pages and folders of measurements are written."""
+    """Folder of the pages and of the folders of measurements."""
     checkpoint: Literal["last", "best"] = "last"
-    """Of a run folder: its last policy, or the kept one of highest success over the curve cells, on selection seeds."""
+    """Which policy of a run folder: the last, or the one of highest success over the curve cells on selection seeds."""
     only: tuple[Experiment, ...] = ("grid", "claims", "verifier", "latency", "shortcut", "curves")
-    """Experiments to run now, in this order; what is left out and missing is listed on the page as not run."""
+    """Experiments to run now, in this order. The page lists missing ones as not run."""
     render: tuple[Path, ...] = ()
-    """Run nothing: write the pages of these folders (say docs/results/TASK) again from what they hold."""
+    """Run nothing; write the pages of these folders (e.g. docs/results/TASK) again from what they hold."""
 
     num_candidates: tuple[int, ...] = DEFAULTS.num_candidates
-    """N of the grid."""
+    """Numbers of candidates N of the grid."""
     num_steps: tuple[int, ...] = DEFAULTS.num_steps
-    """M of the grid; the claim about steps compares its smallest and largest at N = 1."""
+    """Numbers of steps M of the grid. The claim about steps compares the smallest and the largest at N = 1."""
     many_candidates: int = DEFAULTS.many_candidates
-    """N that the claims about candidates and the verifier compare with 1, at the best cell's M."""
+    """N that the claims about candidates and about the critic's choice compare with 1, at the best cell's M."""
     verifier_candidates: tuple[int, ...] = DEFAULTS.verifier_candidates
-    """N at which random and worst candidates are executed on the selection seeds."""
+    """N at which random and worst candidates are executed, on selection seeds."""
     curve_cells: tuple[tuple[int, int], ...] = DEFAULTS.curve_cells
     """N and M of the learning curves, e.g. 1 4 32 4."""
     episodes: int = DEFAULTS.selection.episodes
-    """Selection episodes a cell: grid, verifier, learning curves."""
+    """Selection episodes per cell, for grid, verifier and learning curves."""
     first_seed: int = DEFAULTS.selection.first
     """First selection seed."""
     report_episodes: int = REPORT_EPISODES
-    """Report episodes: headline and claims. The rules ask for at least 200; a page says where there are fewer."""
+    """Report episodes per cell, for headline and claims. The rules ask for at least 200. A page with fewer says so."""
     report_first_seed: int = DEFAULTS.report.first
     """First report seed."""
 
     processes: int = 0
-    """Worker processes, one compute thread each; 0 means one per available core."""
+    """Worker processes, one compute thread each. 0 means one per available core."""
     lanes: int = 8
-    """Environments in a process; their requests share one batch."""
+    """Environments per process. Their requests share one batch."""
 
     def __post_init__(self) -> None:
         if bool(self.policies or self.curves) == bool(self.render):
-            raise ResultsError("name policies to measure, or folders to --render, not both")
+            raise ResultsError("name either policies to measure or folders to --render, not both")
         for name, least in (("processes", 0), ("lanes", 1)):
             if getattr(self, name) < least:
                 raise ResultsError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def protocol(self) -> Protocol:
-        """The rules with these settings; raises ResultsError for those that can't be."""
+        """The protocol with these settings. Raises ResultsError if it is impossible."""
         return Protocol(
             num_candidates=tuple(sorted(self.num_candidates)),
             num_steps=tuple(sorted(self.num_steps)),
@@ -93,11 +93,11 @@ class ResultsConfig:
 
 
 def run(config: ResultsConfig) -> list[Path]:
-    """Measure and render, or render alone. Returns the pages.
+    """Measure and render, or only render. Returns the pages' paths.
 
     Raises:
-        CheckpointError: a policy is damaged or was replaced meanwhile.
-        ResultsError: see there.
+        CheckpointError: a policy is damaged, or was replaced meanwhile.
+        ResultsError: a policy or folder cannot be measured or rendered; the message says why.
     """
     if config.render:
         return [render(folder) for folder in config.render]
@@ -120,48 +120,54 @@ def run(config: ResultsConfig) -> list[Path]:
 
 
 def study(
-    laboratory: TaskExperiments,
+    experiments: TaskExperiments,
     subjects: list[Run],
     others: list[Run],
     checkpoint: Literal["last", "best"] = "last",
     only: tuple[Experiment, ...] = ResultsConfig.only,
     add: bool = False,
 ) -> Path:
-    """One task: run its experiments and render its page, which is returned.
+    """Run the experiments of one task and render its page. Returns the page's path.
+
+    Args:
+        experiments: the task's experiments and their folder.
+        subjects: runs whose policies every experiment is run on.
+        others: runs for learning curves only.
+        checkpoint, only, add: see `ResultsConfig`.
 
     Raises:
-        ResultsError: see there; with `add`, also a page that was measured by other rules, before anything is run.
+        ResultsError: as `run`. With `add`, also if the page was measured by another protocol; nothing is run then.
     """
-    folder = laboratory.folder
+    folder = experiments.folder
     shown = Plan.read(folder / "plan.json") if add and (folder / "plan.json").exists() else None
     if shown:
-        shown.require_protocol(laboratory.protocol)
+        shown.require_protocol(experiments.protocol)
     curved = [run for run in (*subjects, *others) if len(run.checkpoints) > 1]
     if checkpoint == "best":
         for source in subjects:
-            laboratory.curve(source)
+            experiments.curve(source)
     chosen: list[tuple[Subject, Checkpoint]] = []
     for source in subjects:
-        point = laboratory.best_checkpoint(source) if checkpoint == "best" else source.last
+        point = experiments.best_checkpoint(source) if checkpoint == "best" else source.last
         chosen.append((subject_of(source, point, checkpoint == "best"), point))
-        laboratory.record(point)
+        experiments.record(point)
     task = (*subjects, *others)[0].task
-    plan = Plan(task, laboratory.protocol, tuple(subject for subject, _ in chosen), tuple(map(curve_of, curved)))
-    plan = shown.plus(plan) if shown else plan
+    plan = Plan(task, experiments.protocol, tuple(subject for subject, _ in chosen), tuple(map(curve_of, curved)))
+    plan = shown.merged_with(plan) if shown else plan
     plan.write(folder / "plan.json")
     for subject, point in chosen:
-        laboratory.measure(point, subject.label, only)
+        experiments.measure(point, subject.label, only)
     if "curves" in only:
         for source in curved:
-            laboratory.curve(source)
+            experiments.curve(source)
     return render(folder)
 
 
 def render(folder: Path) -> Path:
-    """Tables, plots and page of one task from what `folder` holds; nothing is run. Returns the page.
+    """Write tables, plots and page of one task from what `folder` holds; nothing is run. Returns the page's path.
 
     Raises:
-        ResultsError: the folder is not one of ours, or is damaged.
+        ResultsError: the folder was not made by `sorl-results`, or is damaged.
     """
     folder = folder.resolve() if folder.name in ("", "..") else folder
     measurements = Measurements(Plan.read(folder / "plan.json"), folder)

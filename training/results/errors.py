@@ -1,15 +1,15 @@
-"""Errors of this package.
+"""Errors of this room.
 
-ResultsError             a policy, a folder of results or a combination of settings that can't be used; says which
-└── RecordError          measurements that contradict each other or were made under other conditions
+ResultsError             a policy, a folder of results or a combination of settings cannot be used; names it
+└── RecordError          measurements contradict each other, or were made under other conditions
 """
 
 from __future__ import annotations
 
 
 class ResultsError(ValueError):
-    """What was named can't be measured or rendered."""
+    """Something cannot be measured or rendered; the message says what and why."""
 
 
 class RecordError(ResultsError):
-    """Kept measurements can't be continued or trusted."""
+    """Stored measurements cannot be continued or trusted."""

@@ -1,4 +1,4 @@
-"""Runs what has not been measured yet; everything already in a record is left alone."""
+"""`TaskExperiments`: runs what has not been measured yet; what a record has is not run again."""
 
 from __future__ import annotations
 
@@ -27,10 +27,13 @@ RunJobs = Callable[[Path, str, str, list[Job], int, int], Iterator[list[EpisodeR
 
 
 class TaskExperiments:
-    """The experiments of one task, kept in `folder`.
+    """The experiments of one task. Their measurements are kept in `folder`.
 
     Args:
-        run: how episodes are run; `run_jobs`, or a test's own.
+        folder: the task's folder of results.
+        protocol: what to measure.
+        processes, lanes: see `run_jobs`.
+        run: runs episodes; `run_jobs`, or a substitute in tests.
     """
 
     def __init__(
@@ -43,12 +46,12 @@ class TaskExperiments:
         self._run = run
 
     def record(self, checkpoint: Checkpoint) -> Record:
-        """The measurements of a checkpoint, begun when there are none."""
+        """The record of a checkpoint, created if there is none."""
         facts = {**checkpoint.facts, "engine": _backend(checkpoint).engine, "machine": machine()}
-        return Record.create(record_folder(self.folder, checkpoint.version), facts)
+        return Record.open_or_create(record_folder(self.folder, checkpoint.version), facts)
 
     def measure(self, checkpoint: Checkpoint, label: str, only: tuple[Experiment, ...]) -> None:
-        """Every experiment of `only` but the learning curves, on one policy."""
+        """Run the experiments of `only`, except learning curves, on one policy."""
         record, protocol = self.record(checkpoint), self.protocol
         if "grid" in only:
             self._episodes(checkpoint, record, protocol.grid(), protocol.selection, f"{label}: grid")
@@ -71,7 +74,7 @@ class TaskExperiments:
             record.write_table("shortcut", rows)
 
     def curve(self, run: Run) -> Curve:
-        """The learning curve's episodes on every checkpoint of a run."""
+        """Run the episodes of a run's learning curve. Returns the curve."""
         for checkpoint in run.checkpoints:
             name = f"{run.label}: {checkpoint.updates:,} updates"
             record = self.record(checkpoint)
@@ -79,7 +82,7 @@ class TaskExperiments:
         return curve_of(run)
 
     def best_checkpoint(self, run: Run) -> Checkpoint:
-        """The checkpoint of highest mean success over the curve's cells, selection seeds; ties to the later."""
+        """The checkpoint of highest success over the curve's cells, on selection seeds; among equals, the latest."""
 
         def successes(checkpoint: Checkpoint) -> int:
             cells = [self.record(checkpoint).rows(cell, self.protocol.selection) for cell in self.protocol.curve()]
@@ -112,15 +115,17 @@ class TaskExperiments:
 
 
 def subject_of(run: Run, checkpoint: Checkpoint, chosen: bool) -> Subject:
+    """The plan's entry for a checkpoint; `chosen` if it was selected among the run's checkpoints."""
     return Subject(run.label, checkpoint.version, len(run.checkpoints) if chosen else 1)
 
 
 def curve_of(run: Run) -> Curve:
+    """The plan's entry for a run's learning curve."""
     return Curve(run.label, tuple((checkpoint.updates, checkpoint.version) for checkpoint in run.checkpoints))
 
 
 def require_steps(run: Run, protocol: Protocol) -> None:
-    """Raises ResultsError when the protocol asks for more steps than a policy has."""
+    """Raise ResultsError if the protocol needs more steps than a policy's finest grid has."""
     most = max([*protocol.num_steps, *(m for _, m in protocol.curve_cells)])
     for checkpoint in run.checkpoints:
         if most > checkpoint.facts["denoise_timesteps"]:
@@ -131,7 +136,7 @@ def require_steps(run: Run, protocol: Protocol) -> None:
 
 
 def _backend(checkpoint: Checkpoint) -> Backend:
-    """What workers evaluate with: the same choice on the same device."""
+    """The backend that workers evaluate with."""
     return create_backend(_load(checkpoint), "auto", "cpu", threads=1)
 
 

@@ -1,4 +1,4 @@
-"""How long one request takes, in process, with the backend that evaluates."""
+"""Latency of one request, in process, with the backend that evaluation uses."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from training.results.record import Row
 WARM_UP = 5
 REPEATS = 100
 LONGEST_SECONDS = 3.0
-"""A cell is cut short after this long, but not below ten repeats."""
+"""A cell's measurement stops after this time, but not before ten repeats."""
 
 
 def measure_latency(backend: Backend, observation: np.ndarray, cells: Sequence[Cell], label: str) -> list[Row]:
-    """One row a cell: median and 95th percentile in milliseconds of `sample_and_score` for one observation.
+    """One row per cell: median and 95th percentile of `sample_and_score` for one observation, in milliseconds.
 
-    One compute thread, as in evaluation. `load` is the machine's load average meanwhile: a busy machine is slower.
+    One compute thread, as in evaluation. `load` is the machine's load average: a busy machine is slower.
     """
     limit_torch_threads(1)
     rows: list[Row] = []
@@ -58,7 +58,7 @@ def measure_latency(backend: Backend, observation: np.ndarray, cells: Sequence[C
 
 
 def machine() -> str:
-    """Processor and cores, e.g. "AMD EPYC 9B14, 2 cores"."""
+    """Processor and number of cores, e.g. "AMD EPYC 9B14, 2 cores"."""
     name = "unknown processor"
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

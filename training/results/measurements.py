@@ -1,4 +1,4 @@
-"""All records that a plan needs, and what they still lack."""
+"""`Measurements`: the records that a plan needs, and what they lack."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from training.results.record import Record, best_cell, record_folder
 
 
 class Measurements:
-    """The records of a plan's policies, by sha256; a policy that was never measured has none.
+    """The records of a plan's policies.
 
     Raises:
-        ResultsError: a subject has no record.
+        ResultsError: a subject has no record. (A policy of a learning curve may have none.)
     """
 
     def __init__(self, plan: Plan, folder: Path) -> None:
@@ -30,16 +30,19 @@ class Measurements:
                 raise ResultsError(f"{folder} holds no measurement of {subject.label} ({subject.version[:12]})")
 
     def record(self, version: str) -> Record | None:
+        """The record of a policy by its sha256; None if it was never measured."""
         return self._records.get(version)
 
-    def of(self, subject: Subject) -> Record:
+    def record_of(self, subject: Subject) -> Record:
+        """The record of a subject."""
         return self._records[subject.version]
 
     def best(self, subject: Subject) -> Cell | None:
-        return best_cell(self.of(subject), self.plan.protocol)
+        """The subject's best cell; see `best_cell`."""
+        return best_cell(self.record_of(subject), self.plan.protocol)
 
     def not_run(self) -> list[str]:
-        """What the plan asks for and the records do not hold, for people."""
+        """What the plan asks for and the records lack, one line each, for the page."""
         plan, protocol = self.plan, self.plan.protocol
         missing: list[str] = []
 
@@ -49,7 +52,7 @@ class Measurements:
                 missing.append(f"{name}: {len(lacking)} of {len(cells)} cells ({', '.join(map(str, lacking))})")
 
         for subject in plan.subjects:
-            record, best = self.of(subject), self.best(subject)
+            record, best = self.record_of(subject), self.best(subject)
             episodes(f"{subject.label}, grid", record, protocol.grid(), protocol.selection)
             if best:
                 episodes(f"{subject.label}, report seeds", record, protocol.reported(best), protocol.report)

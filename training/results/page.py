@@ -1,4 +1,4 @@
-"""The page of one task, in Markdown, written from its tables and from nothing else."""
+"""`write_page`: the page of one task in Markdown, written from its tables alone."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from training.results.verifier_section import verifier_section
 
 
 def write_page(tables: Tables, measurements: Measurements, path: Path) -> None:
-    """Write `path`; plots and tables are linked from the folder of the same name beside it."""
+    """Write the page to `path`. It links plots and tables in the folder of the same name beside it."""
     write_text(path, render_page(tables, measurements))
 
 
 def render_page(tables: Tables, measurements: Measurements) -> str:
-    """The whole page."""
+    """The page as Markdown."""
     sections = [
         _opening(tables, measurements),
         _what_was_run(tables, measurements),

@@ -1,4 +1,4 @@
-"""What a page is about: policies, learning curves and the protocol; kept beside the measurements as plan.json."""
+"""`Plan`: the policies, learning curves and protocol of a page, stored beside the measurements as plan.json."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Subject:
     version: str
     """sha256 of its file."""
     checkpoints: int
-    """Among how many checkpoints of its run it was chosen, on selection seeds; 1 is no choice."""
+    """Number of checkpoints that it was chosen from on selection seeds; 1 means no choice."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A run's kept policies, in order of updates."""
+    """A learning curve: a run's kept policies, in order of updates."""
 
     label: str
     points: tuple[tuple[int, str], ...]
-    """Updates, and the sha256 of the policy after them."""
+    """(updates, sha256 of the policy after them)."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,22 @@ class Plan:
     curves: tuple[Curve, ...]
 
     def versions(self) -> list[str]:
-        """Every policy that the page needs."""
+        """sha256 of every policy that the page needs."""
         curves = [version for curve in self.curves for _, version in curve.points]
         return list(dict.fromkeys([*(subject.version for subject in self.subjects), *curves]))
 
     def require_protocol(self, protocol: Protocol) -> None:
-        """Raises ResultsError, naming the settings, when `protocol` is not this plan's: one page, one set of rules."""
+        """Raise ResultsError, naming the settings, if `protocol` differs from this plan's: a page has one protocol."""
         ours, others = asdict(self.protocol), asdict(protocol)
         differing = [f"{name} (the page has {ours[name]})" for name in ours if ours[name] != others[name]]
         if differing:
             raise ResultsError(f"the page of {self.task} was measured by other rules: {', '.join(differing)}")
 
-    def plus(self, further: Plan) -> Plan:
-        """This plan and what `further` names besides; of two entries with one label, `further`'s.
+    def merged_with(self, further: Plan) -> Plan:
+        """This plan with the entries of `further` added. Where labels are equal, the entry of `further` replaces ours.
 
         Raises:
-            ResultsError: see `require_protocol`.
+            ResultsError: the protocols differ.
         """
         self.require_protocol(further.protocol)
         subjects = {subject.label: subject for subject in (*self.subjects, *further.subjects)}
@@ -65,14 +65,15 @@ class Plan:
         return Plan(self.task, self.protocol, tuple(subjects.values()), tuple(curves.values()))
 
     def write(self, path: Path) -> None:
+        """Write plan.json."""
         write_json(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """The plan that `write` left.
+        """Read plan.json.
 
         Raises:
-            ResultsError: no such file, or not a plan.
+            ResultsError: the file does not exist or is not a plan.
         """
         try:
             value = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""The plots of a task's page, each drawn from its tables."""
+"""`draw_plots`: the plots of a task's page, drawn from its tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLOTS: dict[str, Callable[[Tables, Measurements, Path], bool]] = {
 
 
 def draw_plots(tables: Tables, measurements: Measurements, folder: Path) -> None:
-    """Every plot that has data, as PNG; one that lost its data is removed."""
+    """Write every plot that has data to `folder` as PNG; remove plots that no longer have any."""
     for name, draw in PLOTS.items():
         path = folder / f"{name}.png"
         if not draw(tables, measurements, path):

@@ -1,4 +1,4 @@
-"""The rules of the experiments, fixed before any is run: which budgets, which seeds, which claims."""
+"""The rules of the experiments, fixed before any is run: budgets, seeds and claims."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAPER_SUCCESS = {
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """A compute budget and the rule that picks among its candidates."""
+    """A compute budget (N, M) and the rule that selects among its candidates."""
 
     num_candidates: int
     num_steps: int
@@ -39,13 +39,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Seeds:
-    """Episode seeds first .. first + episodes - 1."""
+    """The episode seeds first .. first + episodes - 1."""
 
     first: int
     episodes: int
 
     @property
     def range(self) -> range:
+        """The seeds themselves."""
         return range(self.first, self.first + self.episodes)
 
     def __str__(self) -> str:
@@ -54,19 +55,23 @@ class Seeds:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement that A succeeds more often than B."""
+    """A claim that cell A succeeds more often than cell B."""
 
     key: str
     text: str
     a: Cell
     b: Cell
     paper: bool
-    """The paper says so; the others are this project's questions."""
+    """Whether the paper makes the claim; the others are this project's."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured of every policy. Raises ResultsError for seeds that overlap or numbers below 1."""
+    """What is measured of every policy.
+
+    Raises:
+        ResultsError: selection and report seeds overlap, or a number is below 1.
+    """
 
     num_candidates: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
     num_steps: tuple[int, ...] = (1, 2, 4, 8)
@@ -88,22 +93,22 @@ class Protocol:
         if set(self.selection.range) & set(self.report.range):
             raise ResultsError(
                 f"selection seeds ({self.selection}) and report seeds ({self.report}) overlap: "
-                "what chose must not report"
+                "seeds that choose must not report"
             )
         if any(min(cell) < 1 for cell in self.curve_cells):
             raise ResultsError(f"curve_cells must be pairs N M of at least 1, got {self.curve_cells}")
 
     def grid(self) -> list[Cell]:
-        """All budgets, chosen by the verifier; selection seeds."""
+        """All budgets with the best candidate executed; run on selection seeds."""
         return [Cell(n, m) for m in self.num_steps for n in self.num_candidates]
 
     def verifier(self, best: Cell) -> list[Cell]:
-        """The other rules beside the grid, at the best cell's M; selection seeds."""
+        """Cells that execute random and worst candidates, at the best cell's M; run on selection seeds."""
         rules: tuple[Selection, ...] = ("random", "worst")
         return [Cell(n, best.num_steps, rule) for rule in rules for n in self.verifier_candidates]
 
     def claims(self, best: Cell) -> list[Claim]:
-        """What is tested on the report seeds, given the best cell of the selection seeds."""
+        """The claims to test on report seeds, given the best cell on selection seeds."""
         m, many = best.num_steps, self.many_candidates
         few_steps, all_steps = min(self.num_steps), max(self.num_steps)
         chosen = Cell(many, m)
@@ -141,10 +146,10 @@ class Protocol:
         return [claim for claim in claims if claim.a != claim.b]
 
     def reported(self, best: Cell) -> list[Cell]:
-        """Every cell that the report seeds are run on: the best one, and both sides of each claim."""
+        """All cells to run on report seeds: the best one, and both sides of each claim."""
         sides = [side for claim in self.claims(best) for side in (claim.a, claim.b)]
         return list(dict.fromkeys([best, *sides]))
 
     def curve(self) -> list[Cell]:
-        """Budgets of the learning curves; selection seeds."""
+        """The budgets of learning curves; run on selection seeds."""
         return [Cell(n, m) for n, m in self.curve_cells]

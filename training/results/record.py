@@ -1,8 +1,8 @@
-"""What has been measured of one policy file, so that nothing is measured twice.
+"""`Record`: all measurements of one policy file, kept so that nothing is measured twice.
 
-A folder named by the policy's sha256 holds policy.json (what it is and what evaluates it), episodes.csv (one row an
-episode, added as episodes end), latency.csv and shortcut.csv. Budgets, rule and seed identify an episode; all else is
-fixed: temperature 1, a fresh seed for every (episode, step), default horizon and termination.
+A folder named by the policy's sha256 holds policy.json (facts of the policy, and its engine), episodes.csv (one row per
+episode, appended as episodes end), latency.csv and shortcut.csv. Budget, selection rule and seed identify an episode.
+All else is fixed: temperature 1, a fresh seed for every (episode, step), default horizon and termination.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _CONDITIONS = ("policy_sha256", "task", "engine")
 
 
 class Record:
-    """The measurements of one policy.
+    """The measurements in `folder`, of one policy.
 
     Raises:
         RecordError: a file is damaged or contradicts itself.
@@ -47,11 +47,11 @@ class Record:
                 raise RecordError(str(error)) from None
 
     @classmethod
-    def create(cls, folder: Path, facts: Row) -> Record:
-        """The record in `folder`, begun when there is none.
+    def open_or_create(cls, folder: Path, facts: Row) -> Record:
+        """The record in `folder`, created if there is none.
 
         Raises:
-            RecordError: the one there is of another policy, task or engine.
+            RecordError: the record there is of another policy, task or engine.
         """
         path = folder / "policy.json"
         if not path.exists():
@@ -65,7 +65,7 @@ class Record:
         return record
 
     def missing(self, cell: Cell, seeds: Seeds) -> list[Job]:
-        """The episodes of a cell that are still to be run."""
+        """The episodes of a cell that have not been run, as jobs."""
         return [
             Job(episode, cell.num_candidates, cell.num_steps, select=cell.select)
             for episode in seeds.range
@@ -73,23 +73,23 @@ class Record:
         ]
 
     def rows(self, cell: Cell, seeds: Seeds) -> list[EpisodeRow] | None:
-        """A cell's episodes in order of their seeds; None until all are there."""
+        """A cell's episodes in order of their seeds; None if some have not been run."""
         if self.missing(cell, seeds):
             return None
         return [self._rows[cell, episode] for episode in seeds.range]
 
     def add(self, results: Iterable[EpisodeResult]) -> None:
-        """Keep `results`, on disk before anything else.
+        """Add `results`; they are on disk before anything else happens.
 
         Raises:
-            RecordError: initial states are not what their seeds say.
+            RecordError: initial states contradict their seeds.
         """
         rows = [EpisodeRow.of(result) for result in results]
         append_rows(self.folder / "episodes.csv", rows)
         self._index(rows)
 
     def table(self, name: str) -> list[dict[str, str]]:
-        """The rows of a small table, latency or shortcut; none when it has not been measured."""
+        """The rows of the table "latency" or "shortcut"; empty if it has not been measured."""
         path = self.folder / f"{name}.csv"
         if not path.exists():
             return []
@@ -97,23 +97,23 @@ class Record:
             return list(csv.DictReader(file))
 
     def has_shortcut(self, num_steps: tuple[int, ...]) -> bool:
-        """Whether the shortcut's error has been measured for all of `num_steps`."""
+        """Whether the shortcut error has been measured for all of `num_steps`."""
         return set(num_steps) <= {int(row["num_steps"]) for row in self.table("shortcut")}
 
     def write_table(self, name: str, rows: list[Row]) -> None:
-        """Replace a small table; `rows` share their keys."""
+        """Replace the table "latency" or "shortcut"; all `rows` have the same keys."""
         write_table(self.folder / f"{name}.csv", rows)
 
     def _index(self, rows: Iterable[EpisodeRow]) -> None:
         for row in rows:
-            # Two commands may have run one episode at the same time: the first row counts.
+            # Two commands may have run the same episode at the same time. The first row counts.
             cell = Cell(row.num_candidates, row.num_steps, row.select)  # type: ignore[arg-type]
             self._rows.setdefault((cell, row.episode), row)
             state = self._state_of.setdefault(row.episode, row.initial_state)
             if state != row.initial_state:
                 raise RecordError(
                     f"{self.folder}: episode {row.episode} began in another state under {cell} than before: "
-                    "its cells can't be paired (were they run on another machine?)"
+                    "its cells cannot be paired (were they run on another machine?)"
                 )
             if self._episode_of.setdefault(row.initial_state, row.episode) != row.episode:
                 raise RecordError(
@@ -123,12 +123,15 @@ class Record:
 
 
 def record_folder(folder: Path, version: str) -> Path:
-    """Where a policy's measurements are kept."""
+    """The folder of a policy's record; `version` is the policy file's sha256."""
     return folder / "policies" / version[:16]
 
 
 def best_cell(record: Record, protocol: Protocol) -> Cell | None:
-    """The grid's best cell on the selection seeds, ties to the least compute; None until the grid is complete."""
+    """The grid's cell of highest success on selection seeds; None if the grid is incomplete.
+
+    Among equals, the one of least compute N x M, then of fewest steps.
+    """
     best: tuple[int, int, int] | None = None
     chosen = None
     for cell in protocol.grid():
@@ -142,7 +145,7 @@ def best_cell(record: Record, protocol: Protocol) -> Cell | None:
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-    """CSV with the first row's keys as header; None is an empty field. No rows, no file."""
+    """Write `rows` as CSV with the first row's keys as header; None is an empty field. No rows: remove the file."""
     if not rows:
         path.unlink(missing_ok=True)
         return

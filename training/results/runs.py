@@ -1,4 +1,4 @@
-"""Run folders and policy files: what there is to measure, and what it says of its training."""
+"""`find_runs`: the policies in run folders and files, with the facts of their training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Checkpoint:
     path: Path
     task: str
     facts: dict[str, Any]
-    """`policy_facts` with task, discount and training_seconds, the wall time of its training (None if unknown)."""
+    """`policy_facts`, task, discount, and training_seconds: wall time of its training, None if unknown."""
 
     @property
     def version(self) -> str:
@@ -32,7 +32,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
-    """The checkpoints of one training, in order of updates; a single file is a run of one."""
+    """The checkpoints of one training, in order of updates. A single file is a run of one checkpoint."""
 
     label: str
     checkpoints: tuple[Checkpoint, ...]
@@ -47,11 +47,11 @@ class Run:
 
 
 def find_runs(paths: tuple[Path, ...]) -> list[Run]:
-    """One run for every path, a run folder or a .safetensors file, under labels that differ.
+    """One run per path, each with its own label. A path is a run folder or a .safetensors file.
 
     Raises:
         CheckpointError: a policy is damaged.
-        ResultsError: a folder without policies, or a policy that does not name its task.
+        ResultsError: a folder has no policy or policies of several tasks, or a policy does not name its task.
     """
     runs = [_find_run(path) for path in paths]
     labels = [run.label for run in runs]
@@ -67,8 +67,10 @@ def _find_run(path: Path) -> Run:
         return Run(path.stem, (checkpoint,))
     last = path / "policy.safetensors"
     if not last.exists():
-        raise ResultsError(f"{path} has no policy.safetensors: it is no run folder, or its training has not saved yet")
-    # The last policy may have been kept under its number too: equal updates are one checkpoint.
+        raise ResultsError(
+            f"{path} has no policy.safetensors: it is not a run folder, or its training has not saved yet"
+        )
+    # The last policy may also have been kept under its number: equal updates are one checkpoint.
     found = {point.updates: point for point in map(_checkpoint, [*sorted(path.glob("policy-*.safetensors")), last])}
     checkpoints = tuple(found[updates] for updates in sorted(found))
     if len({checkpoint.task for checkpoint in checkpoints}) != 1:
@@ -81,7 +83,7 @@ def _checkpoint(path: Path) -> Checkpoint:
     policy = load_policy(path)
     task = policy.spec.provenance.environment
     if not task:
-        raise ResultsError(f"{path} does not name the environment that it was trained for")
+        raise ResultsError(f"{path} does not name its training environment")
     facts = {
         **policy_facts(policy),
         "task": task,

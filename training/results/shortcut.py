@@ -1,4 +1,4 @@
-"""The shortcut's error: how far actions of few steps lie from those of all steps, made of the same noise."""
+"""The shortcut error: the distance of few-step actions from all-step actions of the same noise."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EPISODES = 16
 STATES = 1024
 BATCH = 256
 OTHER_NOISE = 2**40
-"""Added to a seed, gives noise that nothing else here uses."""
+"""Offset of the seeds of a second, independent noise."""
 
 
 class _Observer:
-    """A backend that remembers what it was asked."""
+    """A backend that records the observations of its requests."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -35,13 +35,13 @@ class _Observer:
 def measure_shortcut(
     backend: Backend, spec: PolicySpec, task: str, seeds: Seeds, num_steps: tuple[int, ...], label: str
 ) -> list[Row]:
-    """One row for every M: root mean square over states and action dimensions, actions in [-1, 1].
+    """One row per M. Distances are root mean squares over states and action dimensions, actions in [-1, 1].
 
-    `to_finest` is the distance of the M-step action from the one of `denoise_timesteps` steps from the same noise;
-    `redraw` is the distance of two actions of `denoise_timesteps` steps from different noise, the yardstick: an M
-    whose error is small beside it picks the same action.
+    `to_finest` is the distance of the M-step action from the one of `denoise_timesteps` steps of the same noise.
+    `redraw` is the distance of two actions of `denoise_timesteps` steps of different noise. It is the yardstick: an M
+    whose error is much smaller gives the same action.
 
-    The states are those that the policy itself visits, N = 1, M = denoise_timesteps, in the first episodes of `seeds`.
+    The states are those that the policy visits with N = 1 and M = denoise_timesteps in the first episodes of `seeds`.
     """
     finest = spec.denoise_timesteps
     states = _visited_states(backend, spec, task, seeds, label)
@@ -70,9 +70,9 @@ def measure_shortcut(
 def _visited_states(backend: Backend, spec: PolicySpec, task: str, seeds: Seeds, label: str) -> np.ndarray:
     episodes = seeds.range[:EPISODES]
     observer = _Observer(backend)
-    roller = EpisodeRunner(observer, spec, task, lanes=len(episodes))
+    runner = EpisodeRunner(observer, spec, task, lanes=len(episodes))
     jobs = [Job(episode, 1, spec.denoise_timesteps) for episode in episodes]
-    for _ in tqdm(roller.run(jobs), total=len(jobs), unit="episode", desc=f"{label}: states for the shortcut error"):
+    for _ in tqdm(runner.run(jobs), total=len(jobs), unit="episode", desc=f"{label}: states for the shortcut error"):
         pass
     visited = np.concatenate(observer.observations)
     chosen = np.random.default_rng(0).permutation(len(visited))[:STATES]

@@ -1,6 +1,6 @@
-"""From measurements to tables: every number of a page and of a plot is a field of one of these rows.
+"""Tables of a task, made from its measurements. Every number on its page and in its plots is a field of one row.
 
-One CSV each in the task's folder. A table holds only what is complete; `Measurements.not_run` names the rest.
+Each is a CSV file in the task's folder. A table holds complete results only; `Measurements.not_run` lists the rest.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from training.results.protocol import Cell
 from training.results.record import Row, write_table
 
 Tables = dict[str, list[Row]]
+"""Name -> rows."""
 NONE = (None, None, None)
 CONDITIONS = (
     "actor_hidden",
@@ -39,8 +40,8 @@ def build_tables(measurements: Measurements) -> Tables:
         "claims": _claims,
         "values": _values,
         "optimisation": _optimisation,
-        "latency": lambda m, subject: _kept(m, subject, "latency"),
-        "shortcut": lambda m, subject: _kept(m, subject, "shortcut"),
+        "latency": lambda m, subject: _stored(m, subject, "latency"),
+        "shortcut": lambda m, subject: _stored(m, subject, "shortcut"),
     }
     tables = {
         name: [row for subject in measurements.plan.subjects for row in build(measurements, subject)]
@@ -51,12 +52,13 @@ def build_tables(measurements: Measurements) -> Tables:
 
 
 def write_tables(tables: Tables, folder: Path) -> None:
+    """Write each table to NAME.csv in `folder`."""
     for name, rows in tables.items():
         write_table(folder / f"{name}.csv", rows)
 
 
 def _policies(measurements: Measurements, subject: Subject) -> list[Row]:
-    record = measurements.of(subject)
+    record = measurements.record_of(subject)
     best = measurements.best(subject)
     return [
         {
@@ -70,7 +72,7 @@ def _policies(measurements: Measurements, subject: Subject) -> list[Row]:
 
 
 def _cells(measurements: Measurements, subject: Subject) -> list[Row]:
-    record, protocol = measurements.of(subject), measurements.plan.protocol
+    record, protocol = measurements.record_of(subject), measurements.plan.protocol
     best = measurements.best(subject)
     wanted = [("selection", cell, protocol.selection) for cell in protocol.grid()]
     if best:
@@ -105,7 +107,7 @@ def _summary(cell: Cell, rows: list[EpisodeRow]) -> Row:
 
 
 def _claims(measurements: Measurements, subject: Subject) -> list[Row]:
-    record, protocol = measurements.of(subject), measurements.plan.protocol
+    record, protocol = measurements.record_of(subject), measurements.plan.protocol
     best = measurements.best(subject)
     table: list[Row] = []
     for claim in protocol.claims(best) if best else ():
@@ -140,8 +142,8 @@ def _claims(measurements: Measurements, subject: Subject) -> list[Row]:
 
 
 def _values(measurements: Measurements, subject: Subject) -> list[Row]:
-    """Q of the executed actions against the returns that followed, on the report seeds; gaps over successes."""
-    record, protocol = measurements.of(subject), measurements.plan.protocol
+    """Q of executed actions against the returns that followed, on report seeds. Gaps are over successes only."""
+    record, protocol = measurements.record_of(subject), measurements.plan.protocol
     best = measurements.best(subject)
     if best is None:
         return []
@@ -178,8 +180,8 @@ def _values(measurements: Measurements, subject: Subject) -> list[Row]:
 
 
 def _optimisation(measurements: Measurements, subject: Subject) -> list[Row]:
-    """What many candidates do to the chosen Q, and to what is achieved, against one; the same report episodes."""
-    record, protocol = measurements.of(subject), measurements.plan.protocol
+    """Changes of the chosen Q, the return and success from one candidate to many, on the same report episodes."""
+    record, protocol = measurements.record_of(subject), measurements.plan.protocol
     best = measurements.best(subject)
     if best is None:
         return []
@@ -206,8 +208,8 @@ def _optimisation(measurements: Measurements, subject: Subject) -> list[Row]:
     ]
 
 
-def _kept(measurements: Measurements, subject: Subject, name: str) -> list[Row]:
-    return [{"label": subject.label, **row} for row in measurements.of(subject).table(name)]
+def _stored(measurements: Measurements, subject: Subject, name: str) -> list[Row]:
+    return [{"label": subject.label, **row} for row in measurements.record_of(subject).table(name)]
 
 
 def _curves(measurements: Measurements) -> list[Row]:
@@ -229,12 +231,12 @@ def _curves(measurements: Measurements) -> list[Row]:
 
 
 def _plain(value: Any) -> Any:
-    """A list as "512 512 512 512"."""
+    """A list as text, "512 512 512 512"; other values unchanged."""
     return " ".join(map(str, value)) if isinstance(value, list) else value
 
 
 def cells(tables: Tables, label: str, seeds: str, select: str) -> list[Row]:
-    """A policy's rows of the table of cells, on selection or report seeds, under one rule."""
+    """A policy's rows of the table "cells", on "selection" or "report" seeds, under one selection rule."""
     kind = (label, seeds, select)
     return [row for row in tables["cells"] if (row["label"], row["seeds"], row["select"]) == kind]
 

@@ -1,4 +1,7 @@
-"""Plots of what choosing by Q does, whether Q is right, and the shortcut's error."""
+"""Plots of the effect of choosing by Q, of Q against returns, and of the shortcut error.
+
+Each function draws to `path` and returns True, or returns False if there is no data.
+"""
 
 from __future__ import annotations
 
@@ -44,13 +47,13 @@ def rules(tables: Tables, measurements: Measurements, path: Path) -> bool:
 
 
 def values(tables: Tables, measurements: Measurements, path: Path) -> bool:
-    """Q of the first action against the episode's return, a point an episode; on the line Q would be right."""
+    """Q of the first action against the episode's return, one point per episode, and the line of equality."""
     seeds = measurements.plan.protocol.report
     shown: list[tuple[str, list[EpisodeRow]]] = []
     for subject in measurements.plan.subjects:
         best = measurements.best(subject)
         for cell in dict.fromkeys([Cell(1, best.num_steps), best] if best else []):
-            rows = measurements.of(subject).rows(cell, seeds)
+            rows = measurements.record_of(subject).rows(cell, seeds)
             if rows is not None:
                 shown.append((f"{subject.label}, (N, M) = {cell}", rows))
     if not shown:
@@ -87,7 +90,7 @@ def _values_panel(axes: Axes, rows: list[EpisodeRow]) -> None:
 
 
 def over_optimisation(tables: Tables, measurements: Measurements, path: Path) -> bool:
-    """Above, what the critic promises and what is achieved, over N; below, success. At the best cell's M."""
+    """Over N, at the best cell's M: above, mean Q of the first action and mean return; below, success."""
     policies = [policy for policy in tables["policies"] if policy["best_num_steps"] is not None]
     if not policies:
         return False
@@ -111,7 +114,7 @@ def over_optimisation(tables: Tables, measurements: Measurements, path: Path) ->
 
 
 def shortcut_error(tables: Tables, measurements: Measurements, path: Path) -> bool:
-    """Distance of few-step actions to the finest, same noise; dashed, of two finest actions from different noise."""
+    """Distance of M-step actions from finest-grid actions of the same noise. Dashed: between two of different noise."""
     rows = tables["shortcut"]
     if not rows:
         return False

@@ -1,4 +1,4 @@
-"""The page's section on the verifier: does choosing by Q help, is Q right, and do few steps suffice."""
+"""The page's section on the verifier: does choosing by Q help, is Q right, and do few steps suffice?"""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from training.results.tables import Tables, cells
 
 
 def verifier_section(tables: Tables, measurements: Measurements) -> str:
+    """The section, as Markdown."""
     parts = [
         "## Is the verifier real?",
         _rules(tables, measurements),

@@ -116,7 +116,7 @@ def measured_results(folder: Path, version: str, reported: int | None = 4, cells
     """What `sorl-results` leaves: the grid, or `cells`; the best cell on report seeds; a cell of random choice."""
     Plan("task", PROTOCOL, (Subject("it", version, 1),), ()).write(folder / "plan.json")
     facts = {"policy_sha256": version, "task": "task", "engine": "reference/fp32/cpu"}
-    record = Record.create(record_folder(folder, version), facts)
+    record = Record.open_or_create(record_folder(folder, version), facts)
     for cell in cells or tuple(SUCCESSES):
         record.add(episode(cell, seed, seed < 10 + SUCCESSES[cell]) for seed in PROTOCOL.selection.range)
     if reported is not None:

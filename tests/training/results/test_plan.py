@@ -38,7 +38,7 @@ def test_a_plan_is_added_to_by_label() -> None:
         subjects=(Subject("seed 1", "d" * 64, 1), Subject("large", "e" * 64, 1)),
         curves=(Curve("large", ((10, "f" * 64),)),),
     )
-    both = PLAN.plus(further)
+    both = PLAN.merged_with(further)
     assert [(subject.label, subject.version[0]) for subject in both.subjects] == [
         ("seed 0", "a"),
         ("seed 1", "d"),
@@ -50,4 +50,4 @@ def test_a_plan_is_added_to_by_label() -> None:
 def test_other_rules_are_not_added() -> None:
     further = replace(PLAN, protocol=replace(SMALL, curve_cells=((1, 1),)))
     with pytest.raises(ResultsError, match=r"other rules: curve_cells \(the page has \(\(1, 8\), \(2, 8\)\)\)"):
-        PLAN.plus(further)
+        PLAN.merged_with(further)

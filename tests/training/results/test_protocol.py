@@ -49,7 +49,7 @@ def test_a_claim_of_a_cell_against_itself_is_none() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"report": Seeds(10_049, 200)}, "overlap: what chose must not report"),
+        ({"report": Seeds(10_049, 200)}, "overlap: seeds that choose must not report"),
         ({"selection": Seeds(0, 0)}, "selection seeds"),
         ({"num_steps": ()}, "num_steps"),
         ({"num_candidates": (1, 1)}, "num_candidates"),

@@ -34,7 +34,7 @@ def result(episode: int, cell: Cell = CELL, success: bool = True, state: float |
 
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
-    return Record.create(tmp_path / "record", FACTS)
+    return Record.open_or_create(tmp_path / "record", FACTS)
 
 
 def test_what_is_there_is_not_missing(record: Record) -> None:
@@ -79,9 +79,9 @@ def test_two_episodes_do_not_begin_alike(record: Record) -> None:
 
 
 def test_another_engine_does_not_continue(record: Record) -> None:
-    Record.create(record.folder, FACTS)
+    Record.open_or_create(record.folder, FACTS)
     with pytest.raises(RecordError, match="engine is 'reference/fp32/cpu' there and 'cpu/bf16' here"):
-        Record.create(record.folder, FACTS | {"engine": "cpu/bf16"})
+        Record.open_or_create(record.folder, FACTS | {"engine": "cpu/bf16"})
 
 
 def test_small_tables_come_back(record: Record) -> None:

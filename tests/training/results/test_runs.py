@@ -51,16 +51,16 @@ def test_what_can_not_be_measured_is_named(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"empty has no policy\.safetensors"):
         find_runs((tmp_path / "empty",))
     save_policy(random_policy(), tmp_path / "nameless.safetensors")
-    with pytest.raises(ResultsError, match="does not name the environment"):
+    with pytest.raises(ResultsError, match="does not name its training environment"):
         find_runs((tmp_path / "nameless.safetensors",))
 
 
 def test_a_policy_that_was_replaced_is_not_measured_as_the_old_one(tmp_path: Path, in_process: InProcess) -> None:
     (run,) = find_runs((save_run(tmp_path / "run", 0, (10,)),))
-    laboratory = TaskExperiments(tmp_path / "out", SMALL, run=in_process)
-    laboratory.record(run.last)
+    experiments = TaskExperiments(tmp_path / "out", SMALL, run=in_process)
+    experiments.record(run.last)
     save_policy(random_policy(9, obs_dim=2, action_dim=2), run.last.path)
     with pytest.raises(CheckpointError, match="was replaced meanwhile"):
-        laboratory.measure(run.last, "run", ("latency",))
+        experiments.measure(run.last, "run", ("latency",))
     with pytest.raises(CheckpointError, match="was replaced meanwhile"):
-        laboratory.measure(run.last, "run", ("shortcut",))
+        experiments.measure(run.last, "run", ("shortcut",))

@@ -29,7 +29,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     return save_run(folders / f"{TASK}-0", 0, (10, 20)), save_run(folders / f"{TASK}-1", 1, (10, 20))
 
 
-def laboratory(tmp_path: Path, jobs: Any) -> TaskExperiments:
+def experiments_of(tmp_path: Path, jobs: Any) -> TaskExperiments:
     return TaskExperiments(tmp_path / "out" / TASK, SMALL, lanes=4, run=jobs)
 
 
@@ -41,29 +41,29 @@ def table(folder: Path, name: str) -> list[dict[str, str]]:
 def test_a_whole_study_runs_once_and_renders_again(
     runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
 ) -> None:
-    lab = laboratory(tmp_path, in_process)
-    page = study(lab, find_runs(runs[:1]), find_runs(runs[1:]))
+    experiments = experiments_of(tmp_path, in_process)
+    page = study(experiments, find_runs(runs[:1]), find_runs(runs[1:]))
     assert page == tmp_path / "out" / f"{TASK}.md"
     text = page.read_text()
     assert "Everything planned was run." in text
     assert "not run" not in text.lower().replace("## not run", "")
     for name in PLOTS:
-        assert (lab.folder / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert (experiments.folder / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
         assert f"]({TASK}/{name}.png)" in text
     # Grid 6 cells, random and worst at 2 N each, 3 episodes; up to 8 report cells, 4 episodes.
     first = find_runs(runs[:1])[0].last
-    episodes = table(record_folder(lab.folder, first.version), "episodes")
-    assert len(episodes) == 3 * 6 + 3 * 4 + 4 * len(table_cells(lab.folder, "report"))
+    episodes = table(record_folder(experiments.folder, first.version), "episodes")
+    assert len(episodes) == 3 * 6 + 3 * 4 + 4 * len(table_cells(experiments.folder, "report"))
     assert len(in_process.jobs) == len(episodes) + 3 * 2 * 3  # and the curves' other three checkpoints
 
     again = InProcess()
-    assert study(laboratory(tmp_path, again), find_runs(runs[:1]), find_runs(runs[1:])).read_text() == text
+    assert study(experiments_of(tmp_path, again), find_runs(runs[:1]), find_runs(runs[1:])).read_text() == text
     assert again.jobs == []
     for path in runs:
         for file in path.iterdir():
             file.unlink()
     page.unlink()
-    assert render(lab.folder).read_text() == text
+    assert render(experiments.folder).read_text() == text
 
 
 def table_cells(folder: Path, seeds: str) -> list[dict[str, str]]:
@@ -71,18 +71,18 @@ def table_cells(folder: Path, seeds: str) -> list[dict[str, str]]:
 
 
 def test_the_page_says_what_the_tables_say(runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess) -> None:
-    lab = laboratory(tmp_path, outcomes)
-    text = study(lab, find_runs(runs), [], only=("grid", "claims", "verifier")).read_text()
+    experiments = experiments_of(tmp_path, outcomes)
+    text = study(experiments, find_runs(runs), [], only=("grid", "claims", "verifier")).read_text()
     for label in ("seed 0", "seed 1"):
         grid = text.split(f"### {label}\n")[1].split("Best cell")[0]
         shown = dict(re.findall(r"^\| (\d) \| (.*) \|$", grid, re.MULTILINE))
-        for row in table_cells(lab.folder, "selection"):
+        for row in table_cells(experiments.folder, "selection"):
             if row["label"] != label or row["select"] != "best":
                 continue
             cell = shown[row["num_steps"]].split(" | ")[SMALL.num_candidates.index(int(row["num_candidates"]))]
             numbers = [round(100 * float(row[name])) for name in ("success", "low", "high")]
             assert [int(number) for number in re.findall(r"\d+", cell)] == numbers
-    for row in table(lab.folder, "claims"):
+    for row in table(experiments.folder, "claims"):
         assert float(row["difference"]) == pytest.approx(float(row["success_a"]) - float(row["success_b"]))
         line = next(
             line
@@ -92,10 +92,10 @@ def test_the_page_says_what_the_tables_say(runs: tuple[Path, Path], tmp_path: Pa
         assert f"{row['a']} alone solved {row['only_a']}, {row['b']} alone {row['only_b']} of {row['episodes']}" in line
         numbers = [f"{100 * float(row[name]):+.1f}" for name in ("difference", "low", "high")]
         assert f"{numbers[0]} points [{numbers[1]}, {numbers[2]}]" in line
-    best = table(lab.folder, "policies")[0]
+    best = table(experiments.folder, "policies")[0]
     headline = next(
         row
-        for row in table_cells(lab.folder, "report")
+        for row in table_cells(experiments.folder, "report")
         if (row["label"], row["num_candidates"], row["num_steps"], row["select"])
         == ("seed 0", best["best_num_candidates"], best["best_num_steps"], "best")
     )
@@ -129,13 +129,13 @@ def outcomes(
 
 
 def test_verdicts_follow_from_the_outcomes(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    lab = TaskExperiments(
+    experiments = TaskExperiments(
         tmp_path / "out" / TASK, replace(SMALL, report=replace(SMALL.report, episodes=20)), run=outcomes
     )
-    page = study(lab, find_runs(runs[:1]), [], only=("grid", "claims"))
-    rows = {row["claim"]: row for row in table(lab.folder, "claims")}
+    page = study(experiments, find_runs(runs[:1]), [], only=("grid", "claims"))
+    rows = {row["claim"]: row for row in table(experiments.folder, "claims")}
     # The best cell is (1, 8): every 8-step cell always wins, and it is the cheapest of them.
-    policies = table(lab.folder, "policies")
+    policies = table(experiments.folder, "policies")
     assert (policies[0]["best_num_candidates"], policies[0]["best_num_steps"]) == ("1", "8")
     assert rows["more-steps"]["verdict"] == "holds"
     assert (rows["more-steps"]["only_a"], rows["more-steps"]["only_b"]) == ("10", "0")
@@ -152,7 +152,7 @@ def test_verdicts_follow_from_the_outcomes(runs: tuple[Path, Path], tmp_path: Pa
     assert "seed 0, latency: 6 of 6 cells" in missing
     assert "seed 0, shortcut error" in missing
     assert "seed 0, learning curve at 10 updates: 2 of 2 cells ((1, 8), (2, 8))" in missing
-    values = table(lab.folder, "values")
+    values = table(experiments.folder, "values")
     assert [row["separation"] for row in values] == ["", ""]  # all succeeded: nothing to separate
     assert [float(row["first_gap"]) for row in values] == [1 + 5, 4 + 5]
 
@@ -165,11 +165,11 @@ def test_an_interrupted_study_goes_on_where_it_was(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        study(laboratory(tmp_path, interrupted), find_runs(runs[:1]), [], only=("grid",))
+        study(experiments_of(tmp_path, interrupted), find_runs(runs[:1]), [], only=("grid",))
     done = list(in_process.jobs)
     assert len(done) == in_process.chunk
     rest = InProcess()
-    study(laboratory(tmp_path, rest), find_runs(runs[:1]), [], only=("grid",))
+    study(experiments_of(tmp_path, rest), find_runs(runs[:1]), [], only=("grid",))
     assert len(rest.jobs) == 3 * 6 - len(done)
     assert not set(rest.jobs) & set(done)
 
@@ -179,10 +179,10 @@ def test_the_best_checkpoint_is_the_one_of_most_successes(runs: tuple[Path, Path
         for results in outcomes(policy, *arguments):
             yield [replace(result, success=policy.name == "policy-10.safetensors") for result in results]
 
-    lab = laboratory(tmp_path, early_wins)
-    page = study(lab, find_runs(runs[:1]), [], checkpoint="best", only=("grid",))
+    experiments = experiments_of(tmp_path, early_wins)
+    page = study(experiments, find_runs(runs[:1]), [], checkpoint="best", only=("grid",))
     (run,) = find_runs(runs[:1])
-    (subject,) = Plan.read(lab.folder / "plan.json").subjects
+    (subject,) = Plan.read(experiments.folder / "plan.json").subjects
     assert subject.version == run.checkpoints[0].version
     assert "the best of 2 checkpoints on selection seeds" in page.read_text()
     assert "over 6 cells and 2 checkpoints" in page.read_text()
@@ -190,20 +190,20 @@ def test_the_best_checkpoint_is_the_one_of_most_successes(runs: tuple[Path, Path
 
 def test_a_page_is_added_to_though_its_policies_are_gone(runs: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = runs
-    study(laboratory(tmp_path, outcomes), find_runs((first,)), [])
+    study(experiments_of(tmp_path, outcomes), find_runs((first,)), [])
     for file in first.iterdir():
         file.unlink()
-    lab = laboratory(tmp_path, outcomes)
-    text = study(lab, find_runs((second,)), [], add=True).read_text()
+    experiments = experiments_of(tmp_path, outcomes)
+    text = study(experiments, find_runs((second,)), [], add=True).read_text()
     assert "Everything planned was run." in text
-    assert [row["label"] for row in table(lab.folder, "policies")] == ["seed 0", "seed 1"]
-    assert {row["label"] for row in table(lab.folder, "curves")} == {"seed 0", "seed 1"}
+    assert [row["label"] for row in table(experiments.folder, "policies")] == ["seed 0", "seed 1"]
+    assert {row["label"] for row in table(experiments.folder, "curves")} == {"seed 0", "seed 1"}
 
 
 def test_other_rules_are_refused_before_anything_is_run(
     runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
 ) -> None:
-    study(laboratory(tmp_path, outcomes), find_runs(runs[:1]), [])
+    study(experiments_of(tmp_path, outcomes), find_runs(runs[:1]), [])
     plan = (tmp_path / "out" / TASK / "plan.json").read_text()
     other = TaskExperiments(tmp_path / "out" / TASK, replace(SMALL, num_steps=(1, 4)), run=in_process)
     with pytest.raises(ResultsError, match="num_steps"):
@@ -214,7 +214,7 @@ def test_other_rules_are_refused_before_anything_is_run(
 
 def test_a_single_file_has_no_learning_curve(runs: tuple[Path, Path], tmp_path: Path) -> None:
     (source,) = find_runs((runs[0] / "policy-10.safetensors",))
-    text = study(laboratory(tmp_path, outcomes), [source], [], only=("grid", "claims", "verifier")).read_text()
+    text = study(experiments_of(tmp_path, outcomes), [source], [], only=("grid", "claims", "verifier")).read_text()
     assert "## Learning curves\n\nNot run." in text
     assert "learning curves: no run folder with kept policies was named" in text
 
@@ -234,13 +234,13 @@ def test_more_steps_than_the_policy_has_is_an_error(runs: tuple[Path, Path], tmp
 
 
 def test_a_page_is_not_made_of_contradictions(runs: tuple[Path, Path], tmp_path: Path) -> None:
-    lab = laboratory(tmp_path, outcomes)
-    study(lab, find_runs(runs[:1]), [], only=("grid",))
-    path = record_folder(lab.folder, find_runs(runs[:1])[0].last.version) / "episodes.csv"
+    experiments = experiments_of(tmp_path, outcomes)
+    study(experiments, find_runs(runs[:1]), [], only=("grid",))
+    path = record_folder(experiments.folder, find_runs(runs[:1])[0].last.version) / "episodes.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:-1], lines[-1][:-4] + "ffff"]) + "\n")
     with pytest.raises(RecordError, match="began in another state"):
-        render(lab.folder)
+        render(experiments.folder)
 
 
 @pytest.mark.slow
