@@ -1,6 +1,6 @@
 """The process of one run: `python -m training.sweep.child FOLDER` trains, evaluates and writes result.json.
 
-It stops, saving, at SIGTERM and at the end of its standard input, that is when the Ray worker that began it is gone.
+It saves and stops at SIGTERM, and at the end of its standard input, which means that its Ray worker is gone.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from training.train import Interrupted, train
 
 
 def execute(run: Run) -> None:
-    """Train to the end, continuing what the folder holds; evaluate what is not evaluated; write result.json.
+    """Train to the end, continuing from the folder; run missing evaluations; write result.json.
 
     Raises:
-        SweepError: the folder holds a policy of more updates than asked.
-        Others: as `train` and `evaluate` do.
+        SweepError: the folder has a policy of more updates than `run` asks for.
+        Others: as `train` and `evaluate_policy`.
     """
     _note_phase(run, "training")
     path = train(run.config)
@@ -57,7 +57,7 @@ def execute(run: Run) -> None:
 
 
 def _earlier_report(config: EvaluateConfig, version: str) -> dict[str, Any] | None:
-    """The report of an earlier attempt on the same policy; its file's name stands for its cells and seeds."""
+    """The report of an earlier attempt on the same policy, if any. Its file name identifies cells and seeds."""
     assert config.json is not None
     if not config.json.exists():
         return None
@@ -70,9 +70,9 @@ def _note_phase(run: Run, phase: str) -> None:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """SIGTERM outside the training loop, which has a handler of its own: there is nothing to save."""
+    """Handle SIGTERM outside the training loop, where there is nothing to save. The loop has its own handler."""
     for process in multiprocessing.active_children():
-        process.terminate()  # an evaluation's pool would finish its chunks of episodes first
+        process.terminate()  # the pool of an evaluation would finish its chunks of episodes first
     raise Interrupted
 
 
@@ -83,11 +83,12 @@ def _stop_at_end_of_input() -> None:
 
 
 def main() -> None:
+    """Run the folder named on the command line."""
     folder = Path(sys.argv[1])
     signal.signal(signal.SIGTERM, _stop)
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
     try:
-        with locked(folder / ".lock", wait=True):  # a process that lost its Ray worker may still be saving
+        with locked(folder / ".lock", wait=True):  # an earlier child that lost its Ray worker may still be saving
             try:
                 execute(read_request(folder))
             except Exception as error:

@@ -1,4 +1,4 @@
-"""`sorl-sweep`: flags and file -> plan -> Ray -> table."""
+"""`sorl-sweep`: plans runs from flags and a file, runs them on Ray, and writes their table."""
 
 from __future__ import annotations
 
@@ -31,61 +31,61 @@ from training.sweep.table import Row, as_json, format_table, make_rows, write_cs
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """Train and evaluate tasks x settings x seeds as Ray tasks, and compare them (resumable: run it again).
+    """Train and evaluate tasks x settings x seeds on Ray, and compare them (resumable: run the same command again).
 
     Finished runs are skipped, interrupted ones continue, failed ones are tried again. On several machines, OUT and the
-    datasets must have the same paths everywhere: a shared file system.
+    datasets must be on a file system that all of them see under the same paths.
     """
 
     file: tyro.conf.Positional[Path | None] = None
-    """A TOML file: tasks, seeds, updates, [settings], [grid] or [[variants]], [[evaluate]]. Name it first; flags add to
-    it."""
+    """A TOML file with tasks, seeds, updates, [settings], [grid] or [[variants]], and [[evaluate]]. Name it first;
+    flags add to it."""
     out: Path | None = None
-    """Runs go to OUT/TASK/SETTING/seed-SEED, the table to OUT/summary.json and .csv; without it, runs/FILE."""
+    """Runs are written to OUT/TASK/SETTING/seed-SEED, the table to OUT/summary.json and .csv. Default: runs/FILE."""
     tasks: tuple[str, ...] = ()
     """OGBench single-task names."""
     seeds: tuple[int, ...] = ()
-    """Seeds of every setting; without them, 0."""
+    """Training seeds of every setting. Default: 0."""
     updates: int | None = None
     """Gradient updates of every run."""
     set: tuple[str, ...] = ()
-    """Settings of all runs, NAME=VALUE; names are sorl-train's, values as in TOML or bare words."""
+    """Settings of all runs, NAME=VALUE. Names are sorl-train's; values are written as in TOML, or as bare words."""
     grid: tuple[str, ...] = ()
-    """Settings to combine, NAME=VALUE,VALUE: q_agg=mean,min 'hidden=[128,128],[256,256]'."""
+    """Settings to combine, NAME=VALUE,VALUE, e.g. q_agg=mean,min 'hidden=[128,128],[256,256]'."""
     variants: tuple[str, ...] = ()
-    """Single changes in place of a grid, NAME=VALUE: the plain settings are run too, and each change is compared with
-    them seed by seed. A file can change several settings at once."""
+    """Single changes in place of a grid, NAME=VALUE. The unchanged settings are run too, and each change is compared
+    with them seed by seed. In a file, one variant can change several settings."""
     num_candidates: tuple[int, ...] = ()
-    """N of the evaluations' cells."""
+    """Numbers of candidates N of the evaluations' cells."""
     num_steps: tuple[int, ...] = ()
-    """M of the evaluations' cells."""
+    """Numbers of steps M of the evaluations' cells."""
     episodes: int | None = None
-    """Episodes a cell."""
+    """Episodes per cell."""
     first_seeds: tuple[int, ...] = ()
-    """An evaluation from each of these episode seeds; any of these four flags replaces the file's [[evaluate]]."""
+    """First episode seeds, one evaluation for each. Any of these four flags replaces the file's [[evaluate]]."""
     data_dir: Path = Path("data")
-    """Where datasets are, for runs whose settings do not name one."""
+    """Folder of the datasets, for runs whose settings do not name one."""
 
     address: str | None = None
-    """A Ray cluster, "auto" for the one this machine belongs to; without it, a local Ray is started."""
+    """Address of a Ray cluster; "auto" finds the one that this machine belongs to. Default: start a local Ray."""
     cpus_per_run: float = 1.0
-    """Cores of a run: compute threads, then evaluation processes."""
+    """Cores per run, for compute threads while training and for processes while evaluating."""
     gpus_per_run: float = 0.0
-    """GPUs of a run, which then trains on "cuda"; a fraction shares one among runs."""
+    """GPUs per run, which then trains on "cuda". With a fraction, runs share a GPU."""
     local_cpus: int = 0
-    """Cores of the local Ray; 0 means all available."""
+    """Cores of the local Ray. 0 means all available ones."""
     retries: int = 2
-    """Further attempts at a run whose process or Ray worker was killed."""
+    """Further attempts after a run's process or Ray worker was killed."""
     status_every: float = 60.0
-    """Seconds between lines that say what every running run does."""
+    """Seconds between status lines of the running runs."""
     dry_run: bool = False
-    """Print the runs, their state and their folders, and start nothing."""
+    """Print the runs with their states and folders, and start nothing."""
     json: Path | None = None
-    """Write the table here instead of OUT/summary.json."""
+    """File of the table in place of OUT/summary.json."""
     csv: Path | None = None
-    """Write the table here instead of OUT/summary.csv; comparisons of variants go beside it, to comparisons.csv."""
+    """File of the table in place of OUT/summary.csv. Comparisons of variants go to comparisons.csv beside it."""
     page: Path | None = None
-    """Write settings, table and comparisons here too, as a page in Markdown."""
+    """Also write settings, table and comparisons to this file, as a page in Markdown."""
 
     def __post_init__(self) -> None:
         for name, least in (("gpus_per_run", 0), ("local_cpus", 0), ("retries", 0)):
@@ -96,15 +96,15 @@ class SweepConfig:
                 raise SettingError(f"{name} must be positive, got {getattr(self, name)}")
 
     def folder(self) -> Path:
-        """OUT, absolute."""
+        """OUT as an absolute path."""
         return (self.out or Path("runs") / (self.file.stem if self.file else "sweep")).absolute()
 
 
 def describe(config: SweepConfig) -> Sweep:
-    """The file's sweep, with what the flags say instead or in addition.
+    """The sweep that file and flags describe together; flags replace or extend what the file says.
 
     Raises:
-        SweepError: in either, something does not exist, does not fit or is missing.
+        SweepError: a name in either is unknown, a value does not fit its field, or something is missing.
     """
     description: dict[str, Any] = read_description(config.file) if config.file else {}
     for name in ("tasks", "seeds", "updates"):
@@ -137,10 +137,10 @@ def _single(flag: str, name: str, values: list[Any]) -> Any:
 
 
 def make_plan(config: SweepConfig) -> list[Run]:
-    """The runs, on the device that they are granted.
+    """The sweep's runs, on "cuda" if they get GPUs.
 
     Raises:
-        SweepError: see `describe` and `plan`; or "cuda" is asked for without --gpus-per-run.
+        SweepError: as `describe` and `plan`; or a run asks for "cuda" without --gpus-per-run.
     """
     sweep = describe(config)
     if config.gpus_per_run and "device" not in sweep.settings.keys() | sweep.grid.keys():
@@ -155,10 +155,11 @@ def make_plan(config: SweepConfig) -> list[Run]:
 
 
 def sweep(config: SweepConfig) -> dict[str, Outcome]:
-    """Do all of it. Returns run name -> outcome.
+    """Plan, run and report. Returns run name -> outcome.
 
     Raises:
-        SweepError, DatasetError: before anything has started.
+        SweepError, DatasetError: nothing has been started.
+        EpisodeTableError: episodes of a finished run are damaged.
     """
     runs = make_plan(config)
     require_inputs(runs)
@@ -182,7 +183,7 @@ def _run(config: SweepConfig, runs: Sequence[Run]) -> dict[str, Outcome]:
 
 
 def format_plan(runs: Sequence[Run]) -> str:
-    """A line for every run: its state and its folder."""
+    """One line per run: its state and its folder."""
     lines = []
     for run in runs:
         begun = (run.folder / "resume.pt").exists()
@@ -192,7 +193,7 @@ def format_plan(runs: Sequence[Run]) -> str:
 
 
 def report(config: SweepConfig, runs: Sequence[Run], outcomes: dict[str, Outcome]) -> None:
-    """Print the table, comparisons and what failed; write summary.json, the CSV files and the page."""
+    """Print table, comparisons and failures; write summary.json, the CSV files and the page."""
     results = {run.name: result for run in runs if (result := read_result(run))}
     rows = make_rows(runs, results)
     comparisons = compare(runs, set(results))

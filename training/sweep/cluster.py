@@ -1,4 +1,4 @@
-"""A Ray to run on: one that is there already, a cluster's, or a local one for as long as it is needed."""
+"""Connection to Ray: to a cluster, or to a local Ray that is started here and stopped afterwards."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CONNECT_SECONDS = 10.0
 
 
 def import_ray() -> Any:
-    """The module `ray`.
+    """Import the module `ray`.
 
     Raises:
-        RayUnavailable: it is not installed.
+        RayUnavailable: Ray is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -30,11 +30,11 @@ def import_ray() -> Any:
 
 @contextmanager
 def connected(address: str | None, cpus: int) -> Iterator[Any]:
-    """The module `ray`, connected: to what this process has already, to `address`, or to a local Ray started here.
+    """Yield the module `ray`, connected. An existing connection of this process is used and left open.
 
     Args:
-        address: of a cluster ("auto" finds the one this machine is part of); None starts a local Ray.
-        cpus: of the local Ray, which finds GPUs by itself.
+        address: of a cluster; "auto" finds the one that this machine belongs to. None starts a local Ray.
+        cpus: cores of the local Ray. It finds GPUs by itself.
 
     Raises:
         RayUnavailable: Ray is not installed, or nothing answers at `address`.
@@ -59,14 +59,14 @@ def connected(address: str | None, cpus: int) -> Iterator[Any]:
 
 
 def _require_listener(address: str) -> None:
-    """Raises OSError if nobody listens at HOST:PORT; Ray itself (2.60) was still trying after ten minutes."""
+    """Raise OSError if nothing listens at HOST:PORT. Ray itself (2.60) was still trying after ten minutes."""
     host, colon, port = address.rpartition(":")
     if colon and "/" not in host and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def require_resources(ray: Any, cpus: float, gpus: float) -> None:
-    """Raises SweepError if a run needs more than all machines have together: it would wait for ever."""
+    """Raise SweepError if a run needs more than all machines have together; it would wait forever."""
     there = ray.cluster_resources()
     for name, needed in (("CPU", cpus), ("GPU", gpus)):
         if needed > there.get(name, 0):

@@ -1,9 +1,9 @@
-"""Variants of a sweep against its plain settings: seed by seed, episode by episode.
+"""`compare`: variants of a sweep against its plain settings, paired by training seed and episode.
 
-A run and its counterpart share the training seed, hence initial weights, batches and noise as far as the settings
-allow, and the evaluation episodes. The unit of repetition is the training seed, so the interval is Student's t of the
-seeds' differences. Seeds that agree by chance would make it empty: it is never narrower than the paired interval of
-all their episodes together, which also stands alone where there is one seed.
+Both runs of a pair have the same training seed, hence the same initial weights, batches and noise as far as the
+settings allow, and the same evaluation episodes. The unit of repetition is the training seed, so the interval is
+Student's t of the seeds' differences. Seeds that agree by chance would make it empty, so it is never narrower than the
+paired interval of all their episodes together. With one seed, the paired interval stands alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Outcomes = dict[tuple[int, int, int], int]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One variant at one cell against the plain settings. Rates are shares of episodes; nan without finished pairs."""
+    """One variant against the plain settings at one cell. Rates are in [0, 1]; nan if no pair is finished."""
 
     task: str
     setting: str
@@ -32,23 +32,23 @@ class Comparison:
     num_candidates: int
     num_steps: int
     episodes: int
-    """Of each run."""
+    """Episodes per run."""
     success: float
-    """Of the variant, mean over seeds."""
+    """Success of the variant, mean over seeds."""
     plain: float
-    """Of the plain settings, mean over the same seeds."""
+    """Success of the plain settings, mean over the same seeds."""
     difference: float
-    """The first less the second."""
+    """`success` - `plain`."""
     low: float
     high: float
     seeds: tuple[int, ...]
-    """Training seeds of which both runs are finished."""
+    """Training seeds whose two runs are both finished."""
     differences: tuple[float, ...]
-    """Of each of them."""
+    """The difference at each seed."""
 
     @property
     def verdict(self) -> str:
-        """ "better" or "worse" where the interval excludes 0."""
+        """ "better" or "worse" if the interval excludes 0, otherwise "not separated" or "not run"."""
         if not self.seeds:
             return "not run"
         if self.low <= 0.0 <= self.high:
@@ -57,14 +57,14 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], finished: set[str]) -> list[Comparison]:
-    """A comparison for every variant and cell, in the plan's order; none where the sweep has no plain settings.
+    """One comparison per variant and cell, in the plan's order; none if the sweep has no plain settings.
 
     Args:
         runs: the plan.
-        finished: names of the runs whose results are there.
+        finished: names of the finished runs.
 
     Raises:
-        EpisodeTableError: the episodes that a run left beside its result are damaged.
+        EpisodeTableError: the episodes beside a run's result are damaged.
     """
     plain = {(run.task, run.config.seed): run for run in runs if run.setting == PLAIN}
     groups: dict[tuple[str, str], list[tuple[Run, Run]]] = {}
@@ -102,10 +102,10 @@ def compare(runs: Sequence[Run], finished: set[str]) -> list[Comparison]:
 
 
 def estimate(sides: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[float, float, float]:
-    """Mean difference over seeds and its 95 % interval, as this module's text defines it; nan without seeds.
+    """Mean difference over seeds and its 95 % interval, as the module's docstring defines it; nan without seeds.
 
     Args:
-        sides: of every seed, the outcomes (0 or 1) of variant and plain settings on the same episodes.
+        sides: per seed, the outcomes (0 or 1) of variant and plain settings on the same episodes.
     """
     from scipy.stats import t as student
 
@@ -121,14 +121,14 @@ def estimate(sides: Sequence[tuple[Sequence[int], Sequence[int]]]) -> tuple[floa
 
 
 def _outcomes(run: Run, evaluation: Evaluation) -> Outcomes:
-    """What became of the episodes of a finished run."""
+    """The outcomes of a finished run's episodes."""
     path = evaluation.config(run.folder / "policy.safetensors", 1).csv
     assert path is not None
     return {(row.num_candidates, row.num_steps, row.episode): row.success for row in read_rows(path)}
 
 
 def format_comparisons(rows: Sequence[Comparison]) -> str:
-    """A line for every variant and cell."""
+    """The comparisons as text, one line each."""
     width = max(len(row.setting) for row in rows)
     lines = [f"{'against default':<{width}} {'N':>4} {'M':>2} {'from':>6} seeds {'points [95 %]':>22}  verdict"]
     for row in rows:
@@ -140,7 +140,7 @@ def format_comparisons(rows: Sequence[Comparison]) -> str:
 
 
 def points(row: Comparison) -> str:
-    """The difference in percentage points with its interval."""
+    """The difference and its interval in percentage points, "+14.5 [+6.1, +22.5]"; "-" if not run."""
     if not row.seeds:
         return "-"
     return f"{100 * row.difference:+.1f} [{100 * row.low:+.1f}, {100 * row.high:+.1f}]"

@@ -1,22 +1,22 @@
-"""A sweep as people write it, a TOML file:
+"""The description of a sweep, a TOML file:
 
 tasks = ["pointmaze-medium-navigate-singletask-task1-v0"]
 seeds = [0, 1, 2]
 updates = 20000
 
-[settings]                  # every run has these; any field of sorl-train
+[settings]                  # of every run; any setting of sorl-train
 hidden = [128, 128, 128]
 learning_rate = 3e-4
 
-[grid]                      # every combination of these
+[grid]                      # every combination of these is run
 q_loss_coef = [300, 1000]
 q_agg = ["mean", "min"]
 
-# In place of the grid, single changes, each compared with the plain settings seed by seed:
+# In place of the grid: single changes, each compared with the plain settings seed by seed.
 # [[variants]]
 # shared_optimizer = true
 
-[[evaluate]]                # as often as you like; fields as in sorl-evaluate
+[[evaluate]]                # any number of them; fields as in sorl-evaluate
 num_candidates = [1, 2, 8]
 num_steps = [1, 2, 4]
 episodes = 50
@@ -36,15 +36,15 @@ from training.sweep.plan import Evaluation, Sweep
 from training.sweep.settings import check_names, convert, known_settings
 
 KEYS = {"tasks", "seeds", "updates", "settings", "grid", "variants", "evaluate"}
-# The sweep's own business, and what to write instead.
-OWN = {"task": "tasks", "seed": "seeds", "run_dir": "--out"}
+# Settings that the sweep itself decides -> what to write instead.
+RESERVED = {"task": "tasks", "seed": "seeds", "run_dir": "--out"}
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """The file's tables, not yet checked.
+    """The file's tables, unchecked.
 
     Raises:
-        SweepError: it does not exist or is not TOML.
+        SweepError: the file does not exist or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text())
@@ -53,11 +53,11 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def make_sweep(description: Mapping[str, Any]) -> Sweep:
-    """The sweep that `description` (shaped like the file above) means.
+    """The sweep of a `description` that is structured like the file above.
 
     Raises:
-        UnknownName: a key or a setting does not exist; says which are near.
-        SettingError: a value does not fit, or the same thing is said twice.
+        UnknownName: a key or setting does not exist.
+        SettingError: a value does not fit its field, or is given twice.
     """
     check_names("sweep", description, KEYS)
     settings, grid = _table("settings", description), _table("grid", description)
@@ -67,9 +67,9 @@ def make_sweep(description: Mapping[str, Any]) -> Sweep:
             raise SettingError("updates is set at the top and again under settings or grid")
         settings = {**settings, "updates": description["updates"]}
     for where, names in (("settings", settings), ("grid", grid), *(("variants", variant) for variant in variants)):
-        for name in names.keys() & OWN.keys():
-            raise SettingError(f"{where}: {name} is the sweep's own: say {OWN[name]}")
-        check_names(where, names, known_settings(TrainConfig, without=OWN))
+        for name in names.keys() & RESERVED.keys():
+            raise SettingError(f"{where}: {name} is set by the sweep; say {RESERVED[name]}")
+        check_names(where, names, known_settings(TrainConfig, without=RESERVED))
     fields = convert(Sweep, "sweep", {key: description[key] for key in ("tasks", "seeds") if key in description})
     if "tasks" not in fields:
         raise SettingError("tasks: at least one is needed")

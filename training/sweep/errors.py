@@ -1,8 +1,8 @@
-"""What can be wrong with a sweep before anything starts.
+"""Errors of a sweep, raised before anything starts.
 
 SweepError
-|-- SettingError      a setting's value is not what its field takes
-|   `-- UnknownName   there is no such setting; says which names are near
+|-- SettingError      a setting's value does not fit its field, or is given twice
+|   `-- UnknownName   there is no such setting; suggests similar names
 `-- RayUnavailable    Ray is not installed, or the cluster cannot be reached
 """
 
@@ -17,15 +17,15 @@ class SweepError(ValueError):
 
 
 class SettingError(SweepError):
-    """A setting has a value of the wrong type, or twice."""
+    """A setting's value does not fit its field, or is given twice."""
 
 
 class UnknownName(SettingError):
-    """A setting that does not exist.
+    """There is no such setting.
 
     Attributes:
-        name: what was written.
-        near: existing names that look like it, most similar first.
+        name: the name that was given.
+        near: similar existing names, most similar first.
     """
 
     def __init__(self, where: str, name: str, known: Iterable[str]) -> None:
@@ -37,4 +37,4 @@ class UnknownName(SettingError):
 
 
 class RayUnavailable(SweepError):
-    """Ray is missing, or its cluster does not answer."""
+    """Ray is not installed, or its cluster does not answer."""

@@ -1,9 +1,9 @@
-"""A run's folder, beside what `sorl-train` and `sorl-evaluate` leave in it:
+"""The files of a run's folder, beside those of `sorl-train` and `sorl-evaluate`:
 
-run.json       what to do, as the sweep wrote it
+run.json       the run, written by the sweep
 running.json   phase, host and process, while it runs
-log.txt        what the process printed, all attempts
-result.json    what came of it, written last and whole
+log.txt        output of the process, all attempts
+result.json    the result, written last and atomically
 error.json     why the latest attempt failed
 """
 
@@ -26,11 +26,11 @@ from training.sweep.plan import Evaluation, Run
 from training.sweep.settings import convert
 
 WAITING = "waiting"
-dataset_sha256 = cache(sha256_of)  # a dataset is read once, whatever the number of runs that use it
+dataset_sha256 = cache(sha256_of)  # each dataset is hashed once, not once per run
 
 
 def write_request(run: Run) -> None:
-    """run.json, and nothing left of earlier attempts' states."""
+    """Write run.json, and remove the states of earlier attempts."""
     for name in ("running.json", "error.json"):
         (run.folder / name).unlink(missing_ok=True)
     varied = {name: run.config.as_json()[name] for name in run.varied}
@@ -52,7 +52,7 @@ def read_request(folder: Path) -> Run:
 
 
 def read_result(run: Run) -> dict[str, Any] | None:
-    """result.json, if it is of this very run: same settings, same cells, same data."""
+    """result.json if it has this run's settings, cells and data; otherwise None."""
     result: dict[str, Any] | None = read_json(run.folder / "result.json")
     if result is None or result.get("digest") != run.digest():
         return None
@@ -60,7 +60,7 @@ def read_result(run: Run) -> dict[str, Any] | None:
 
 
 def describe_state(run: Run) -> str:
-    """What a run is doing, in one line; updates are those of metrics.csv, so they lag by up to `log_every`."""
+    """The state of a run in one line. Updates are read from metrics.csv, so they lag by up to `log_every`."""
     running = read_json(run.folder / "running.json")
     if running is None:
         return WAITING
@@ -73,10 +73,10 @@ def describe_state(run: Run) -> str:
 
 @contextmanager
 def locked(path: Path, wait: bool) -> Iterator[None]:
-    """Hold the lock file at `path`; the system releases it when the process ends, however it ends.
+    """Hold a lock on the file `path`. The system releases it when the process ends, however it ends.
 
     Raises:
-        SweepError: another process holds it, and `wait` is false.
+        SweepError: `wait` is false and another process holds the lock.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

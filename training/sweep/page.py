@@ -1,4 +1,4 @@
-"""A finished sweep as a page in Markdown, written from its results alone."""
+"""`write_page`: a sweep's settings, table and comparisons as a page in Markdown, made from its results alone."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def write_page(
     """Write the page of a sweep.
 
     Args:
-        path: where to.
+        path: the file.
         runs: the plan.
-        results: run name -> its result.json, for those that are finished.
+        results: run name -> its result.json, for finished runs.
         rows: the table.
         comparisons: of variants with the plain settings; may be empty.
     """
@@ -43,7 +43,7 @@ def write_page(
         'Written by `sorl-sweep --page`, not by hand. Success is the final `info["success"]`, default horizon, '
         "temperature 1, a fresh seed for every (episode, step).",
         "## What was run",
-        _what(runs, finished, results),
+        _settings(runs, finished, results),
         "## Success",
         *(_block(rows, task) for task in dict.fromkeys(run.task for run in runs)),
         NOTE,
@@ -55,7 +55,7 @@ def write_page(
     write_text(path, "\n\n".join(sections) + "\n")
 
 
-def _what(runs: Sequence[Run], finished: Sequence[Run], results: dict[str, dict[str, Any]]) -> str:
+def _settings(runs: Sequence[Run], finished: Sequence[Run], results: dict[str, dict[str, Any]]) -> str:
     first = runs[0].config
     varied = {name for run in runs for name in run.varied}
     said = [f"{name} {here}" for name, (here, _) in non_default_settings(first.as_json()).items() if name not in varied]

@@ -1,4 +1,4 @@
-"""What a sweep is, and the runs that it means: tasks x settings x seeds, in that order, each with its own folder.
+"""`plan`: from a sweep to its runs, tasks x settings x seeds in that order, each with its own folder.
 
 Settings are every combination of a grid, or the plain settings and variants of them, one change at a time.
 """
@@ -19,12 +19,12 @@ from training.data import require_files
 from training.evaluation import EvaluateConfig
 from training.sweep.errors import SettingError, SweepError
 
-MAX_NAME_BYTES = 150  # bytes of a setting's folder name; file systems stop at 255
+MAX_NAME_BYTES = 150  # of a setting's folder name; file systems allow 255
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of every run's policy; fields as in `sorl-evaluate`."""
+    """An evaluation that every run's policy gets; fields as in `sorl-evaluate`."""
 
     num_candidates: tuple[int, ...] = (1, 8, 32)
     num_steps: tuple[int, ...] = (1, 2, 4, 8)
@@ -32,7 +32,7 @@ class Evaluation:
     first_seed: int = 10_000
 
     def config(self, policy: Path, processes: int) -> EvaluateConfig:
-        """What `evaluate` takes; its report and episodes go beside the policy, under a name of their own.
+        """The config for `evaluate_policy`. Report and episodes go beside the policy, named by seeds and cells.
 
         Raises:
             ValueError: a field is out of range.
@@ -50,16 +50,18 @@ class Evaluation:
         )
 
     def cells(self) -> list[tuple[int, int, int, int]]:
-        """(first_seed, episodes, N, M) of every cell."""
+        """(first_seed, episodes, N, M) of each cell."""
         return [(self.first_seed, self.episodes, n, m) for n, m in product(self.num_candidates, self.num_steps)]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Tasks, seeds, settings that all runs share, a grid or variants of those that they do not, and how policies are
-    measured.
+    """Tasks, seeds, shared settings, a grid or variants of other settings, and evaluations.
 
-    `settings`, `grid` and `variants` are named after the fields of TrainConfig, their values of the fields' types.
+    Names in `settings`, `grid` and `variants` are fields of TrainConfig, with values of the fields' types.
+
+    Raises:
+        SettingError: something is missing, given twice, or contradictory.
     """
 
     tasks: tuple[str, ...]
@@ -67,7 +69,7 @@ class Sweep:
     settings: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     variants: tuple[dict[str, Any], ...] = ()
-    """Each is run beside the plain settings, with these in their place, and compared with them seed by seed."""
+    """Changes to the plain settings. Each is run beside the plain settings and compared with them seed by seed."""
     evaluations: tuple[Evaluation, ...] = (Evaluation(),)
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class Sweep:
         _require_distinct("evaluate: (first_seed, num_candidates, num_steps)", cells)
 
     def varied(self) -> list[dict[str, Any]]:
-        """What the settings of the table's lines have of their own, in order; {} are the plain settings."""
+        """The varied settings of each line of the table, in order; {} stands for the plain settings."""
         fields = TrainConfig.__dataclass_fields__
         if self.variants:
             return [{}, *({name: variant[name] for name in fields if name in variant} for variant in self.variants)]
@@ -101,9 +103,9 @@ class Run:
 
     task: str
     setting: str
-    """What it has of grid or variants, in words; "default" for the plain settings."""
+    """The varied settings as a folder's name; "default" for the plain settings."""
     varied: dict[str, Any]
-    """What it has of grid or variants."""
+    """Its settings from grid or variants."""
     config: TrainConfig
     """Resolved, with absolute paths."""
     evaluations: tuple[Evaluation, ...]
@@ -123,23 +125,23 @@ class Run:
         return self.config.dataset
 
     def digest(self) -> str:
-        """sha256 of all that determines the result, but for the data's content."""
+        """sha256 of everything that determines the result, except the data's content."""
         identity = {key: str(value) for key, value in self.config.identity().items()}
         cells = sorted(cell for evaluation in self.evaluations for cell in evaluation.cells())
         return _digest([identity, self.config.updates, self.config.anneal_updates, cells])
 
 
 def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
-    """The runs of `sweep` in the table's order; a pure function of its arguments and the working directory.
+    """The runs of `sweep` in the table's order; a pure function of the arguments and the working directory.
 
     Args:
         sweep: what to run.
-        out: runs get OUT/TASK/SETTING/seed-SEED; a folder's name depends on its own run only.
-        data_dir: where datasets are, for runs whose settings do not name one.
-        cpus: what a run may use: its compute threads and evaluation processes, at least one.
+        out: each run gets OUT/TASK/SETTING/seed-SEED; the folder's name depends on its own run only.
+        data_dir: folder of the datasets, for runs whose settings do not name one.
+        cpus: cores per run, for compute threads and evaluation processes; at least one is used.
 
     Raises:
-        SettingError: a value out of range, or two runs that are the same.
+        SettingError: a value is out of range, or two runs are the same.
     """
     workers = max(1, int(cpus))
     runs = []
@@ -169,7 +171,7 @@ def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
 
 
 def setting_name(varied: dict[str, Any]) -> str:
-    """What varies as a folder's name: letters, digits and `._+=,-` only, at most `MAX_NAME_BYTES` bytes."""
+    """Varied settings as a folder's name: letters, digits and `._+=,-` only, at most `MAX_NAME_BYTES` bytes."""
     name = ",".join(f"{key}={_value_name(value)}" for key, value in varied.items()) or "default"
     if len(name) > MAX_NAME_BYTES:
         name = f"{name[: MAX_NAME_BYTES - 9]}-{_digest(name)[:8]}"
@@ -186,7 +188,7 @@ def _value_name(value: Any) -> str:
 
 
 def require_inputs(runs: Iterable[Run]) -> None:
-    """Look for every dataset and make every environment once, before anything starts.
+    """Check every dataset and make every environment once, before anything starts.
 
     Raises:
         DatasetError: a dataset or its validation file is missing.
@@ -200,7 +202,7 @@ def require_inputs(runs: Iterable[Run]) -> None:
     for task in dict.fromkeys(run.task for run in runs):
         try:
             make_env(task).close()
-        except Exception as error:  # whatever a parser of names stumbles over
+        except Exception as error:  # name parsers raise all kinds of errors
             raise SweepError(f"tasks: OGBench has no {task!r}: {error}") from None
 
 

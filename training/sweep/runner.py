@@ -1,4 +1,4 @@
-"""Gives the runs that are not finished to Ray, follows them, and says what came of each."""
+"""`run_all`: gives unfinished runs to Ray, follows them, and returns the outcome of each."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from training.sweep.plan import Run
 from training.sweep.task import ChildKilled, run_in_child
 
 State = Literal["skipped", "finished", "failed", "interrupted"]
-POLL_SECONDS = 1.0  # how late a signal may be seen
+POLL_SECONDS = 1.0  # a signal is noticed within this time
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a run in this start of the sweep."""
+    """The outcome of a run in this start of the sweep."""
 
     state: State
-    """"skipped": it was finished already."""
+    """ "skipped" means that it was already finished."""
     error: str = ""
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What Ray grants a run, and how it deals with it."""
+    """Resources per run, retries after a killed process, and seconds between status lines."""
 
     cpus_per_run: float = 1.0
     gpus_per_run: float = 0.0
@@ -39,11 +39,12 @@ class Resources:
 
 
 def run_all(ray: Any, runs: Sequence[Run], resources: Resources) -> dict[str, Outcome]:
-    """Finish every run; SIGINT and SIGTERM let the running ones save first, a second one leaves at once.
+    """Run everything to its end. At SIGINT or SIGTERM, running runs save first; a second signal leaves at once.
 
     Args:
         ray: the module, connected.
-        runs: what to do; finished ones are skipped.
+        runs: the plan; finished runs are skipped.
+        resources: what each run gets.
 
     Returns:
         Run name -> outcome, for all of `runs` in their order.
@@ -89,12 +90,12 @@ def _submit(ray: Any, runs: Sequence[Run], resources: Resources) -> dict[Any, Ru
 
 
 def _outcome(ray: Any, reference: Any, run: Run) -> Outcome:
-    """What became of a task that has ended."""
+    """The outcome of a Ray task that has ended."""
     try:
         state, error = ray.get(reference)
     except ray.exceptions.TaskCancelledError:
         return Outcome("interrupted")
-    except ChildKilled as killed:  # Ray's wrapper is an instance of what it wraps, with a traceback for its text
+    except ChildKilled as killed:  # Ray raises a subclass of ChildKilled with a traceback as its text
         return Outcome("failed", str(getattr(killed, "cause", killed)))
     except ray.exceptions.RayError as died:
         return Outcome("failed", f"the Ray worker died: {str(died).strip().splitlines()[0]}")
@@ -104,7 +105,7 @@ def _outcome(ray: Any, reference: Any, run: Run) -> Outcome:
 
 
 def _write_status(bar: tqdm, runs: Sequence[Run]) -> None:
-    """One line for each run that is at work."""
+    """Write one line per running run."""
     states = [(run.name, describe_state(run)) for run in runs]
     for name, state in states:
         if state != WAITING:

@@ -1,4 +1,4 @@
-"""Settings as TOML, JSON and the command line write them, made what a config's fields are; names are checked."""
+"""Converts settings from TOML, JSON and the command line to the types of a config's fields, and checks their names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from training.sweep.errors import SettingError, UnknownName
 
 
 def known_settings(config: type, without: Iterable[str] = ()) -> set[str]:
-    """Names of the dataclass's fields, but for `without`."""
+    """Names of a dataclass's fields, except those in `without`."""
     return set(get_type_hints(config)) - set(without)
 
 
 def check_names(where: str, names: Iterable[str], known: Iterable[str]) -> None:
-    """Raises UnknownName for the first of `names` that is not in `known`; `where` begins its message."""
+    """Raise UnknownName for the first of `names` that is not in `known`. `where` begins its message."""
     known = set(known)
     for name in names:
         if name not in known:
@@ -25,10 +25,10 @@ def check_names(where: str, names: Iterable[str], known: Iterable[str]) -> None:
 
 
 def convert(config: type, where: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` as the fields of `config` want them: lists become tuples, texts paths, whole numbers floats.
+    """`values` with the types of the fields of `config`: lists become tuples, strings paths, integers floats.
 
     Raises:
-        SettingError: a value that does not fit its field.
+        SettingError: a value does not fit its field.
     """
     hints = get_type_hints(config)
     converted = {}
@@ -41,7 +41,7 @@ def convert(config: type, where: str, values: Mapping[str, Any]) -> dict[str, An
 
 
 def _convert(hint: Any, value: Any) -> Any:
-    """`value` as `hint`; TypeError if it is something else."""
+    """`value` with the type `hint`. Raises TypeError if it does not fit."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         inner = next(argument for argument in arguments if argument is not type(None))
@@ -72,12 +72,12 @@ def _describe(hint: Any) -> str:
 
 
 def parse_assignment(where: str, text: str) -> tuple[str, list[Any]]:
-    """NAME=VALUE,VALUE,... -> the name and its values.
+    """The name and values of NAME=VALUE,VALUE,...
 
     Values are written as in TOML (`[128,128],[256,256]`), or as bare words (`mean,min`).
 
     Raises:
-        SettingError: there is no "=", or nothing behind it.
+        SettingError: there is no name, no "=", or no value.
     """
     name, sign, values = text.partition("=")
     if not (name and sign and values):

@@ -1,8 +1,8 @@
-"""Success of every setting over its seeds, for people (text), spreadsheets (CSV) and programs (JSON).
+"""The table of a sweep: success of every setting over its seeds, as text, CSV and JSON.
 
-The unit of repetition is the seed of a training, so the interval is Student's t of the runs' success rates. Runs that
-agree by chance, as several at 0 % do, would make it empty: it is never narrower than Wilson's interval of all
-episodes together, which also stands alone where there is one seed.
+The unit of repetition is the training seed, so the interval is Student's t of the runs' success rates. Runs that agree
+by chance, such as several at 0 %, would make it empty, so it is never narrower than Wilson's interval of all episodes
+together. With one seed, Wilson's interval stands alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Row:
-    """One setting at one cell. Rates are shares of episodes, in [0, 1]; nan where no run is finished."""
+    """One setting at one cell. Rates are in [0, 1]; nan if no run is finished."""
 
     task: str
     setting: str
@@ -40,28 +40,28 @@ class Row:
     num_candidates: int
     num_steps: int
     episodes: int
-    """Of each run."""
+    """Episodes per run."""
     runs: int
-    """Finished ones."""
+    """Number of finished runs."""
     planned: int
     success: float
     low: float
     high: float
     least: float
-    """Of the runs."""
+    """The lowest success of a run."""
     greatest: float
     seeds: tuple[int, ...]
-    """Of the finished runs."""
+    """Training seeds of the finished runs."""
     successes: tuple[float, ...]
-    """Success of each of them."""
+    """Success of each finished run."""
 
 
 def make_rows(runs: Sequence[Run], results: dict[str, dict[str, Any]]) -> list[Row]:
-    """A row for every setting and cell, in the plan's order.
+    """One row per setting and cell, in the plan's order.
 
     Args:
         runs: the plan.
-        results: run name -> its result.json, for those that are finished.
+        results: run name -> its result.json, for finished runs.
     """
     rows = []
     for (task, setting), group in groupby(runs, key=lambda run: (run.task, run.setting)):
@@ -105,7 +105,7 @@ def _rate(result: dict[str, Any], first_seed: int, n: int, m: int) -> float:
 
 
 def estimate(rates: Sequence[float], episodes: int) -> tuple[float, float, float]:
-    """Mean of the runs' success rates, and its 95 % interval as this module's text defines it; nan without runs."""
+    """Mean of the runs' success rates and its 95 % interval, as the module's docstring defines it; nan without runs."""
     from scipy.stats import t as student
 
     if not rates:
@@ -119,7 +119,7 @@ def estimate(rates: Sequence[float], episodes: int) -> tuple[float, float, float
 
 
 def format_table(rows: Sequence[Row], width: int = 120) -> str:
-    """A block for every task and first seed, a line for every setting, a column for every cell."""
+    """The table as text: a block per task and first seed, a line per setting, a column per cell."""
     blocks = []
     for (task, first_seed, episodes), group in groupby(
         sorted(rows, key=_block_order(rows)), key=lambda row: (row.task, row.first_seed, row.episodes)
@@ -155,13 +155,14 @@ def _lines(rows: Sequence[Row], width: int) -> list[str]:
 
 
 def percent(row: Row) -> str:
+    """ "46 [40, 53]" in per cent; "-" if no run is finished."""
     if not row.runs:
         return "-"
     return f"{100 * row.success:.0f} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
 
 
 def write_csv(path: Path, kind: type[DataclassInstance], rows: Sequence[DataclassInstance]) -> None:
-    """One line a row of that kind; lists are separated by spaces, and what is not known is empty."""
+    """Write rows of dataclass `kind` as CSV. Items of lists are separated by spaces; nan is empty."""
     names = [field.name for field in fields(kind)]
     with atomic_path(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -176,6 +177,6 @@ def _text(value: Any) -> Any:
 
 
 def as_json(row: DataclassInstance) -> dict[str, Any]:
-    """The row's fields; null for what is not known, since JSON has no nan."""
+    """The row's fields by name; None for nan, which JSON does not have."""
     values = {field.name: getattr(row, field.name) for field in fields(row)}
     return {name: None if value != value else value for name, value in values.items()}

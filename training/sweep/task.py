@@ -1,12 +1,12 @@
-"""The Ray task of one run: keeps a child process that does the work, and ends when it ends.
+"""The Ray task of one run: starts a child process that does the work, and ends when it ends.
 
-Why a process of its own and not the Ray worker's. Ray reuses workers: a run would inherit the torch state of the one
-before. Ray starts workers with SIGINT blocked and handles SIGTERM itself, whereas a training wants both to be
-able to save. And a crash of native code or the kernel's out-of-memory killer then ends the child, whose exit status
-says what happened, instead of a worker.
+The work is not done in the Ray worker, for three reasons. Ray reuses workers, so a run would inherit the torch state
+of the one before. Ray starts workers with SIGINT blocked and handles SIGTERM itself, but a training needs both to save.
+And a crash of native code or the kernel's out-of-memory killer ends the child alone, whose exit status says what
+happened.
 
-`ray.cancel` arrives here as KeyboardInterrupt. Closing the child's standard input is how it is told to stop, because
-that also happens when this worker is killed: no training outlives its task unnoticed.
+`ray.cancel` arrives here as KeyboardInterrupt. The child is told to stop by closing its standard input. That also
+happens when this worker is killed, so no training outlives its task.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from training.files import read_json
 INTERRUPTED = 75
 """Exit status of a child that saved and stopped because it was told to (EX_TEMPFAIL of sysexits.h)."""
 
-GRACE_SECONDS = 120.0  # for a child that was told to stop: one update, and saving
+GRACE_SECONDS = 120.0  # for a child that was told to stop: to end one update and save
 
 
 class ChildKilled(RuntimeError):
-    """A signal ended the child: a crash or the out-of-memory killer. Worth another attempt."""
+    """A signal ended the child: a crash, or the out-of-memory killer. Another attempt may succeed."""
 
 
 def run_in_child(folder: str) -> tuple[str, str]:
-    """Run the folder's run.json to its end.
+    """Run the folder's run.json in a child process until it ends.
 
     Returns:
-        "finished" and ""; "failed" and why; or "interrupted" and "".
+        A state and an error: ("finished", ""), ("failed", why) or ("interrupted", "").
 
     Raises:
-        ChildKilled: see there.
+        ChildKilled: a signal ended the child.
     """
-    # A shell script's `&` starts Ray with SIGINT ignored, which its workers inherit: cancelling would do nothing.
+    # A shell script's `&` starts Ray with SIGINT ignored. Workers inherit that, and cancelling would do nothing.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     path = Path(folder)
     if not (path / "run.json").exists():
@@ -57,7 +57,7 @@ def run_in_child(folder: str) -> tuple[str, str]:
 
 
 def _run_child(folder: Path) -> int:
-    """Exit status of the child; negative if a signal ended it that nobody here sent."""
+    """Run the child. Returns its exit status; negative if a signal from elsewhere ended it."""
     command = [sys.executable, "-m", "training.sweep.child", str(folder)]
     root = str(Path(training.__file__).parents[1])
     environment = {
@@ -73,7 +73,7 @@ def _run_child(folder: Path) -> int:
     status: int | None = None
     try:
         while status is None:
-            with suppress(subprocess.TimeoutExpired):  # an endless wait would not see Ray's KeyboardInterrupt
+            with suppress(subprocess.TimeoutExpired):  # a wait without timeout would not see Ray's KeyboardInterrupt
                 status = child.wait(timeout=1.0)
     except KeyboardInterrupt:
         assert child.stdin is not None
@@ -84,14 +84,14 @@ def _run_child(folder: Path) -> int:
     finally:
         if status != 0:
             with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)  # an evaluation's processes, where the child was killed
+                os.killpg(child.pid, signal.SIGKILL)  # the worker processes of an evaluation, if the child was killed
             child.wait()
     return status
 
 
 def read_error(folder: Path) -> str:
-    """Why the latest attempt failed, in one line."""
+    """Why the latest attempt in `folder` failed, in one line."""
     error = read_json(folder / "error.json")
     if error is None:
-        return f"ended without a word; see {folder / 'log.txt'}"
+        return f"ended without an error message; see {folder / 'log.txt'}"
     return f"{error['type']}: {error['message']}"
