@@ -1,4 +1,4 @@
-"""`sorl-bench metrics`: what recording the metrics of a request of one candidate and one step costs."""
+"""`sorl-bench metrics`: time to record the metrics of a request of one candidate and one step."""
 
 from __future__ import annotations
 
@@ -15,44 +15,41 @@ from bench.machine import describe
 from bench.table import print_table, run_subcommand
 from policy import PolicySpec
 from policy.flops import flops_of
-from service.budget.admission import Grant
-from service.budget.cost_model import Batch
-from service.observability.metrics import Metrics
-from service.observability.timeline import Journey
-from service.protocol import codec
-from service.protocol.schemas import parse_act
-from service.sample import Outcome, Work
-from service.scheduling.job import Job, Price
+from service.observability import Metrics, RequestTimeline
+from service.protocol import codec, parse_act
+from service.sample import SampleReply, SampleRequest
+from service.timing import BatchSize, Deadline, JobTimes
 
 REQUEST_SECONDS = 0.51e-3
-"""Of a whole (1, 1) request, one client: `sorl-bench serve`, p50, 0.507 ms with one compute thread, 0.584 with two."""
+"""The p50 latency of a (1, 1) request with one client (`sorl-bench serve`: 0.507 ms with one compute thread, 0.584 with
+two)."""
 
 
 @dataclass(frozen=True)
 class MetricsBenchConfig:
-    """Time what the event loop and the worker thread do for metrics, with nothing else around it."""
+    """Time the recording of metrics alone, on the event loop and in the worker thread."""
 
     repeats: int = 20_000
-    """Requests of a round."""
+    """Requests per round."""
     rounds: int = 7
-    """The fastest counts: whatever else ran made the others slower."""
+    """Number of rounds. The fastest counts, since other processes can only slow a round down."""
     json: Path | None = None
-    """Write everything here."""
+    """Write the report to this file."""
 
 
 def run(config: MetricsBenchConfig) -> dict[str, Any]:
-    """Returns what `--json` writes."""
+    """Time the recording. Returns the report that `--json` writes."""
     metrics, spec = Metrics(), make_policy(EngineBenchConfig()).spec
-    journey = one_request(spec)
-    flops, batch = flops_of(spec), Batch(1, 1, 1)
+    timeline = one_request(spec)
+    flops, size = flops_of(spec), BatchSize(1, 1, 1)
 
     def request() -> None:
         metrics.requests.in_flight.inc()
         metrics.requests.in_flight.dec()
-        metrics.requests.record(journey)
+        metrics.requests.record(timeline)
 
     def computed() -> None:
-        metrics.count_batch(batch, requests=1, members=spec.ensemble_size, flops=flops, seconds=1e-4)
+        metrics.count_batch(size, requests=1, nonfinite=0, members=spec.ensemble_size, flops=flops, seconds=1e-4)
 
     rows = [
         {"recorded": name, "where": where, "us": seconds * 1e6, "of a (1, 1) request": seconds / REQUEST_SECONDS}
@@ -66,30 +63,28 @@ def run(config: MetricsBenchConfig) -> dict[str, Any]:
     return {"machine": describe(), "request_us": REQUEST_SECONDS * 1e6, "rows": rows}
 
 
-def one_request(spec: PolicySpec) -> Journey:
+def one_request(spec: PolicySpec) -> RequestTimeline:
     """A (1, 1) request with a deadline, answered."""
     observation = np.zeros((1, spec.obs_dim), np.float32)
     value = np.zeros(1, np.float32)
     asked = {"observation": observation[0].tolist(), "num_candidates": 1, "num_steps": 1, "deadline_ms": 20.0}
-    journey = Journey(time.monotonic())
-    journey.request = parse_act(asked, codec.JSON)
-    journey.spec = spec
-    journey.deadline = journey.received + 0.02
-    journey.grant = Grant(1, 1)
-    journey.work = Work(observation, 1, 1, np.zeros(1, np.uint64))
-    journey.outcome = Outcome(np.zeros((1, spec.action_dim), np.float32), value, value, value, value, "")
-    journey.job = Job(journey.work, Price(rows=1), future=None)  # type: ignore[arg-type]
-    journey.job.submitted = journey.received
-    journey.job.started = journey.received + 1e-4
-    journey.job.finished = journey.received + 5e-4
-    journey.serialising = journey.received + 6e-4
-    journey.ended = journey.received + REQUEST_SECONDS
-    journey.error = None
-    return journey
+    timeline = RequestTimeline(time.monotonic())
+    timeline.request = parse_act(asked, codec.JSON)
+    timeline.spec = spec
+    timeline.deadline = Deadline(reply=timeline.received + 0.02, compute=timeline.received + 0.019)
+    timeline.granted = timeline.computed = SampleRequest(observation, 1, 1, np.zeros(1, np.uint64))
+    timeline.reply = SampleReply(np.zeros((1, spec.action_dim), np.float32), value, value, value, value, "")
+    timeline.times = JobTimes(submitted=timeline.received)
+    timeline.times.started = timeline.received + 1e-4
+    timeline.times.finished = timeline.received + 5e-4
+    timeline.encoding = timeline.received + 6e-4
+    timeline.ended = timeline.received + REQUEST_SECONDS
+    timeline.error = None
+    return timeline
 
 
 def _fastest(call: Callable[[], None], config: MetricsBenchConfig) -> float:
-    """Seconds of one call."""
+    """Seconds per call, in the fastest round."""
     best = float("inf")
     for _ in range(config.rounds):
         started = time.perf_counter()

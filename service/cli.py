@@ -1,4 +1,4 @@
-"""`sorl-serve`: settings -> app -> uvicorn. A fault of the user's is one line on stderr, never a traceback."""
+"""`sorl-serve`: settings -> app -> uvicorn. A user's mistake is one line on stderr, never a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import sys
 from typing import TYPE_CHECKING
 
-from service.observability.logs import configure_logging
+from kernels.commands import command
 from service.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -19,29 +19,30 @@ log = logging.getLogger(__name__)
 BROKEN = 3
 
 
+@command("sorl-serve")
 def main(arguments: list[str] | None = None) -> int:
     """Serve until SIGTERM or SIGINT. The exit status: 0, 1 if serving is impossible, 2 for a wrong setting,
     3 when the engine was lost (`stuck_seconds`).
     """
-    # Spinning OpenMP threads fight the event loop for its core: a 0.7 ms layer took 16 ms beside a busy process, and
-    # 1.5 ms with this. libgomp reads it once, when torch is loaded: so before the imports of `_server`.
+    # OpenMP's threads must not spin beside the event loop: a 0.7 ms layer took 16 ms next to a busy process, and 1.5 ms
+    # with this setting. libgomp reads it once, when torch is loaded, so it comes before the imports below.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         settings = load_settings(arguments)
     except ValueError as error:
         return _refuse(error, 2)
+
+    from service.observability import configure_logging
+
     configure_logging(settings.log_level, settings.log_format)
-    try:
-        return _serve(settings)
-    except KeyboardInterrupt:
-        return 130
+    return _serve(settings)
 
 
 def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
-    from service.models.catalog import CatalogError
-    from service.observability.tracing import TracingUnavailable
+    from service.models import CatalogError
+    from service.observability import TracingUnavailable
 
     try:
         server = _server(settings)
@@ -51,7 +52,7 @@ def _serve(settings: Settings) -> int:
     with listener:
         server.run(sockets=[listener])
     if server.broken:
-        # Past this point the interpreter would wait, or crash, on a thread that is still inside the engine.
+        # At a normal exit the interpreter would wait for, or crash on, a thread that is still inside the engine.
         logging.shutdown()
         os._exit(BROKEN)
     return 0

@@ -1,9 +1,9 @@
-"""What an engine is asked, and what it answers: plain values and arrays, one a request."""
+"""What an engine is asked and what it answers: plain values and arrays, one set a request."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +12,18 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Work:
-    """One request, B observations that are answered together.
+class SampleRequest:
+    """One request to an engine: B observations that are answered together.
+
+    Its network rows are numbered candidate by candidate: row r is candidate r // B of observation r % B.
 
     Attributes:
         observation: (B, obs_dim) float32, finite, in the policy's dimensions.
-        num_candidates, num_steps: N and M, granted.
+        num_candidates, num_steps: N and M as granted.
         seeds: (B,) uint64.
         temperature: scales the noise.
         return_candidates: also return all N candidates.
-        degraded: why N or M are less than asked for; False: they are not.
+        degraded: why N or M are less than the client asked for; False if they are not.
     """
 
     observation: Float32
@@ -38,14 +40,33 @@ class Work:
         return len(self.observation) * self.num_candidates
 
 
+class RequestPart(NamedTuple):
+    """Rows [start, stop) of a request. A large request is computed part by part, so that others need not wait for it.
+
+    Attributes:
+        request: the whole request.
+        partial: what the engine returned for the rows before `start`; None for the first part.
+    """
+
+    request: SampleRequest
+    start: int
+    stop: int
+    partial: object | None = None
+
+    @classmethod
+    def whole(cls, request: SampleRequest) -> RequestPart:
+        """All rows of `request` as one part."""
+        return cls(request, 0, request.rows)
+
+
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a `Work`.
+class SampleReply:
+    """An engine's answer to a `SampleRequest`.
 
     Attributes:
         action: (B, action_dim), environment units.
         q, q_std: (B,), the action's value and its spread over the ensemble.
-        q_first: (B,), the value of candidate 0: what N = 1 would have given.
+        q_first: (B,), the value of candidate 0, which N = 1 would have returned.
         observation_z_max: (B,), largest |z| under the checkpoint's statistics.
         engine: what computed it.
         candidates, candidate_q: (B, N, action_dim) in environment units and (B, N), when asked for.

@@ -1,10 +1,10 @@
 """uvicorn, with signals: SIGTERM and SIGINT drain, SIGHUP reloads.
 
-A drain: /readyz turns false at once; for `drain_grace_seconds` new requests are still served, as load balancers need
-that long to hear of it (not after SIGINT: a person waits); then new ones get a 503 while what was accepted is answered;
-the process exits with 0. A second signal ends it at once.
+A drain has three steps. /readyz turns false at once. For `drain_grace_seconds` new requests are still served, since
+load balancers need that long to notice; this step is left out after SIGINT, where a person waits. Then new requests get
+a 503, what was accepted is answered, and the process exits with 0. A second signal ends it at once.
 
-A lost engine ends it as well: its requests are failed, their replies written, and `Service.broken` says why.
+A lost engine ends the process as well: its requests fail, their replies are written, and `Lifecycle.broken` says why.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from service.runtime import Service
+from service.runtime import Runtime
 from service.settings import Settings
-from service.web.http_protocol import JoiningProtocol
+from service.web import JoiningProtocol
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_SECONDS = 75  # robots pause between episodes; most load balancers keep connections for 60
-BACKSTOP_SECONDS = 5  # for writing replies, once the scheduler's own drain has ended
-# How long the engine's thread waits for the interpreter's lock while the event loop is busy, at most; Python's own is
-# 5 ms, a whole slice. Goodput at three times saturation (one compute thread, runs of 5 s): 605 to 610 requests/s,
-# and 520 to 596 with Python's; p99 of a single client at (32, 4) 1.6 to 1.8 ms, and 1.9 to 2.2. It costs 64 clients at
-# (1, 1) a twentieth of their requests/s.
+KEEP_ALIVE_SECONDS = 75  # robots pause between episodes; most load balancers keep connections for 60 s
+BACKSTOP_SECONDS = 5  # for writing replies, after the scheduler's own drain
+# The longest wait of the worker thread for the interpreter's lock while the event loop is busy. Python's default is
+# 5 ms, as long as a batch. Measured with one compute thread, this value against the default: goodput at three times
+# saturation (runs of 5 s) 605 to 610 requests/s against 520 to 596; p99 of a single client at (32, 4) 1.6 to 1.8 ms
+# against 1.9 to 2.2. It costs 64 clients at (1, 1) 5 % of their requests/s.
 SWITCH_SECONDS = 0.001
 DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -58,8 +58,8 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=BACKSTOP_SECONDS,
             )
         )
-        self._service: Service = app.state.service
-        self._service.on_broken = lambda: self._begin(self._drain(0.0))
+        self._runtime: Runtime = app.state.runtime
+        self._runtime.on_broken = lambda: self._begin(self._drain(0.0))
         self._grace_seconds = settings.drain_grace_seconds
         self._started = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
@@ -67,7 +67,7 @@ class Server(uvicorn.Server):
     @property
     def broken(self) -> bool:
         """Was the engine lost?"""
-        return self._service.broken is not None
+        return self._runtime.lifecycle.broken is not None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -86,24 +86,24 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         for task in self._tasks:
             task.cancel()
-        gc.unfreeze()  # or the interpreter's last collection passes models by, and nanobind reports them as leaks
+        gc.unfreeze()  # otherwise the interpreter's last collection skips models, and nanobind reports them as leaks
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         for number in DRAIN_SIGNALS:
-            signal.signal(number, signal.SIG_DFL)  # the second one's effect, however busy the interpreter is
+            signal.signal(number, signal.SIG_DFL)  # a second signal ends the process, even if the interpreter is busy
         log.info("%s: draining", signal.Signals(sig).name)
-        self._service.begin_drain()
+        self._runtime.lifecycle.draining = True
         grace = self._grace_seconds if sig == signal.SIGTERM else 0.0
         self._loop.call_soon_threadsafe(lambda: self._begin(self._drain(grace)))
 
     def handle_hangup(self, sig: int, frame: FrameType | None) -> None:
         """Reload every model."""
         log.info("SIGHUP: reloading")
-        self._loop.call_soon_threadsafe(lambda: self._begin(self._service.reload_all()))
+        self._loop.call_soon_threadsafe(lambda: self._begin(self._runtime.reload_all()))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but for its end: that raises the signal again, and a drained server would not exit with 0."""
+        """Like uvicorn's, which raises the signal again at the end; a drained server would then not exit with 0."""
         handlers = dict.fromkeys(DRAIN_SIGNALS, self.handle_exit) | {signal.SIGHUP: self.handle_hangup}
         before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
@@ -121,16 +121,16 @@ class Server(uvicorn.Server):
         try:
             await self._started.wait()  # a signal may come before there is a worker to drain
             await asyncio.sleep(grace)
-            await self._service.stop()
+            await self._runtime.stop()
         finally:
             self.should_exit = True
 
     async def _announce(self) -> None:
-        await self._service.settled()
-        # What is loaded by now lives as long as the process. Walking torch's objects again and again in search of
-        # garbage cost 10 to 25 % of a request's CPU time (0.26 ms against 0.23), in pauses that fall on someone.
+        await self._runtime.lifecycle.settled()
+        # What is loaded by now lives as long as the process. Garbage collection that walks torch's objects again and
+        # again cost 10 to 25 % of a request's CPU time (0.26 ms against 0.23), in pauses of the event loop.
         gc.collect()
         gc.freeze()
-        if self._service.state == "ready":
-            for model in self._service.catalog:
+        if self._runtime.lifecycle.state == "ready":
+            for model in self._runtime.catalog:
                 log.info("ready: %s (version %.12s) on %s", model.name, model.version, model.engine.name)

@@ -16,7 +16,7 @@ from ray import serve
 from deploy.ray.autoscaling import LoadMeter, LoadPolicy
 from deploy.ray.options import Options
 from service.app import create_app
-from service.runtime import Service
+from service.runtime import Runtime
 from service.settings import Settings
 
 REPLY_SECONDS = 5  # for replies on their way, once a replica's queue is drained
@@ -28,13 +28,13 @@ class Replica:
     app: FastAPI  # Ray's wrapper puts it there
 
     @property
-    def _service(self) -> Service:
-        service: Service = self.app.state.service
-        return service
+    def _runtime(self) -> Runtime:
+        runtime: Runtime = self.app.state.runtime
+        return runtime
 
     async def check_health(self) -> None:
         """Raises NotReady after a failure that only a restart mends; Ray then replaces the replica."""
-        self._service.check_ready()
+        self._runtime.lifecycle.check_ready()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What `LoadPolicy` decides by."""
@@ -84,18 +84,18 @@ def create_warm_app(settings: Settings) -> FastAPI:
     """`create_app`, but its start ends when warm-up has: Ray sends requests to a replica from then on.
 
     Raises:
-        CheckpointError, BackendUnavailable, OSError: see `Service`. NotReady, at the start: warm-up failed.
+        CheckpointError, BackendUnavailable, OSError: see `Runtime`. NotReady, at the start: warm-up failed.
     """
     app = create_app(settings)
     start = app.router.lifespan_context
-    service: Service = app.state.service
+    runtime: Runtime = app.state.runtime
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with start(app):
-            await service.settled()
-            service.check_ready()
-            app.state.load = LoadMeter(service.metrics.registry)
+            await runtime.lifecycle.settled()
+            runtime.lifecycle.check_ready()
+            app.state.load = LoadMeter(runtime.metrics.registry)
             yield
 
     app.router.lifespan_context = lifespan

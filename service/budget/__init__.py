@@ -1,1 +1,6 @@
-"""Budget."""
+"""N and M from a deadline: the cost model, the measured frontier and the rule that grants a budget. Arithmetic only."""
+
+from service.budget.admission import Admission, CostPrediction, Grant, Limits
+from service.budget.cost_model import TERMS, CostModel
+
+__all__ = ["TERMS", "Admission", "CostModel", "CostPrediction", "Grant", "Limits"]

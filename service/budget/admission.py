@@ -1,29 +1,40 @@
-"""The budget rule: how much compute a request is granted. Pure arithmetic on numbers, no queue, no clock.
+"""The budget rule: how many candidates and steps a request is granted. Arithmetic only: no queue and no clock.
 
-    no deadline              N and M as given; what is left open from `default_budget`
+    no deadline              N and M as given; a missing one comes from the policy's `default_budget`
     deadline, both given     exactly those, if there is time
-      on_late = degrade      otherwise the best cell of the frontier below them; (1, 1) at the least
+      on_late = degrade      otherwise the frontier's best cell below them; (1, 1) at least
       on_late = reject       otherwise refused at once
-    deadline, one or none    the best cell of the frontier that there is time for
-      on_late = degrade      what is given is a ceiling; (1, 1) at the least
-      on_late = reject       what is given is exact; refused at once if there is time for no cell
+    deadline, one or none    the frontier's best cell that there is time for
+      on_late = degrade      a given value is a ceiling; (1, 1) at least
+      on_late = reject       a given value is exact; refused at once if there is time for no cell
 
-docs/scheduling.md has the rule at length, with an example.
+docs/scheduling.md explains the rule, with an example.
 """
 
 from __future__ import annotations
 
 import reprlib
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, NoReturn
+from typing import Literal, NoReturn, Protocol
 
 from policy import PolicySpec
 from policy.spec import Budget
-from service.budget.cost_model import CostModel
 from service.budget.frontier import Allowed, Frontier, unmeasured
 from service.errors import BudgetTooLarge, DeadlineExceeded, InvalidRequest, Overloaded
-from service.protocol.schemas import ActRequest
-from service.sample import Work
+from service.sample import SampleRequest
+from service.timing import CostEstimate, TimeLeft
+
+
+class CostPrediction(Protocol):
+    """What admission asks of a cost model; see `CostModel`."""
+
+    def estimate(self, observations: int, num_candidates: int, num_steps: int) -> CostEstimate:
+        """Predicted cost of a request of B observations, N candidates and M steps."""
+        ...
+
+    def fits(self, observations: int, seconds: float) -> Allowed:
+        """A test of (N, M): does a request of B observations take `seconds` at most?"""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Limits:
         max_candidates: N.
         max_steps: M; the policy's own denoise_timesteps holds as well.
         max_batch: B, observations in one request.
-        max_returned: B * N when the candidates are returned: writing them takes the event loop's time.
+        max_returned: B * N when the candidates are returned: encoding them takes the event loop's time.
         max_seconds: predicted compute.
     """
 
@@ -45,16 +56,9 @@ class Limits:
     max_seconds: float
 
 
-class TimeLeft(NamedTuple):
-    """Seconds of compute that a deadline leaves: with the queue as it is, and if nothing were queued."""
-
-    now: float
-    idle: float
-
-
 @dataclass(frozen=True)
 class Grant:
-    """N and M as granted, and why they are less than asked (False: they are not)."""
+    """N and M as granted, and why they are less than was asked for; False if they are not."""
 
     num_candidates: int
     num_steps: int
@@ -64,24 +68,38 @@ class Grant:
 class Admission:
     """Decides budgets for one policy on one engine, whose `cost` it reads."""
 
-    def __init__(self, spec: PolicySpec, limits: Limits, cost: CostModel) -> None:
+    def __init__(self, spec: PolicySpec, limits: Limits, cost: CostPrediction) -> None:
         self.limits = replace(limits, max_steps=min(limits.max_steps, spec.denoise_timesteps))
         self._default = spec.default_budget
         self._frontier = Frontier(spec.frontier)
         self._cost = cost
 
-    def grant(self, request: ActRequest, time: TimeLeft | None = None) -> Grant:
-        """N and M for `request`; `time` says what its deadline leaves, None that it has none.
+    def grant(
+        self,
+        observations: int,
+        num_candidates: int | None = None,
+        num_steps: int | None = None,
+        *,
+        time: TimeLeft | None = None,
+        on_late: Literal["degrade", "reject"] = "degrade",
+        return_candidates: bool = False,
+    ) -> Grant:
+        """N and M for a request.
+
+        Args:
+            observations: B.
+            num_candidates, num_steps: as asked for; None: the server chooses.
+            time: what the deadline leaves; None: there is no deadline.
+            on_late: see above.
+            return_candidates: the reply will hold all candidates.
 
         Raises:
             InvalidRequest: more observations than `max_batch`.
-            BudgetTooLarge: N, M or what they cost with B are above the limits.
+            BudgetTooLarge: N, M or their cost with B are above the limits.
             DeadlineExceeded: on_late is "reject", and there would not be time on an idle server.
             Overloaded: on_late is "reject", and there is not time behind what is queued.
         """
-        limits = self.limits
-        observations = len(request.observation) if request.observation.ndim == 2 else 1
-        n, m = request.num_candidates, request.num_steps
+        limits, n, m = self.limits, num_candidates, num_steps
         if observations > limits.max_batch:
             raise InvalidRequest(
                 f"observation: expected at most {limits.max_batch} rows (max_batch), found {observations}",
@@ -93,46 +111,47 @@ class Admission:
             _refuse("num_steps", f"1 to {limits.max_steps} (max_steps)", reprlib.repr(m))
         if time is None:
             grant = Grant(n or self._default.num_candidates, m or self._default.num_steps)
-        elif request.on_late == "reject":
-            grant = self._exact(observations, self._most(request, observations), n, m, time)
         else:
-            grant = self._below(observations, self._most(request, observations), n, m, time)
-        self._check(request, observations, grant)
+            most = self._most(observations, return_candidates)
+            choose = self._exact if on_late == "reject" else self._below
+            grant = choose(observations, most, n, m, time)
+        self._check(observations, grant, return_candidates)
         return grant
 
-    def reduce(self, work: Work, seconds: float, done: int) -> Work:
-        """`work` with less N or M, for `seconds` of compute: the best of the frontier below what it has.
+    def reduced(self, request: SampleRequest, seconds: float, rows_done: int) -> SampleRequest:
+        """`request` with less N or M, for `seconds` of compute: the frontier's best cell below what it has.
 
-        Once `done` rows of it are computed, M stays, and N is what can still be computed, at least one more.
+        Once rows are computed M stays, and N becomes what can still be computed, with at least one more row.
         """
-        observations, n, m = len(work.observation), work.num_candidates, work.num_steps
-        if done:
-            price = self._cost.price(observations, n, m)
-            more = price.rows_within(seconds / price.margin - price.call)
-            budget = Budget(min(n, max((done + more) // observations, done // observations + 1)), m)
+        observations, n, m = len(request.observation), request.num_candidates, request.num_steps
+        if rows_done:
+            estimate = self._cost.estimate(observations, n, m)
+            more = estimate.rows_within(seconds / estimate.margin - estimate.per_call)
+            budget = Budget(min(n, max((rows_done + more) // observations, rows_done // observations + 1)), m)
         else:
-            budget = self._best_below(Budget(n, m), self._cost.within(observations, seconds))
+            budget = self._best_below(Budget(n, m), self._cost.fits(observations, seconds))
         if (budget.num_candidates, budget.num_steps) == (n, m):
-            return work
+            return request
         return replace(
-            work,
+            request,
             num_candidates=budget.num_candidates,
             num_steps=budget.num_steps,
-            degraded=work.degraded or "load",
+            degraded=request.degraded or "load",
         )
 
-    def _most(self, request: ActRequest, observations: int) -> Budget:
-        """The largest N and M for what the request leaves open."""
+    def _most(self, observations: int, return_candidates: bool) -> Budget:
+        """The largest N and M that the server may choose."""
         most = self.limits.max_candidates
-        if request.return_candidates:
+        if return_candidates:
             most = max(1, min(most, self.limits.max_returned // observations))
         return Budget(most, self.limits.max_steps)
 
     def _exact(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
+        """Given values are exact; raises where there is no time for them."""
         default = self._default_within(most)
 
         def choose(seconds: float) -> Budget | None:
-            fits = self._cost.within(observations, seconds)
+            fits = self._cost.fits(observations, seconds)
 
             def allowed(cell_n: int, cell_m: int) -> bool:
                 given = n in (None, cell_n) and m in (None, cell_m)
@@ -158,19 +177,19 @@ class Admission:
         )
 
     def _below(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
-        fits = self._cost.within(observations, time.now)
+        """Given values are ceilings."""
+        fits = self._cost.fits(observations, time.now)
         if n is not None and m is not None and fits(n, m):
             return Grant(n, m)
-        open_to = most if self._frontier else self._default_within(most)
-        budget = self._best_below(Budget(n or open_to.num_candidates, m or open_to.num_steps), fits)
+        unset = most if self._frontier else self._default_within(most)
+        budget = self._best_below(Budget(n or unset.num_candidates, m or unset.num_steps), fits)
         short = (n is not None and budget.num_candidates < n) or (m is not None and budget.num_steps < m)
         if not short:
             return Grant(budget.num_candidates, budget.num_steps)
         asked = n or 1, m or 1
         if fits(*asked):
-            why = "frontier"
-        else:
-            why = "load" if self._cost.within(observations, time.idle)(*asked) else "deadline"
+            return Grant(budget.num_candidates, budget.num_steps, "frontier")
+        why = "load" if self._cost.fits(observations, time.idle)(*asked) else "deadline"
         return Grant(budget.num_candidates, budget.num_steps, why)
 
     def _default_within(self, most: Budget) -> Budget:
@@ -182,16 +201,16 @@ class Admission:
         frontier = self._frontier or unmeasured(top_n, top_m)
         return frontier.best(lambda n, m: n <= top_n and m <= top_m and fits(n, m)) or Budget(1, 1)
 
-    def _check(self, request: ActRequest, observations: int, grant: Grant) -> None:
+    def _check(self, observations: int, grant: Grant, return_candidates: bool) -> None:
         limits, n, m = self.limits, grant.num_candidates, grant.num_steps
         if n > limits.max_candidates:
             _refuse("num_candidates", f"at most {limits.max_candidates} (max_candidates)", f"{n}, the policy's default")
         if m > limits.max_steps:
             _refuse("num_steps", f"at most {limits.max_steps} (max_steps)", f"{m}, the policy's default")
-        if request.return_candidates and observations * n > limits.max_returned:
+        if return_candidates and observations * n > limits.max_returned:
             expected = f"at most {limits.max_returned} rows x candidates with return_candidates"
             _refuse("return_candidates", expected, f"{observations} x {n}")
-        seconds = self._cost.price(observations, n, m).seconds()
+        seconds = self._cost.estimate(observations, n, m).seconds()
         if seconds > limits.max_seconds:
             expected = f"at most {limits.max_seconds:g} s of predicted compute (max_queue_seconds)"
             _refuse("num_candidates", expected, f"{seconds:.3g} s for {observations} rows, N = {n}, M = {m}")

@@ -1,9 +1,12 @@
 """Which (N, M) a checkpoint's measurements recommend, among those that there is time for.
 
-The rule. A cell is dominated if another one with no more candidates and no more steps is better beyond the intervals
-(its `low` above the other's `high`); dominated cells are dropped once, when the policy is loaded. Of the rest, take the
-cell of highest success among those that are allowed. Every allowed cell whose interval overlaps that one's is tied with
-it; of the tied, the one with most candidates is chosen, then with most steps.
+The rule:
+
+1. A cell is dominated if another cell, with no more candidates and no more steps, is better beyond the intervals: its
+   `low` is above the other's `high`. Dominated cells are dropped once, when the policy is loaded.
+2. Of the allowed cells, the one with the highest success leads.
+3. Every allowed cell whose interval overlaps the leader's is tied with it. Of the tied cells, the one with the most
+   candidates is chosen, then the one with the most steps.
 """
 
 from __future__ import annotations
@@ -17,33 +20,33 @@ Allowed = Callable[[int, int], bool]
 
 
 class Frontier:
-    """A checkpoint's measured cells, ready to choose from.
+    """A checkpoint's measured cells.
 
     Args:
         cells: from its spec.
     """
 
     def __init__(self, cells: Iterable[Measurement]) -> None:
-        self._measured = tuple(sorted(cells, key=_worse))
-        self._pareto = tuple(cell for cell in self._measured if not any(_dominates(c, cell) for c in self._measured))
+        self._measured = tuple(sorted(cells, key=_descending))
+        self._undominated = tuple(c for c in self._measured if not any(_dominates(d, c) for d in self._measured))
 
     def __bool__(self) -> bool:
         return bool(self._measured)
 
     def best(self, allowed: Allowed) -> Budget | None:
-        """By the rule above; None if nothing is allowed. O(cells)."""
-        return _best(self._pareto, allowed)
+        """The budget by the rule above; None if no cell is allowed. O(cells)."""
+        return _best(self._undominated, allowed)
 
     def best_with(self, allowed: Allowed) -> Budget | None:
-        """The same without dropping dominated cells: for when `allowed` holds N or M fixed."""
+        """The same with dominated cells kept: for an `allowed` that holds N or M fixed."""
         return _best(self._measured, allowed)
 
 
 @lru_cache(maxsize=256)
 def unmeasured(num_candidates: int, num_steps: int) -> Frontier:
-    """What to choose from where nothing was measured: N and M and the powers of two below them, all tied.
+    """A frontier for a policy without measurements: N, M and the powers of two below them, all tied.
 
-    By the rule that is: as many candidates as there is time for with one step, then as many steps.
+    By the rule it chooses as many candidates as there is time for with one step, then as many steps.
     """
     return Frontier(
         Measurement(n, m, success=0.5, low=0.0, high=1.0, episodes=1)
@@ -53,17 +56,17 @@ def unmeasured(num_candidates: int, num_steps: int) -> Frontier:
 
 
 def _best(cells: Iterable[Measurement], allowed: Allowed) -> Budget | None:
-    best = chosen = None
+    leader = chosen = None
     for cell in cells:  # in descending order of success
         if allowed(cell.num_candidates, cell.num_steps):
-            if best is None or chosen is None:
-                best = chosen = cell
-            elif cell.high >= best.low and _size(cell) > _size(chosen):
+            if leader is None or chosen is None:
+                leader = chosen = cell
+            elif cell.high >= leader.low and _size(cell) > _size(chosen):
                 chosen = cell
     return None if chosen is None else Budget(chosen.num_candidates, chosen.num_steps)
 
 
-def _worse(cell: Measurement) -> tuple[float, float, int, int]:
+def _descending(cell: Measurement) -> tuple[float, float, int, int]:
     return -cell.success, -cell.low, -cell.num_candidates, -cell.num_steps
 
 

@@ -1,7 +1,7 @@
-"""A work computed in portions: their candidates as rows of a batch, and the best of them so far.
+"""Requests that are computed part by part: their rows in a batch, and the best candidates so far.
 
-Candidate i is the same whatever N is, so the best over portions is the best of all at once; to the bit where the
-backend's bits do not depend on the batch.
+Candidate i is the same whatever N is, so the best over the parts is the best of all at once. It is equal to the bit
+where the backend's bits do not depend on the batch.
 """
 
 from __future__ import annotations
@@ -14,28 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.backend import SampleBatch, SampleResult
-from service.sample import Work
-from service.scheduling.job import Portion
+from service.sample import RequestPart, SampleRequest
 
 
-def batch_of(portions: Sequence[Portion[Work]]) -> tuple[SampleBatch, list[NDArray[np.intp]]]:
-    """The portions as one batch, and for each of them which observations of its work have rows there."""
-    observation, seed, which = [], [], []
+def batch_of(parts: Sequence[RequestPart]) -> tuple[SampleBatch, list[NDArray[np.intp]]]:
+    """The parts as one batch, and for each part the observations of its request that have a row in the batch."""
+    observation, seed, present = [], [], []
     columns = _Columns([], [], [], [])
-    for portion in portions:
-        work, start, stop, _ = portion
-        observations = len(work.observation)
-        if start == 0 and stop == work.rows:  # most are: 1 us each, where the general case takes 15
-            indices = _first(observations)
-            observation.append(work.observation)
-            seed.append(work.seeds)
-            columns.add(work, [work.num_candidates] * observations, [0] * observations)
+    for part in parts:
+        request, start, stop, _ = part
+        observations = len(request.observation)
+        if start == 0 and stop == request.rows:  # most are whole: 1 us each, where the general case takes 15
+            indices = _range(observations)
+            observation.append(request.observation)
+            seed.append(request.seeds)
+            columns.add(request, [request.num_candidates] * observations, [0] * observations)
         else:
-            indices, first, counts = _candidates_of(portion)
-            observation.append(work.observation[indices])
-            seed.append(work.seeds[indices])
-            columns.add(work, counts.tolist(), first.tolist())
-        which.append(indices)
+            indices, first, counts = _candidates_of(part)
+            observation.append(request.observation[indices])
+            seed.append(request.seeds[indices])
+            columns.add(request, counts.tolist(), first.tolist())
+        present.append(indices)
     batch = SampleBatch(
         observation=np.concatenate(observation),
         num_candidates=np.array(columns.num_candidates, np.int32),
@@ -43,54 +42,57 @@ def batch_of(portions: Sequence[Portion[Work]]) -> tuple[SampleBatch, list[NDArr
         seed=np.concatenate(seed),
         temperature=np.array(columns.temperature, np.float32),
         first_candidate=np.array(columns.first_candidate, np.int32),
-        return_candidates=any(portion.work.return_candidates for portion in portions),
+        return_candidates=any(part.request.return_candidates for part in parts),
     )
-    return batch, which
+    return batch, present
 
 
 class _Columns(NamedTuple):
-    """A batch's scalars, one a row."""
+    """The scalars of a batch, one a row of it."""
 
     num_candidates: list[int]
     num_steps: list[int]
     temperature: list[float]
     first_candidate: list[int]
 
-    def add(self, work: Work, counts: list[int], first: list[int]) -> None:
+    def add(self, request: SampleRequest, counts: list[int], first: list[int]) -> None:
         self.num_candidates.extend(counts)
-        self.num_steps.extend([work.num_steps] * len(counts))
-        self.temperature.extend([work.temperature] * len(counts))
+        self.num_steps.extend([request.num_steps] * len(counts))
+        self.temperature.extend([request.temperature] * len(counts))
         self.first_candidate.extend(first)
 
 
 @lru_cache(maxsize=64)
-def _first(count: int) -> NDArray[np.intp]:
-    """0 to count - 1; not to be written to."""
+def _range(count: int) -> NDArray[np.intp]:
+    """0 to count - 1, read-only since it is shared."""
     indices = np.arange(count)
     indices.flags.writeable = False
     return indices
 
 
-def _candidates_of(portion: Portion[Work]) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
-    """Which observations have candidates in the portion, from which on, and how many. `job` has the rows' numbering."""
-    work, start, stop, _ = portion
-    observations = np.arange(len(work.observation))
+def _candidates_of(part: RequestPart) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """Which observations have candidates in the part, the first candidate of each, and how many there are.
+
+    `SampleRequest` says how rows are numbered.
+    """
+    request, start, stop, _ = part
+    observations = np.arange(len(request.observation))
     first = -((observations - start) // len(observations))
     counts = -((observations - stop) // len(observations)) - first
-    which = np.flatnonzero(counts)
-    return which, first[which], counts[which]
+    present = np.flatnonzero(counts)
+    return present, first[present], counts[present]
 
 
-class RunningBest:
-    """The best of the candidates of a work that have been computed.
+class PartialResult:
+    """The best of the candidates of a request that have been computed so far.
 
     Args:
-        work: as the first portion has it; a later one may have fewer candidates, never fewer than were computed.
+        request: as its first part has it. A later part may have fewer candidates, but not fewer than were computed.
         action_dim: of its policy.
     """
 
-    def __init__(self, work: Work, action_dim: int) -> None:
-        observations, n = len(work.observation), work.num_candidates
+    def __init__(self, request: SampleRequest, action_dim: int) -> None:
+        observations, n = len(request.observation), request.num_candidates
         self._action = np.zeros((observations, action_dim), np.float32)
         self._q = np.full(observations, -np.inf, np.float32)
         self._q_std = np.zeros(observations, np.float32)
@@ -101,37 +103,37 @@ class RunningBest:
         self._nonfinite = np.zeros(observations, np.bool_)
         self._stop = 0
         self._candidates: NDArray[np.float32] | None = None
-        if work.return_candidates:
+        if request.return_candidates:
             self._candidates = np.empty((observations, n, action_dim), np.float32)
             self._candidate_q = np.empty((observations, n), np.float32)
 
-    def add(self, portion: Portion[Work], which: NDArray[np.intp], result: SampleResult, rows: slice) -> None:
-        """Take in `portion`, whose observations `which` are `rows` of `result`. A second time changes nothing."""
-        if portion.stop <= self._stop:
+    def add(self, part: RequestPart, present: NDArray[np.intp], result: SampleResult, rows: slice) -> None:
+        """Take in a part. Its observations `present` are `rows` of `result`. A second time changes nothing."""
+        if part.stop <= self._stop:
             return
-        self._stop = portion.stop
+        self._stop = part.stop
         q = result.q[rows]
-        better = q > self._q[which]  # not >=: of equals the lowest index wins, and it came first
-        winners, source = which[better], np.arange(rows.start, rows.stop)[better]
+        better = q > self._q[present]  # not >=: of equal candidates the lowest index wins, and it came first
+        winners, source = present[better], np.arange(rows.start, rows.stop)[better]
         self._action[winners] = result.action[source]
         self._q[winners] = result.q[source]
         self._q_std[winners] = result.q_std[source]
         self._index[winners] = result.index[source]
-        fresh = which >= portion.start  # candidate 0 of these is in the portion
-        self._q_first[which[fresh]] = result.q_first[rows][fresh]
-        self._q_sum[which] += result.q_sum[rows]
-        self._q_sumsq[which] += result.q_sumsq[rows]
-        self._nonfinite[which] |= result.nonfinite[rows]
+        fresh = present >= part.start  # candidate 0 of these observations is in the part
+        self._q_first[present[fresh]] = result.q_first[rows][fresh]
+        self._q_sum[present] += result.q_sum[rows]
+        self._q_sumsq[present] += result.q_sumsq[rows]
+        self._nonfinite[present] |= result.nonfinite[rows]
         if self._candidates is not None:
             assert result.candidates is not None
             assert result.candidate_q is not None
-            for observation, row in zip(which.tolist(), range(rows.start, rows.stop), strict=True):
-                first, count = -((observation - portion.start) // len(self._q)), len(result.candidates[row])
+            for observation, row in zip(present.tolist(), range(rows.start, rows.stop), strict=True):
+                first, count = -((observation - part.start) // len(self._q)), len(result.candidates[row])
                 self._candidates[observation, first : first + count] = result.candidates[row]
                 self._candidate_q[observation, first : first + count] = result.candidate_q[row]
 
     def result(self) -> SampleResult:
-        """As if all candidates had been computed at once; after the last portion."""
+        """The result as if all candidates had been computed at once; after the last part."""
         n = self._stop // len(self._q)
         candidates = candidate_q = None
         if self._candidates is not None:

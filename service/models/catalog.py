@@ -1,10 +1,11 @@
 """Which policies are served, under which names and in which versions.
 
-    install -> current -> install of the next one -> older, for requests that pin it -> gone after the grace, or when
-                                                                                        MAX_OLDER newer ones are older
+    current     every request that pins no version gets it
+    older       after the next version was installed: requests that pin it still get it
+    gone        after the grace, or once MAX_OLDER newer versions are older
 
-Belongs to the event loop. A request holds the model it was given: one that was accepted for a version finishes on it,
-and what is gone leaves memory with the last request that holds it.
+The catalog belongs to the event loop. A request holds the model that it was given, and finishes on it. A version that
+is gone leaves memory with the last request that holds it.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import Any
 from service.errors import UnknownModel, VersionGone
 from service.models.model import Model
 
-MAX_OLDER = 2  # of a name, however often it is reloaded within the grace: each holds its weights in memory
+MAX_OLDER = 2  # older versions of a name, however often it is reloaded: each holds its weights in memory
 
 
 class CatalogError(ValueError):
-    """What was asked to be served can't be told apart by name, or is not there; the message says which."""
+    """The default model is not among those served; the message says which there are."""
 
 
 @dataclass
 class _Shelf:
-    """One name's models; the older ones by version, with the time at which each is gone."""
+    """The versions of one name; the older ones with the time at which each is gone."""
 
     current: Model
     older: dict[str, tuple[Model, float]] = field(default_factory=dict)
@@ -39,7 +40,7 @@ class Catalog:
     Args:
         models: at least one, of different names.
         default: name of the model for requests that name none; None is the first in alphabetical order.
-        grace: seconds that a version stays after the next one has come, unless `MAX_OLDER` come within it.
+        grace: seconds that an older version stays, unless `MAX_OLDER` newer ones become older before.
         clock: seconds, monotonic.
 
     Raises:
@@ -57,24 +58,24 @@ class Catalog:
         self._shelves = {model.name: _Shelf(model) for model in models}
         self._grace = grace
         self._clock = clock
-        # Fixed here: a file that is added later must not take over the requests that name no model.
+        # Fixed here: a file that is added later must not receive the requests that name no model.
         self._default = min(self._shelves) if default is None else default
         if self._default not in self._shelves:
             raise CatalogError(f"default_model: {default!r} is not among {', '.join(sorted(self._shelves))}")
 
     def __iter__(self) -> Iterator[Model]:
-        """The current version of each, by name."""
+        """The current version of each name, in alphabetical order."""
         return (self._shelves[name].current for name in sorted(self._shelves))
 
     def __contains__(self, name: str) -> bool:
         return name in self._shelves
 
     def find(self, name: str | None, version: str | None = None) -> Model:
-        """The model a request means: the current one, or the version it pins.
+        """The model that a request asks for: the current version, or the one it pins.
 
         Raises:
             UnknownModel: no such name.
-            VersionGone: served, and not, or no longer, in this version.
+            VersionGone: the name is served, but not in this version.
         """
         shelf = self._shelves.get(self._default if name is None else name)
         if shelf is None:
@@ -93,23 +94,23 @@ class Catalog:
         return older
 
     def older(self, name: str, version: str) -> Model | None:
-        """`name` in an older version, while its grace lasts."""
+        """`name` in an older version; None once its grace is over."""
         shelf = self._shelves.get(name)
         model, gone_at = shelf.older.get(version, (None, 0.0)) if shelf is not None else (None, 0.0)
         return model if gone_at > self._clock() else None
 
     def install(self, model: Model) -> None:
-        """From now on `model` is the current one of its name; the one before it is older."""
+        """Make `model` the current version of its name; the current one becomes older."""
         shelf = self._shelves.setdefault(model.name, _Shelf(model))
         if shelf.current.version != model.version:
             shelf.older[shelf.current.version] = (shelf.current, self._clock() + self._grace)
         shelf.older.pop(model.version, None)
         while len(shelf.older) > MAX_OLDER:
-            del shelf.older[next(iter(shelf.older))]  # in the order in which they became older
+            del shelf.older[next(iter(shelf.older))]  # the one that became older first
         shelf.current = model
 
     def expire(self) -> float | None:
-        """Let go of older versions whose grace is over. Returns the seconds until the next one's is, None: no more."""
+        """Drop older versions whose grace is over. Returns the seconds until the next one is; None: there is none."""
         now = self._clock()
         waits = []
         for shelf in self._shelves.values():
@@ -118,7 +119,7 @@ class Catalog:
         return min(waits, default=None)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """What /models says of the model `name`. Raises UnknownModel."""
+        """The entry of `name` in /models. Raises UnknownModel."""
         model, now = self.find(name), self._clock()
         older = self._shelves[name].older.items()
         return {

@@ -9,14 +9,10 @@ from pathlib import Path
 from kernels.backend import Backend, BackendChoice, Precision
 from kernels.choice import create_backend
 from kernels.gpu.configuration import TritonOptions
-from kernels.threads import serving_threads
-from policy import Policy, load_policy, policy_files
-from service.budget.admission import Admission, Limits
-from service.engine.device import Device
-from service.engine.engine import Engine
-from service.models.catalog import CatalogError
+from policy import CheckpointError, Policy, PolicySpec, load_policy, policy_files
+from service.budget import Admission, Limits
+from service.engine import BatchReport, Device, Engine
 from service.models.model import Model
-from service.observability.metrics import Metrics
 from service.settings import Settings
 
 MakeBackend = Callable[[Policy, BackendChoice, str, Precision, int], Backend]
@@ -26,22 +22,23 @@ class Loader:
     """Makes models as the settings say.
 
     Args:
-        make_backend: `kernels.choice.create_backend` with the settings' options when None.
+        make_backend: None: `kernels.choice.create_backend` with the settings' options.
         device: see `Engine`.
+        batch_counter: makes the `on_batch` of a policy's engine.
     """
 
     def __init__(
         self,
         settings: Settings,
-        metrics: Metrics,
         make_backend: MakeBackend | None,
         device: Device,
+        batch_counter: Callable[[PolicySpec], Callable[[BatchReport], None]],
     ) -> None:
         triton = TritonOptions(replay=settings.triton_replay, split=settings.triton_split)
         self._settings = settings
-        self._metrics = metrics
         self._make_backend = make_backend or partial(create_backend, triton=triton)
         self._device = device
+        self._batch_counter = batch_counter
 
     def model(self, policy: Policy) -> Model:
         """`policy` behind a backend of its own, not warmed up.
@@ -55,10 +52,9 @@ class Loader:
         engine = Engine(
             policy,
             backend,
-            self._metrics,
-            threads=settings.threads or serving_threads(),
             max_batch_rows=settings.max_batch_rows,
             device=self._device,
+            on_batch=self._batch_counter(policy.spec),
         )
         limits = Limits(
             max_candidates=settings.max_candidates,
@@ -73,8 +69,7 @@ class Loader:
         """Every policy at the setting `model`, and the file of each by name.
 
         Raises:
-            CheckpointError: a file is missing or damaged.
-            CatalogError: two files hold policies of one name.
+            CheckpointError: a file is missing or damaged, or two files hold policies of one name.
             BackendUnavailable, DeviceFailure: see `model`.
         """
         policies: list[Policy] = []
@@ -82,11 +77,11 @@ class Loader:
         for path in policy_files(self._settings.model):
             policy = load_policy(path)
             if (other := paths.setdefault(policy.spec.name, path)) != path:
-                raise CatalogError(same_name(policy.spec.name, [other, path]))
+                raise CheckpointError(same_name(policy.spec.name, [other, path]))
             policies.append(policy)
         return [self.model(policy) for policy in policies], paths
 
 
 def same_name(name: str, paths: list[Path]) -> str:
-    """What is wrong when several files hold policies of one name."""
+    """The error text for several files that hold policies of one name."""
     return f"{' and '.join(map(str, paths))} both hold {name!r}, and a name is served from one file"

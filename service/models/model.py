@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policy import PolicySpec
-from service.budget.admission import Admission
-from service.engine.engine import Engine
+from service.budget import Admission
+from service.engine import Engine
 from service.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
 class Model:
-    """A policy as clients see it. Whoever holds it keeps the policy's weights in memory.
+    """A policy as clients see it. Its weights stay in memory as long as anybody holds it.
 
     Attributes:
         version: sha256 of the checkpoint file.
-        engine: what computes it.
-        admission: its budget rule.
+        engine: computes it.
+        admission: grants its budgets.
     """
 
     spec: PolicySpec
@@ -45,7 +45,7 @@ class Model:
         return observation[None] if observation.ndim == 1 else observation
 
     def describe(self) -> dict[str, Any]:
-        """What /models says of it: plain JSON values."""
+        """Its entry in /models: plain JSON values."""
         spec, limits = self.spec, self.admission.limits
         return {
             "name": spec.name,

@@ -1,14 +1,13 @@
-"""New versions of policies while others are served: read, checked and rehearsed beside them, then swapped in.
+"""New versions of policies while others are served: read, checked and warmed up beside them, then swapped in.
 
-A file is read and checked in a thread of its own. All that a backend does, its making and its rehearsal too, happens in
-the worker thread, as errands between slices: a second computing thread would fight the worker for its cores (a
-barrier of the native engine, or torch's, then waits for scheduler slices) and would share the device's streams and
-graphs with it. An errand is as long as a few batches at most, so a request waits for those more than usual; only
-Triton, which compiles kernels for layer sizes that it has not met, takes seconds for those. `stuck_seconds` counts for
-errands as well: a device that hangs under one hangs for all.
+A file is read and checked in a thread of its own. A backend is made and warmed up in the worker thread, in calls
+between batches. A second computing thread would compete with the worker for its cores (a barrier in torch or in the
+native engine then waits for scheduler slices) and would share the device's streams and graphs with it. A call takes as
+long as a few batches, and a request may have to wait for one. Only Triton takes longer, seconds: it compiles kernels
+for layer sizes that it has not met. The watchdog counts these calls too: a device that hangs in one hangs for all.
 
-One reload at a time: memory holds at most one policy beside those that are served, and a second reload of the same file
-finds it unchanged.
+One reload runs at a time. So memory holds at most one policy beside those that are served, and a second reload of the
+same file finds it unchanged.
 """
 
 from __future__ import annotations
@@ -20,28 +19,31 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from kernels.backend import BackendUnavailable, DeviceFailure
 from policy import CheckpointError, PolicyFile, PolicySpec, policy_files
-from service.engine.dispatch import Errand, Task
-from service.errors import NonfiniteOutput, Overloaded, ReloadFailed, ServiceError
+from service.errors import NotReady, ReloadFailed, ServiceError
 from service.models.catalog import Catalog
 from service.models.loading import Loader, same_name
 from service.models.model import Model
-from service.observability.metrics import Metrics
-from service.scheduling.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-AHEAD = -1  # of every request's priority: one errand waits at a time, so requests have every other turn
+
+class CallInWorker(Protocol):
+    """`service.scheduling.Scheduler.call`."""
+
+    async def __call__(self, function: Callable[[], T]) -> T:
+        """`function()` in the worker thread."""
+        ...
 
 
 @dataclass(frozen=True)
 class Reload:
-    """What a reload came to.
+    """The result of a reload.
 
     Attributes:
         version: served from now on.
@@ -57,15 +59,17 @@ class Reload:
 
 
 class Reloader:
-    """Keeps a catalog up with its files. Belongs to the event loop.
+    """Keeps a catalog up to date with its files. Belongs to the event loop.
 
     Args:
         source: the file or folder that is served.
         paths: the file of each model in `catalog`, by name.
         catalog: where new versions go.
         loader: makes models.
-        scheduler: of the worker thread.
-        metrics: where reloads are counted.
+        call_in_worker: runs a function in the worker thread.
+        on_install: called with each model that is installed.
+        on_outcome: called with the name and the outcome of each reload: one of `Reload.outcome`, or "failed". The name
+            is "" if a file could not be read that belongs to no name.
     """
 
     def __init__(
@@ -74,15 +78,17 @@ class Reloader:
         paths: dict[str, Path],
         catalog: Catalog,
         loader: Loader,
-        scheduler: Scheduler[Task, Any],
-        metrics: Metrics,
+        call_in_worker: CallInWorker,
+        on_install: Callable[[Model], None],
+        on_outcome: Callable[[str, str], None],
     ) -> None:
         self._source = source
         self._paths = paths
         self._catalog = catalog
         self._loader = loader
-        self._scheduler = scheduler
-        self._metrics = metrics
+        self._call_in_worker = call_in_worker
+        self._on_install = on_install
+        self._on_outcome = on_outcome
         self._lock = asyncio.Lock()
         self._expiry: asyncio.TimerHandle | None = None
 
@@ -99,9 +105,9 @@ class Reloader:
             return await self._attempt(name, partial(self._reload, name))
 
     async def reload_all(self) -> list[Reload | ReloadFailed]:
-        """`reload` of every model, and the files of the folder that are new to it; one's fault stops no other.
+        """`reload` every model, and load files that are new in the folder. The failure of one does not stop the others.
 
-        A name follows its policy to another file. A name whose file is gone is served on, in the version it has.
+        A name follows its policy to another file. A name whose file is gone is served on in the version it has.
 
         Raises:
             NotReady: draining.
@@ -113,7 +119,7 @@ class Reloader:
             results: list[Reload | ReloadFailed] = []
             found: dict[str, list[PolicyFile]] = {}
             for path in paths:
-                # A file that can't be read is held against the name that it had.
+                # A file that can't be read counts as a failure of the name that it had.
                 known = next((name for name, other in self._paths.items() if other == path), "")
                 read = await self._settled(known, partial(self._read, path))
                 if isinstance(read, ReloadFailed):
@@ -159,18 +165,16 @@ class Reloader:
             )
         if previous is not None:
             _check_same_robot(file.path, self._catalog.find(name).spec, policy.spec)
-        model = await self._in_worker(partial(self._loader.model, policy))
-        for piece in model.engine.rehearsal():
-            await self._in_worker(piece)
+        model = await self._call_in_worker(partial(self._loader.model, policy))
+        for step in model.engine.warm_up_steps():
+            await self._call_in_worker(step)
         self._install(model, file.path)
         return Reload(name, file.version, previous, "added" if previous is None else "swapped")
 
     def _install(self, model: Model, path: Path) -> None:
         self._catalog.install(model)
         self._paths[model.name] = path
-        self._metrics.show_model(model.name, model.version, model.engine.name)
-        self._metrics.show_cost(model.name, model.engine.cost)
-        self._metrics.requests.show_budget(model.spec.default_budget)
+        self._on_install(model)
         self._expire()
 
     def _expire(self) -> None:
@@ -179,18 +183,6 @@ class Reloader:
         wait = self._catalog.expire()
         self._expiry = None if wait is None else asyncio.get_running_loop().call_later(wait, self._expire)
 
-    async def _in_worker(self, call: Callable[[], T]) -> T:
-        """`call()` in the worker thread. Raises what it raises, and NotReady when the worker takes no more."""
-        errand = Errand(call)
-        while True:
-            try:
-                job = self._scheduler.submit(errand, AHEAD)
-                break
-            except Overloaded as full:
-                await asyncio.sleep(full.retry_after_ms / 1000)
-        await job.future
-        return errand.result()
-
     async def _settled(self, name: str, call: Callable[[], Awaitable[T]]) -> T | ReloadFailed:
         try:
             return await self._attempt(name, call)
@@ -198,30 +190,35 @@ class Reloader:
             return error
 
     async def _attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
-        """`call()`, counted and logged. Raises ReloadFailed for whatever is wrong with a policy."""
+        """`call()`, counted and logged.
+
+        Raises:
+            NotReady: draining.
+            ReloadFailed: for everything else that went wrong.
+        """
         started = time.monotonic()
         try:
             result = await call()
-        except ServiceError as error:
-            if not isinstance(error, NonfiniteOutput):
-                raise
+        except NotReady:  # draining: no fault of the policy
+            raise
+        except ServiceError as error:  # NaN at its own mean observation, or a worker that died under it
             failure = f"{name}: {error.detail}"
         except CheckpointError as error:
             failure = str(error)
         except (BackendUnavailable, DeviceFailure) as error:
             failure = f"{name}: {error}"
         except Exception:
-            # Whatever a backend raises at its making or rehearsal must leave the old version served.
+            # Whatever a backend raises while it is made or warmed up, the old version is served on.
             log.exception("reloading %s failed", name)
             failure = f"{name}: the engine failed; the server's log has the traceback"
         else:
             if isinstance(result, Reload):
-                self._metrics.reloads.labels(name, result.outcome).inc()
+                self._on_outcome(name, result.outcome)
                 log.info(
                     "%s: %s, version %.12s, in %.2f s", name, result.outcome, result.version, time.monotonic() - started
                 )
             return result
-        self._metrics.reloads.labels(name, "failed").inc()
+        self._on_outcome(name, "failed")
         log.error("reload failed, nothing changed: %s", failure)
         raise ReloadFailed(failure)
 

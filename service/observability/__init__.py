@@ -1,1 +1,18 @@
-"""Observability."""
+"""What operators see: metrics, traces, logs and the last minute's answers. It reads requests' timelines."""
+
+from service.observability.logs import configure_logging
+from service.observability.metrics import Metrics
+from service.observability.observer import Observer
+from service.observability.stats import Stats
+from service.observability.timeline import RequestTimeline
+from service.observability.tracing import TracingUnavailable, otlp_tracer
+
+__all__ = [
+    "Metrics",
+    "Observer",
+    "RequestTimeline",
+    "Stats",
+    "TracingUnavailable",
+    "configure_logging",
+    "otlp_tracer",
+]

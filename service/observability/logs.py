@@ -1,4 +1,4 @@
-"""Log lines on stderr: for people, or a JSON object a line for whatever collects them."""
+"""Log lines on stderr: text for people, or one JSON object a line for log collectors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal
 
-# What a record has anyway; whatever else it has came in by `extra`.
+# The attributes that every record has. Any other came in by `extra`.
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, form: Literal["text", "json"]) -> None:
-    """Send every logger's lines of `level` and above to stderr."""
+    """Send the lines of every logger, from `level` up, to stderr."""
     handler = logging.StreamHandler(sys.stderr)
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if form == "json" else text)

@@ -22,13 +22,14 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
 from policy.flops import Flops
-from service.budget.cost_model import TERMS, Batch, CostModel
+from service.budget import TERMS, CostModel
 from service.observability.request_metrics import LATENCY_BUCKETS, RequestMetrics
+from service.timing import BatchSize
 
 ROW_BUCKETS = tuple(2**power for power in range(15))
 RELOADS = ("swapped", "added", "restored", "unchanged", "failed")
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a series of its own for each, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a further series for each metric, which nobody asked for
 
 
 class Metrics:
@@ -56,7 +57,7 @@ class Metrics:
             ["network"], registry=registry,
         )  # fmt: skip
         self._actor_flops, self._critic_flops = flops.labels("actor"), flops.labels("critic")
-        self.nonfinite = Counter(
+        self._nonfinite = Counter(
             "sorl_nonfinite_outputs_total", "Requests failed as the policy gave NaN or infinity", registry=registry
         )
         self.queue_requests = Gauge("sorl_queue_requests", "Requests waiting", registry=registry)
@@ -73,19 +74,21 @@ class Metrics:
         self._cost_error = Gauge(
             "sorl_cost_relative_error", "Running mean of |measured / predicted - 1|", ["model"], registry=registry
         )
-        self.reserve = Gauge(
-            "sorl_reply_reserve_seconds", "What deadlines leave for replies to be written", registry=registry
+        self.reply_time = Gauge(
+            "sorl_reply_reserve_seconds",
+            "From the end of compute to the encoded reply, 99th percentile",
+            registry=registry,
         )
-        self.lag = Gauge(
-            "sorl_loop_lag_seconds", "What a request waits for the event loop, 99 of 100 at most", registry=registry
-        )
-        self.slip = Gauge(
-            "sorl_queue_slip_seconds", "How much later than predicted one request in a hundred is computed",
+        self.lag = Gauge("sorl_loop_lag_seconds", "Event-loop lag, 99th percentile", registry=registry)
+        self.schedule_delay = Gauge(
+            "sorl_queue_slip_seconds", "How much later than predicted requests are computed, 99th percentile",
             registry=registry,
         )  # fmt: skip
         self.ready = Gauge("sorl_ready", "1 when /readyz says so", registry=registry)
         self.recorder_dropped = Counter(
-            "sorl_recorder_dropped_total", "Requests the flight recorder could not keep up with", registry=registry
+            "sorl_recorder_dropped_total",
+            "Requests that the flight recorder lost: its queue or the disk was full",
+            registry=registry,
         )
         self.reloads = Counter(
             "sorl_reloads_total",
@@ -93,7 +96,7 @@ class Metrics:
             ["model", "outcome"],
             registry=registry,
         )
-        self.reloads.labels("", "failed")  # a series that begins at 1 never rose: no alert would see it
+        self.reloads.labels("", "failed")  # from 0: a series that begins at 1 has not risen, and no alert sees it
         self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
         self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
         Info("sorl_build", "What was installed", registry=registry).info(
@@ -101,35 +104,47 @@ class Metrics:
         )
 
     def count_live(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Export what somebody else counts, read anew whenever metrics are."""
+        """Export a counter that somebody else keeps; `read` is called whenever metrics are read."""
         self.registry.register(_LiveCounter(f"sorl_{name}", text, read))
 
     def show_model(self, name: str, version: str, engine: str) -> None:
-        """`name` is served in `version` from now on: one series a name, whatever versions come and go."""
+        """`name` is served in `version` from now on. Each name has one series, whatever versions come and go."""
         self._model.labels(name).info({"version": version, "engine": engine})
         for outcome in RELOADS:
             self.reloads.labels(name, outcome)
 
     def show_engine(self, engine: str, *, choice: str, device: str) -> None:
-        """`engine` is what the settings `choice` and `device` came to."""
+        """The settings `choice` and `device` led to `engine`."""
         self._engine.labels(engine).info({"choice": choice, "device": device})
 
     def show_cost(self, model: str, cost: CostModel) -> None:
-        """Export `cost`, read anew whenever metrics are."""
+        """Export a cost model, which is read whenever metrics are."""
         for term in TERMS:
             self._cost.labels(model, term).set_function(partial(cost.coefficient, term))
         self._cost_factor.labels(model).set_function(lambda: cost.factor)
         self._cost_error.labels(model).set_function(lambda: cost.relative_error)
 
-    def count_batch(self, batch: Batch, *, requests: int, members: int, flops: Flops, seconds: float) -> None:
-        """One batch has been computed; `members` is the ensemble's size, `flops` its policy's."""
+    def count_batch(
+        self, size: BatchSize, *, requests: int, nonfinite: int, members: int, flops: Flops, seconds: float
+    ) -> None:
+        """A batch has been computed.
+
+        Args:
+            size: its sums.
+            requests, nonfinite: how many requests it held, and how many of them failed with NaN or infinity.
+            members: size of the policy's ensemble.
+            flops: of the policy.
+            seconds: that it took.
+        """
         self._batch.observe(seconds)
         self._batch_requests.observe(requests)
-        self._batch_rows.observe(batch.critic_rows)
-        self._actor_evaluations.inc(batch.actor_rows)
-        self._critic_evaluations.inc(batch.critic_rows * members)
-        self._actor_flops.inc(batch.actor_rows * flops.actor_row + batch.observations * flops.actor_observation)
-        self._critic_flops.inc(batch.critic_rows * flops.critic_row + batch.observations * flops.critic_observation)
+        self._batch_rows.observe(size.critic_rows)
+        if nonfinite:
+            self._nonfinite.inc(nonfinite)
+        self._actor_evaluations.inc(size.actor_rows)
+        self._critic_evaluations.inc(size.critic_rows * members)
+        self._actor_flops.inc(size.actor_rows * flops.actor_row + size.observations * flops.actor_observation)
+        self._critic_flops.inc(size.critic_rows * flops.critic_row + size.observations * flops.critic_observation)
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -1,64 +1,66 @@
-"""Who hears that a request has ended: metrics, traces, the log."""
+"""Tells metrics, traces, the log and /stats that a request has ended."""
 
 from __future__ import annotations
 
 import logging
 import time
-
-from starlette.datastructures import Headers
+from collections.abc import Mapping
 
 from service.observability.request_metrics import RequestMetrics
-from service.observability.timeline import Journey
+from service.observability.stats import Stats
+from service.observability.timeline import RequestTimeline
 from service.observability.tracing import Tracer
-from service.web.exchange import Exchange
 
 log = logging.getLogger(__name__)
 
 
 class Observer:
-    """Tells each of them. Requests are logged at level debug, and those that failed by the server's fault as warnings.
+    """Hears of every request. It logs requests at level debug, and those that failed by the server's fault as warnings.
 
     Args:
         metrics: of every request.
+        stats: the last minute's.
         tracer: None: no traces.
     """
 
-    def __init__(self, metrics: RequestMetrics, tracer: Tracer | None) -> None:
+    def __init__(self, metrics: RequestMetrics, stats: Stats, tracer: Tracer | None) -> None:
         self.tracer = tracer
         self._metrics = metrics
+        self._stats = stats
 
-    def begin(self) -> Journey:
+    def begin(self) -> RequestTimeline:
         """A request has come."""
         self._metrics.in_flight.inc()
-        return Journey(time.monotonic())
+        return RequestTimeline(time.monotonic())
 
-    def end(self, journey: Journey, exchange: Exchange) -> None:
-        """It has its reply, or `journey.error`."""
-        journey.ended = time.monotonic()
+    def end(self, timeline: RequestTimeline, headers: Mapping[bytes, bytes], request_id: str) -> None:
+        """A request has ended, as its timeline says. `headers` are its own, by lower-case names."""
+        if not timeline.ended:
+            timeline.ended = time.monotonic()
         self._metrics.in_flight.dec()
-        self._metrics.record(journey)
-        trace = None
-        if self.tracer is not None:
-            trace = self.tracer.record(journey, Headers(scope=exchange.scope), exchange.request_id)
-        level = logging.WARNING if journey.error is not None and journey.error.status == 500 else logging.DEBUG
+        self._metrics.record(timeline)
+        self._stats.record(timeline)
+        trace = None if self.tracer is None else self.tracer.record(timeline, headers, request_id)
+        level = logging.WARNING if timeline.error is not None and timeline.error.status == 500 else logging.DEBUG
         if log.isEnabledFor(level):
-            _log(level, journey, exchange.request_id, trace)
+            _log(level, timeline, request_id, trace)
 
     def close(self) -> None:
-        """Send what has not been sent. May block: not from the event loop."""
+        """Send the spans that have not been sent. May block: not from the event loop."""
         if self.tracer is not None:
             self.tracer.close()
 
 
-def _log(level: int, journey: Journey, request_id: str, trace: str | None) -> None:
-    error, work = journey.error, journey.work
+def _log(level: int, timeline: RequestTimeline, request_id: str, trace: str | None) -> None:
+    error, computed = timeline.error, timeline.computed
     outcome = "ok" if error is None else error.code
     fields: dict[str, object] = {"request_id": request_id, "outcome": outcome}
-    if work is not None:
-        fields |= {"num_candidates": work.num_candidates, "num_steps": work.num_steps, "degraded": work.degraded}
+    if computed is not None:
+        fields["num_candidates"], fields["num_steps"] = computed.num_candidates, computed.num_steps
+        fields["degraded"] = computed.degraded
     if trace is not None:
         fields["trace_id"] = trace
-    fields |= {f"{name}_ms": round((end - begin) * 1e3, 4) for name, begin, end in journey.phases()}
-    milliseconds = (journey.ended - journey.received) * 1e3
+    fields |= {f"{name}_ms": round((end - begin) * 1e3, 4) for name, begin, end in timeline.phases()}
+    milliseconds = timeline.total_seconds * 1e3
     detail = "" if error is None else f": {error.detail}"
     log.log(level, "request %s: %s after %.2f ms%s", request_id, outcome, milliseconds, detail, extra=fields)

@@ -1,4 +1,7 @@
-"""Metrics of POST /act, as its clients see it. Series are made once and kept: a request looks none up by its labels."""
+"""Prometheus metrics of POST /act as its clients see it.
+
+Series are made once and kept, since looking one up by its labels costs more than recording into it.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 
 from policy.spec import Budget
 from service.errors import ClientGone, DeadlineExceeded, ServiceError, Unavailable
-from service.observability.timeline import Journey
+from service.observability.timeline import RequestTimeline
 
-# Control periods, so that "what share met 20 ms?" is one bucket and not an interpolation.
+# Bounds at control periods: "what share met 20 ms?" is one bucket, not an interpolation.
 LATENCY_BUCKETS = tuple(
     ms / 1000 for ms in (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 33.3, 50, 66.7, 100, 200, 500)
 )  # fmt: skip
@@ -28,11 +31,11 @@ _RATE_LABELS = (*map(str, CONTROL_RATES), "slower")
 
 DEGRADED = ("deadline", "load", "frontier")
 EXACT_STEPS = 16
-"""Largest M that has series of its own; above it M is rounded up to a power of two, as N always is."""
+"""Largest M with series of its own. A larger M is rounded up to a power of two, as N always is."""
 
 
 class BudgetSeries(NamedTuple):
-    """What is recorded by budget."""
+    """The series of one budget."""
 
     latency: Histogram
     evaluations: Counter
@@ -89,16 +92,16 @@ class RequestMetrics:
         self._ended = {r: family.labels(r) for kind, family in [*kinds, (ClientGone, cancelled)] for r in kind.reasons}
 
     def show_budget(self, budget: Budget) -> None:
-        """Let the series of `budget` begin at 0."""
+        """Make the series of `budget`, which begin at 0."""
         self._series(budget.num_candidates, budget.num_steps)
 
-    def record(self, journey: Journey) -> None:
-        """A request has ended, as `journey` says."""
-        error = journey.error
+    def record(self, timeline: RequestTimeline) -> None:
+        """A request has ended, as its timeline says."""
+        error = timeline.error
         if error is None:
             self._ok.inc()
-            self._record_answer(journey)
-            in_time = journey.deadline is None or journey.ended <= journey.deadline
+            self._record_answer(timeline)
+            in_time = timeline.deadline is None or timeline.ended <= timeline.deadline.reply
         else:
             self._failed[error.code].inc()
             if error.reason is not None:
@@ -106,37 +109,37 @@ class RequestMetrics:
             if error.status < 500:  # the request's own fault, or its client's
                 return
             in_time = False
-        if journey.request is not None and (deadline := journey.request.deadline_ms) is not None:
+        if timeline.request is not None and (deadline := timeline.request.deadline_ms) is not None:
             (self._met if in_time else self._missed)[bisect_left(_PERIODS_MS, deadline)].inc()
 
-    def _record_answer(self, journey: Journey) -> None:
-        request, spec, grant, job = journey.request, journey.spec, journey.grant, journey.job
-        work, outcome = journey.work, journey.outcome
+    def _record_answer(self, timeline: RequestTimeline) -> None:
+        request, spec, granted = timeline.request, timeline.spec, timeline.granted
+        times, computed, reply = timeline.times, timeline.computed, timeline.reply
         assert request is not None
         assert spec is not None
-        assert grant is not None
-        assert job is not None
-        assert work is not None
-        assert outcome is not None
-        latency = journey.ended - journey.received
+        assert granted is not None
+        assert times is not None
+        assert computed is not None
+        assert reply is not None
+        latency = timeline.total_seconds
         self._latency.observe(latency)
-        self._queue.observe(job.started - job.submitted)
-        self._compute.observe(job.finished - job.started)
-        self._serialise.observe(journey.ended - journey.serialising)
+        self._queue.observe(times.started - times.submitted)
+        self._compute.observe(times.finished - times.started)
+        self._serialise.observe(timeline.ended - timeline.encoding)
 
-        rows, members = len(work.observation), spec.ensemble_size
-        asked_n, asked_m = request.num_candidates or grant.num_candidates, request.num_steps or grant.num_steps
+        rows, members = len(computed.observation), spec.ensemble_size
+        asked_n, asked_m = request.num_candidates or granted.num_candidates, request.num_steps or granted.num_steps
         self._requested.inc(rows * asked_n * (asked_m + members))
-        by_budget = self._series(work.num_candidates, work.num_steps)
+        by_budget = self._series(computed.num_candidates, computed.num_steps)
         by_budget.latency.observe(latency)
-        by_budget.evaluations.inc(work.rows * (work.num_steps + members))
-        if work.degraded:
-            self._degraded[work.degraded].inc()
+        by_budget.evaluations.inc(computed.rows * (computed.num_steps + members))
+        if computed.degraded:
+            self._degraded[computed.degraded].inc()
 
         if rows == 1:  # .item() costs 0.05 us, a mean 3
-            q, q_first, q_std = outcome.q.item(), outcome.q_first.item(), outcome.q_std.item()
+            q, q_first, q_std = reply.q.item(), reply.q_first.item(), reply.q_std.item()
         else:
-            q, q_first, q_std = float(outcome.q.mean()), float(outcome.q_first.mean()), float(outcome.q_std.mean())
+            q, q_first, q_std = float(reply.q.mean()), float(reply.q_first.mean()), float(reply.q_std.mean())
         self._q.observe(q)
         self._q_std.observe(q_std)
         by_budget.gain.observe(q - q_first)

@@ -1,8 +1,8 @@
-"""What was asked, granted and taken lately: `GET /stats`, which the page at / polls.
+"""What was asked, granted and spent in the last minute: `GET /stats`, which the page at / polls.
 
-A window of the last answers, and not histograms since the start: a page shows what is now, and percentiles of a
-histogram are as coarse as its buckets. An answer costs one append. The sums are made when somebody looks, and kept for
-`FRESH` seconds, so that many open pages cost what one does.
+It keeps a window of the last answers, not histograms since the start: a page shows the present, and percentiles of a
+histogram are as coarse as its buckets. An answer costs one append. The summary is made on demand and kept for `FRESH`
+seconds, so many open pages cost as much as one.
 """
 
 from __future__ import annotations
@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from service.protocol.schemas import ActRequest
-from service.sample import Work
+from service.observability.timeline import RequestTimeline
+from service.protocol import timing_ms
 
 WINDOW = 60.0  # seconds
-MOST = 2048  # answers, and as many errors: at more than 34 a second the window is shorter
-FRESH = 0.5
+MAX_ANSWERS = 2048  # and as many errors; at more than 34 a second the window is shorter
+FRESH = 0.5  # seconds
 SHOWN = 16  # kinds of reduction
 
 
 class _Answer(NamedTuple):
+    """One answered request; its times are in milliseconds."""
+
     at: float
     model: str
     granted: tuple[int, int]
@@ -49,23 +51,38 @@ class Stats:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started = clock()
-        self._answers: deque[_Answer] = deque(maxlen=MOST)
-        self._errors: deque[_Error] = deque(maxlen=MOST)
+        self._answers: deque[_Answer] = deque(maxlen=MAX_ANSWERS)
+        self._errors: deque[_Error] = deque(maxlen=MAX_ANSWERS)
         self._made = -FRESH
         self._summary: dict[str, Any] = {}
 
-    def answered(self, model: str, request: ActRequest, work: Work, timing_ms: dict[str, float]) -> None:
-        """A request has its answer: `work` as computed, `timing_ms` as in the reply. O(1)."""
-        asked = request.num_candidates, request.num_steps
-        granted = work.num_candidates, work.num_steps
-        self._answers.append(_Answer(self._clock(), model, granted, asked, work.degraded or "", **timing_ms))
-
-    def failed(self, code: str) -> None:
-        """A request ended in an error. O(1)."""
-        self._errors.append(_Error(self._clock(), code))
+    def record(self, timeline: RequestTimeline) -> None:
+        """A request has ended. O(1)."""
+        if timeline.error is not None:
+            self._errors.append(_Error(self._clock(), timeline.error.code))
+            return
+        request, computed, times, spec = timeline.request, timeline.computed, timeline.times, timeline.spec
+        assert request is not None
+        assert computed is not None
+        assert times is not None
+        assert spec is not None
+        self._answers.append(
+            _Answer(
+                at=self._clock(),
+                model=spec.name,
+                granted=(computed.num_candidates, computed.num_steps),
+                asked=(request.num_candidates, request.num_steps),
+                degraded=computed.degraded or "",
+                **timing_ms(
+                    queue=times.started - times.submitted,
+                    compute=times.finished - times.started,
+                    total=timeline.total_seconds,
+                ),
+            )
+        )
 
     def summary(self) -> dict[str, Any]:
-        """The window as plain JSON values, milliseconds: what was answered by (model, N, M), reduced, and failed."""
+        """The window as plain JSON values, in milliseconds: answers by (model, N, M), reductions and failures."""
         now = self._clock()
         if now - self._made >= FRESH:
             self._made, self._summary = now, self._summarise(now)
@@ -79,8 +96,8 @@ class Stats:
         for answer in self._answers:
             by_budget[answer.model, answer.granted].append(answer)
         reduced = Counter((a.model, a.asked, a.granted, a.degraded) for a in self._answers if a.degraded)
-        # A full window goes back to its first answer only.
-        since = self._answers[0].at if len(self._answers) == MOST else max(self._started, now - WINDOW)
+        # A full window reaches back to its first answer only.
+        since = self._answers[0].at if len(self._answers) == MAX_ANSWERS else max(self._started, now - WINDOW)
         return {
             "window_seconds": round(now - since, 3),
             "answered": len(self._answers),
@@ -110,7 +127,7 @@ def _budget(budget: tuple[int | None, int | None]) -> dict[str, int | None]:
 
 
 def _percentiles(values: Iterable[float]) -> dict[str, float] | None:
-    """The 50th, 95th and 99th: of the values there are, the least that so many per cent do not exceed."""
+    """The 50th, 95th and 99th percentile, each one of the values: the least that so many per cent do not exceed."""
     some = np.fromiter(values, np.float64)
     if not len(some):
         return None

@@ -1,66 +1,63 @@
-"""What became of one POST /act: filled in as it goes, read by metrics, spans and the log at its end."""
+"""What became of one POST /act. It is filled in on the way; metrics, traces, the log and /stats read it at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from policy import PolicySpec
-from service.budget.admission import Grant
 from service.errors import InternalError, ServiceError
-from service.protocol.schemas import ActRequest
-from service.sample import Outcome, Work
-from service.scheduling.job import Job
+from service.protocol import ActRequest
+from service.sample import SampleReply, SampleRequest
+from service.timing import Deadline, JobTimes
 
 _FAULT = InternalError("neither answered nor refused")
 
 
-class Journey:
-    """One request. Times are seconds on time.monotonic; 0.0 and None until the request has come that far.
+class RequestTimeline:
+    """One request. Times are seconds on time.monotonic; they are 0.0, and the rest None, until it has come that far.
 
     Attributes:
-        received, serialising, ended: the body was awaited, the outcome was there, the reply was encoded.
-        deadline: when the reply is due, if it is.
-        request, spec, grant: what was asked, of which policy, and admitted.
-        job: in the queue and after it.
-        work: as computed, which may be less than `grant`.
-        outcome: from the engine.
-        error: what the request ended with in place of a reply; None: it was answered.
+        received: the event loop began to read it.
+        encoding: its reply was there and was about to be encoded.
+        ended: its reply, or its error, was encoded.
+        request, spec: what was asked, of which policy.
+        deadline: when it must be done.
+        granted: the request to the engine as it was queued.
+        times: of its job in the scheduler.
+        computed: the request as it was computed, possibly with less N or M than `granted`.
+        reply: from the engine.
+        error: what it ended with in place of a reply; None: it was answered.
     """
 
     __slots__ = (
-        "deadline",
-        "ended",
-        "error",
-        "grant",
-        "job",
-        "outcome",
-        "received",
-        "request",
-        "serialising",
-        "spec",
-        "work",
-    )
+        "computed", "deadline", "encoding", "ended", "error", "granted", "received", "reply", "request", "spec",
+        "times",
+    )  # fmt: skip
 
     def __init__(self, received: float) -> None:
         self.received = received
-        self.serialising = self.ended = 0.0
+        self.encoding = self.ended = 0.0
         self.request: ActRequest | None = None
         self.spec: PolicySpec | None = None
-        self.deadline: float | None = None
-        self.grant: Grant | None = None
-        self.job: Job[Any, Outcome] | None = None
-        self.work: Work | None = None
-        self.outcome: Outcome | None = None
+        self.deadline: Deadline | None = None
+        self.granted: SampleRequest | None = None
+        self.times: JobTimes | None = None
+        self.computed: SampleRequest | None = None
+        self.reply: SampleReply | None = None
         self.error: ServiceError | None = _FAULT
 
+    @property
+    def total_seconds(self) -> float:
+        """From receipt to the encoded reply."""
+        return self.ended - self.received
+
     def phases(self) -> Iterator[tuple[str, float, float]]:
-        """(name, begin, end) of what it went through; what it ended in lasts until the end."""
-        job, ended = self.job, self.ended
-        yield "receive", self.received, ended if job is None else job.submitted
-        if job is not None:
-            yield "queue", job.submitted, job.started or ended
-            if job.started:
-                yield "compute", job.started, job.finished or ended
-        if self.serialising:
-            yield "serialise", self.serialising, ended
+        """(name, begin, end) of the phases it went through. The one in which it failed lasts until `ended`."""
+        times, ended = self.times, self.ended
+        yield "receive", self.received, ended if times is None else times.submitted
+        if times is not None:
+            yield "queue", times.submitted, times.started or ended
+            if times.started:
+                yield "compute", times.started, times.finished or ended
+        if self.encoding:
+            yield "serialise", self.encoding, ended

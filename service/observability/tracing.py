@@ -1,4 +1,4 @@
-"""Spans of requests, by OpenTelemetry (extra `otel`), which is imported when a tracer is made and not before.
+"""Spans of requests, by OpenTelemetry (extra `otel`). It is imported only when a tracer is made.
 
     POST /act                  continues the trace of the request's `traceparent` header, if it has one
     ├── receive                body read, decoded, checked, budget granted
@@ -6,7 +6,7 @@
     ├── compute                first slice to last
     └── serialise              the reply encoded
 
-Spans are made when the request has ended, from times that were taken anyway: a request waits for none of it.
+Spans are made after the request has ended, from times that were taken anyway: no request waits for them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from service.observability.timeline import Journey
+from service.observability.timeline import RequestTimeline
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class TracingUnavailable(RuntimeError):
-    """Tracing was asked for, and what it needs is not installed."""
+    """Tracing was asked for, and the packages it needs are not installed."""
 
 
 class Tracer:
@@ -39,8 +39,11 @@ class Tracer:
         self._within = set_span_in_context
         self._server, self._error = SpanKind.SERVER, StatusCode.ERROR
 
-    def record(self, journey: Journey, headers: Mapping[str, str], request_id: str) -> str:
-        """The spans of a request that has ended. Returns its trace's id, 32 hex digits."""
+    def record(self, timeline: RequestTimeline, headers: Mapping[bytes, bytes], request_id: str) -> str:
+        """Make the spans of a request that has ended. Returns the id of its trace, 32 hex digits.
+
+        `headers` are the request's, by lower-case names.
+        """
         offset = time.time_ns() - time.monotonic_ns()
 
         def nanoseconds(moment: float) -> int:
@@ -48,26 +51,26 @@ class Tracer:
 
         root = self._tracer.start_span(
             "POST /act",
-            context=self._extract(headers),
+            context=self._extract({n.decode("latin-1"): v.decode("latin-1") for n, v in headers.items()}),
             kind=self._server,
-            attributes=_attributes(journey, request_id),
-            start_time=nanoseconds(journey.received),
+            attributes=_attributes(timeline, request_id),
+            start_time=nanoseconds(timeline.received),
         )
-        if journey.error is not None and journey.error.status >= 500:
-            root.set_status(self._error, journey.error.detail)
+        if timeline.error is not None and timeline.error.status >= 500:
+            root.set_status(self._error, timeline.error.detail)
         within = self._within(root)
-        for name, begin, end in journey.phases():
+        for name, begin, end in timeline.phases():
             self._tracer.start_span(name, context=within, start_time=nanoseconds(begin)).end(nanoseconds(end))
-        root.end(nanoseconds(journey.ended))
+        root.end(nanoseconds(timeline.ended))
         return f"{root.get_span_context().trace_id:032x}"
 
     def close(self) -> None:
-        """Send what has not been sent, and stop. Blocks."""
+        """Send the spans that have not been sent, and stop. Blocks."""
         self._provider.shutdown()
 
 
 def otlp_tracer() -> Tracer:
-    """A tracer that sends by OTLP over HTTP, set by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT,
+    """A tracer that sends by OTLP over HTTP, configured by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_TRACES_SAMPLER, OTEL_SERVICE_NAME, ...).
 
     Raises:
@@ -86,9 +89,9 @@ def otlp_tracer() -> Tracer:
     return Tracer(provider)
 
 
-def _attributes(journey: Journey, request_id: str) -> dict[str, AttributeValue]:
-    """By OpenTelemetry's conventions for HTTP servers, and ours below `sorl.`."""
-    error, work, spec = journey.error, journey.work, journey.spec
+def _attributes(timeline: RequestTimeline, request_id: str) -> dict[str, AttributeValue]:
+    """Attributes by OpenTelemetry's conventions for HTTP servers, and our own below `sorl.`."""
+    error, computed, spec = timeline.error, timeline.computed, timeline.spec
     attributes: dict[str, AttributeValue] = {
         "http.request.method": "POST",
         "http.route": "/act",
@@ -99,8 +102,8 @@ def _attributes(journey: Journey, request_id: str) -> dict[str, AttributeValue]:
         attributes["error.type"] = error.code
     if spec is not None:
         attributes["sorl.model"] = spec.name
-    if work is not None:
-        attributes["sorl.num_candidates"] = work.num_candidates
-        attributes["sorl.num_steps"] = work.num_steps
-        attributes["sorl.degraded"] = work.degraded or "no"
+    if computed is not None:
+        attributes["sorl.num_candidates"] = computed.num_candidates
+        attributes["sorl.num_steps"] = computed.num_steps
+        attributes["sorl.degraded"] = computed.degraded or "no"
     return attributes

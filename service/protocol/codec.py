@@ -1,8 +1,8 @@
-"""Bodies: bytes <-> plain Python and NumPy. What a field means is not known here (see `schemas`).
+"""Bodies: bytes <-> plain Python values and NumPy arrays. `schemas` knows what the fields mean.
 
-Arrays travel encoded. In JSON, json-numpy's form: {"__numpy__": base64, "dtype": "<f4", "shape": [2, 28]}. In msgpack,
-openpi's: {b"__ndarray__": true, b"data": bytes, b"dtype": "<f4", b"shape": [2, 28]}, keys bin or str. Nothing here
-can run code: dtypes are numbers only, and a length that differs from the shape is refused.
+Arrays have two encodings. JSON uses json-numpy's: {"__numpy__": base64, "dtype": "<f4", "shape": [2, 28]}. msgpack uses
+openpi's: {b"__ndarray__": true, b"data": bytes, b"dtype": "<f4", b"shape": [2, 28]}, with keys of type bin or str.
+Decoding never runs code: dtypes are numbers only, and data whose length differs from the shape is refused.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import binascii
 import json
 import math
 import re
+import reprlib
 from collections import Counter
 from typing import Any, NoReturn
 
@@ -22,6 +23,8 @@ from service.errors import InvalidRequest
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+
+MAX_SAFE_INTEGER = 2**53  # JSON numbers above it lose digits in JavaScript and many other languages
 
 _DTYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])|float(?:16|32|64)|u?int(?:8|16|32|64)")
 _ARRAY_KEYS = {"__numpy__": {"__numpy__", "dtype", "shape"}, "__ndarray__": {"__ndarray__", "data", "dtype", "shape"}}
@@ -42,15 +45,35 @@ def decode(body: bytes, media_type: str) -> dict[str, Any]:
 
 
 def encode(value: dict[str, Any], media_type: str) -> bytes:
-    """A reply's body. NumPy arrays become nested lists in JSON and encoded arrays in msgpack."""
+    """A reply's body, an object. NumPy arrays become nested lists in JSON and encoded arrays in msgpack."""
     if media_type == JSON:
         return json.dumps(value, separators=(",", ":"), allow_nan=False, default=np.ndarray.tolist).encode()
     packed: bytes = msgpack.packb(value, default=_pack_array)
     return packed
 
 
+def append(encoded: bytes, members: dict[str, Any], media_type: str) -> bytes:
+    """`encoded`, an object of at least one member as `encode` returns it, with `members` (up to 15) at its end.
+
+    For members that are known only once the others are encoded, such as the time that this took.
+    """
+    more = encode(members, media_type)
+    if media_type == JSON:
+        return encoded[:-1] + b"," + more[1:]
+    # msgpack writes the number of members first: in one byte up to 15, then in two bytes behind a marker.
+    head = 1 if encoded[0] & 0xF0 == 0x80 else 3
+    count = encoded[0] & 0x0F if head == 1 else int.from_bytes(encoded[1:head], "big")
+    header: bytes = msgpack.Packer().pack_map_header(count + len(members))
+    return header + encoded[head:] + more[1:]
+
+
+def brief(value: Any) -> str:
+    """A short repr of anything that a client may send, however large or deep. `repr` recurses without a limit."""
+    return "null" if value is None else reprlib.repr(value)
+
+
 def array_marker(value: dict[Any, Any]) -> str | None:
-    """Which encoding of an array `value` claims to be, if any."""
+    """The key by which `value` claims to be an encoded array, if any."""
     return next((name for name in _ARRAY_KEYS if name in value or name.encode() in value), None)
 
 
@@ -99,12 +122,12 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     if len(value) < len(pairs):
         counts = Counter(key for key, _ in pairs)
         twice = next(_text(key) for key, count in counts.items() if count > 1)
-        raise InvalidRequest(f"{twice!r} is there twice", field=twice)
+        raise InvalidRequest(f"{brief(twice)} is there twice", field=twice[:80])
     return value
 
 
-# One decoder for all requests: json.loads with any option builds a new one at each call. The tokens NaN and Infinity
-# pass here, so that the error of the field they are in can name it: no field takes them.
+# One decoder for all requests: json.loads builds a new one at each call that has an option. The tokens NaN and Infinity
+# are let through here and refused by `schemas`, whose errors name the field.
 _JSON_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
@@ -139,13 +162,13 @@ def _scalar(value: Any) -> Any:
 def _dtype(value: Any, field: str) -> np.dtype[Any]:
     name = _text(value) if isinstance(value, (str, bytes)) else ""
     if not _DTYPE.fullmatch(name):
-        _refuse(field, f"a dtype of real numbers such as '<f4', found {str(value)[:40]!r}")
+        _refuse(field, f"a dtype of real numbers such as '<f4', found {brief(value)}")
     return np.dtype(name)
 
 
 def _shape(value: Any, field: str) -> tuple[int, ...]:
     if not isinstance(value, list) or len(value) > 2 or not all(type(n) is int and 0 <= n < 2**31 for n in value):
-        _refuse(field, f"shape as a list of at most two sizes, found {str(value)[:40]}")
+        _refuse(field, f"shape as a list of at most two sizes, found {brief(value)}")
     return tuple(value)
 
 

@@ -1,4 +1,4 @@
-"""What clients get: the fields of a reply, and how they are filled. `ActReply` and `Problem` are what /docs shows."""
+"""The fields of replies, and how they are filled. /docs shows `ActReply`, `ReloadReply` and `Problem`."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.protocol.schemas import MAX_SAFE_INTEGER
-from service.sample import Outcome, Work
+from service.protocol.codec import MAX_SAFE_INTEGER
+from service.sample import SampleReply, SampleRequest
 
 
 class Timing(BaseModel):
-    """Milliseconds from receipt of the request."""
+    """Milliseconds."""
 
-    queue: float = Field(description="Waiting for the batch before.")
-    compute: float = Field(description="In the batch that held this request.")
-    total: float = Field(description="From receipt to the reply being written.")
+    queue: float = Field(description="From the accepted request to the start of its first batch.")
+    compute: float = Field(description="From the start of its first batch to the end of its last one.")
+    total: float = Field(description="From receipt of the request to the encoded reply.")
 
 
 class ActReply(BaseModel):
-    """The answer; shapes follow the observation's. In msgpack, lists of numbers are encoded arrays."""
+    """An action, its value, and the compute spent on it. Shapes follow the observation's.
+
+    In msgpack, lists of numbers are encoded arrays.
+    """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -48,7 +51,7 @@ class ActReply(BaseModel):
 
 
 class ReloadReply(BaseModel):
-    """What a reload came to."""
+    """The result of a reload."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -76,19 +79,19 @@ class Problem(BaseModel):
 
 
 def problem_responses(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
-    """Statuses and the codes they come with, as FastAPI's `responses` for /docs."""
+    """FastAPI's `responses` for /docs, from the codes of each status."""
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
     return {status: {"description": f"code: {codes}", "content": content} for status, codes in meanings.items()}
 
 
 def act_reply(
-    outcome: Outcome, work: Work, *, single: bool, seed: int | Sequence[int], identity: dict[str, str]
+    reply: SampleReply, request: SampleRequest, *, single: bool, seed: int | Sequence[int], identity: dict[str, str]
 ) -> dict[str, Any]:
-    """The members of `ActReply` but for `timing_ms`, with NumPy arrays in them (see `codec.encode`).
+    """The members of `ActReply` without `timing_ms`, with NumPy arrays in them (see `codec.encode`).
 
     Args:
-        outcome: from the engine, with B rows.
-        work: as computed.
+        reply: from the engine, with B rows.
+        request: as computed, which may be less than was granted.
         single: the observation came as (obs_dim,): leave the row axis out.
         seed: as used.
         identity: `model`, `model_version` and `request_id`.
@@ -100,26 +103,31 @@ def act_reply(
     def values(array: NDArray[Any]) -> Any:
         return float(array[0]) if single else array
 
-    reply = {
-        "action": rows(outcome.action),
-        "q": values(outcome.q),
-        "q_std": values(outcome.q_std),
-        "num_candidates": work.num_candidates,
-        "num_steps": work.num_steps,
-        "degraded": work.degraded,
+    members = {
+        "action": rows(reply.action),
+        "q": values(reply.q),
+        "q_std": values(reply.q_std),
+        "num_candidates": request.num_candidates,
+        "num_steps": request.num_steps,
+        "degraded": request.degraded,
         "seed": printable_seed(seed),
-        "engine": outcome.engine,
-        "observation_z_max": values(outcome.observation_z_max),
+        "engine": reply.engine,
+        "observation_z_max": values(reply.observation_z_max),
         **identity,
     }
-    if outcome.candidates is not None and outcome.candidate_q is not None:
-        reply["candidates"] = rows(outcome.candidates)
-        reply["candidate_q"] = rows(outcome.candidate_q)
-    return reply
+    if reply.candidates is not None and reply.candidate_q is not None:
+        members["candidates"] = rows(reply.candidates)
+        members["candidate_q"] = rows(reply.candidate_q)
+    return members
+
+
+def timing_ms(*, queue: float, compute: float, total: float) -> dict[str, float]:
+    """The fields of `Timing`, from seconds."""
+    return {"queue": round(queue * 1e3, 4), "compute": round(compute * 1e3, 4), "total": round(total * 1e3, 4)}
 
 
 def printable_seed(seed: int | Sequence[int]) -> int | str | list[int | str]:
-    """A seed as replies carry it: above 2^53 a decimal string."""
+    """A seed as replies hold it: a decimal string above 2^53."""
     if isinstance(seed, int):
         return seed if seed <= MAX_SAFE_INTEGER else str(seed)
     return [item if item <= MAX_SAFE_INTEGER else str(item) for item in seed]

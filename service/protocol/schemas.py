@@ -1,13 +1,12 @@
-"""What POST /act takes. Validation is strict and complete: what leaves here has typed, finite NumPy in it.
+"""The fields of POST /act. Validation is strict and complete: an `ActRequest` holds typed, finite values.
 
-`ActRequest` is also what /docs shows. Limits that depend on the model that is served (dimensions,
-N, M) are not known here: `catalog` and `admission` hold those.
+`ActRequest` is also what /docs shows. The limits that depend on the model are checked later: its dimensions by
+`Model.rows_of`, N and M by `Admission.grant`.
 """
 
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -17,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationErr
 
 from service.errors import InvalidRequest
 from service.protocol import codec
+from service.protocol.codec import MAX_SAFE_INTEGER, brief
 
-MAX_SAFE_INTEGER = 2**53  # JSON numbers above it lose digits in JavaScript and many others
-MAX_DEADLINE_MS = 3_600_000
+MAX_DEADLINE_MS = 3_600_000  # an hour
 
 MAX_REQUEST_ID = 128
 REQUEST_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_REQUEST_ID}}}")  # printable ASCII: it is echoed in a header
@@ -57,7 +56,9 @@ def _array_of_lists(value: list[Any]) -> NDArray[np.float64]:
     width = len(rows[0])
     for number, row in enumerate(rows):
         if type(row) is not list or len(row) != width:
-            _refuse("observation", f"every row to be a list of {width} numbers, as row 0", f"row {number}: {row!r:.60}")
+            _refuse(
+                "observation", f"every row to be a list of {width} numbers, as row 0", f"row {number}: {brief(row)}"
+            )
         if not _NUMBERS.issuperset(map(type, row)):  # type(), as a bool is an instance of int
             odd = next(item for item in row if type(item) not in _NUMBERS)
             _refuse("observation", "numbers", odd)
@@ -102,20 +103,15 @@ def _one_seed(value: Any, json_numbers: bool) -> int:
 
 
 def parse_request_id(value: Any) -> str | None:
-    """Raises InvalidRequest for an id that couldn't be echoed in a header."""
+    """`value`. Raises InvalidRequest for an id that can't be echoed in a header."""
     if value is not None and not (isinstance(value, str) and REQUEST_ID.fullmatch(value)):
         _refuse("request_id", f"1 to {MAX_REQUEST_ID} printable ASCII characters without spaces", value)
     return value
 
 
 def _refuse(field: str, expected: str, found: Any) -> NoReturn:
-    found = found if isinstance(found, str) else _brief(found)
+    found = found if isinstance(found, str) else brief(found)
     raise InvalidRequest(f"{field}: expected {expected}; found {found:.120}", field=field)
-
-
-def _brief(value: Any) -> str:
-    """A short repr of anything, however large or deep."""
-    return "null" if value is None else reprlib.repr(value)
 
 
 _ARRAY_SCHEMA = {
@@ -145,7 +141,7 @@ RequestId = Annotated[
 
 
 class ActRequest(BaseModel):
-    """One observation, or B of them that are answered together. A field that is null counts as left out."""
+    """One observation, or B of them that are answered together. A null field counts as left out."""
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
 
@@ -181,30 +177,34 @@ class ActRequest(BaseModel):
 
 
 def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
-    """A decoded body as a request.
+    """A decoded body as a validated request.
 
     Raises:
-        InvalidRequest: naming the first field at fault and what was expected there.
+        InvalidRequest: names the first field at fault and what was expected there.
     """
     unknown = fields.keys() - ActRequest.model_fields.keys()
     if unknown:
         field = min(unknown)
         known = ", ".join(ActRequest.model_fields)
-        raise InvalidRequest(f"{_brief(field)} is not a field of /act; there are {known}", field=field)
+        raise InvalidRequest(f"{brief(field)} is not a field of /act; there are {known}", field=field)
     try:
         return ActRequest.model_validate(fields, context=media_type)
     except ValidationError as error:
-        # The first fault only: a list of thousands helps nobody.
+        # The first fault only: a batch can have thousands.
         fault = error.errors(include_url=False, include_context=False)[0]
     field = str(fault["loc"][0])
     if fault["type"] == "missing":
         raise InvalidRequest(f"{field}: it is missing", field=field)
     message = fault["msg"].replace("Input should", "it should")
-    raise InvalidRequest(f"{field}: {message}; found {_brief(fault['input'])}", field=field)
+    raise InvalidRequest(f"{field}: {message}; found {brief(fault['input'])}", field=field)
 
 
 def row_seeds(seed: int | Sequence[int], rows: int) -> NDArray[np.uint64]:
-    """(B,) seeds: a list as it is, a scalar s as (s + b) mod 2^64 for row b. Raises InvalidRequest for other than B."""
+    """(B,) seeds: a list as it is; a scalar s gives row b the seed (s + b) mod 2^64.
+
+    Raises:
+        InvalidRequest: a list of another length than B.
+    """
     if isinstance(seed, int):
         return np.arange(rows, dtype=np.uint64) + np.uint64(seed)
     if len(seed) != rows:

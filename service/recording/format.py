@@ -1,12 +1,13 @@
-"""The flight recorder's file format: one `Record` a line, written by `recorder`, read by `replay`.
+"""The flight recorder's file format, which `recorder` writes and `replay` reads.
 
 A recording is JSON lines. The first line is the header:
     {"sorl_recording": 1, "checkpoint": path of the file or folder served, "created": ...}
-each other line one request of B observations, and what answered it, which a reload may change from line to line:
+Each further line is a `Record`: one request of B observations and its answer. Model, version and engine are in every
+line, since a reload may change them:
     time (Unix seconds), request_id, model, model_version, engine, num_candidates, num_steps, temperature,
     seeds (B decimal strings), and observation (B, obs_dim), action (B, action_dim, environment units), q (B,) as
     encoded float32 arrays, exact to the bit.
-A crash can cut the last line; a file is never appended to again.
+A crash can cut the last line. No file is appended to after its writer has closed it.
 """
 
 from __future__ import annotations
@@ -21,26 +22,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequest
-from service.protocol.codec import decode_array, encode_array
-from service.sample import Work
+from service.protocol import decode_array, encode_array
+from service.sample import SampleRequest
 
 FORMAT_VERSION = 1
 
 
 class RecordingError(ValueError):
-    """A recording is damaged, or can't be checked with the checkpoints at hand; the message says where and why."""
+    """A recording is damaged, or can't be checked with the given checkpoints. The message says where and why."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One answered request; `work` holds its observations, seeds and granted budget."""
+    """One answered request. `request` is as computed: its observations, seeds and budget."""
 
     time: float
     request_id: str
     model: str
     model_version: str
     engine: str
-    work: Work
+    request: SampleRequest
     action: NDArray[np.float32]
     q: NDArray[np.float32]
 
@@ -53,11 +54,11 @@ class Record:
                 "model": self.model,
                 "model_version": self.model_version,
                 "engine": self.engine,
-                "num_candidates": self.work.num_candidates,
-                "num_steps": self.work.num_steps,
-                "temperature": self.work.temperature,
-                "seeds": [str(seed) for seed in self.work.seeds.tolist()],
-                "observation": encode_array(self.work.observation),
+                "num_candidates": self.request.num_candidates,
+                "num_steps": self.request.num_steps,
+                "temperature": self.request.temperature,
+                "seeds": [str(seed) for seed in self.request.seeds.tolist()],
+                "observation": encode_array(self.request.observation),
                 "action": encode_array(self.action),
                 "q": encode_array(self.q),
             },
@@ -75,14 +76,14 @@ class Record:
         n, m = _typed(value, "num_candidates", int), _typed(value, "num_steps", int)
         if n < 1 or m < 1:
             raise ValueError(f"{n} candidates of {m} steps")
-        work = Work(observation, n, m, seeds, float(_typed(value, "temperature", (int, float))))
+        request = SampleRequest(observation, n, m, seeds, float(_typed(value, "temperature", (int, float))))
         return cls(
             time=float(_typed(value, "time", (int, float))),
             request_id=_typed(value, "request_id", str),
             model=_typed(value, "model", str),
             model_version=_typed(value, "model_version", str),
             engine=_typed(value, "engine", str),
-            work=work,
+            request=request,
             action=action,
             q=q,
         )

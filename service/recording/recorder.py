@@ -1,6 +1,6 @@
-"""The flight recorder: what was asked, granted and answered, kept on disk without ever slowing a reply.
+"""The flight recorder: it keeps answered requests on disk, and never slows a reply.
 
-`recording` describes the files; `sorl-replay` recomputes them.
+`format` describes the files. `sorl-replay` recomputes them.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from service.recording.format import FORMAT_VERSION, Record
 
 log = logging.getLogger(__name__)
 
-MAX_WAITING = 1024  # records in memory: some tens of MB at the largest, a second or more of a busy server
+MAX_WAITING = 1024  # records in memory: tens of MB at most, and at least a second of a busy server
 
 
 class Recorder:
     """Takes records from any thread; its own thread encodes and writes them.
 
     Args:
-        folder: where recordings go; made if missing. Its limits hold for all recordings in it, whoever wrote them.
-        header: what the first line says besides format and time.
+        folder: where recordings go; made if missing. The limits hold for all recordings in it, whoever wrote them.
+        header: members of the first line besides format and time.
         max_bytes: size at which a new file is begun.
         max_files: recordings kept; the oldest are deleted.
-        dropped: called with the number of records lost, as the queue was full or the disk refused them.
+        dropped: called with the number of records that will not be on disk: the queue was full, or the disk was.
 
     Raises:
         OSError: the folder can't be made.
@@ -54,17 +55,18 @@ class Recorder:
         self._wake = threading.Condition()  # guards the two below; never held while writing
         self._waiting: deque[Record] = deque()
         self._closing = False
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
+        self._size = 0  # of that file
         self._files = 0
         self._failing = False
         self._thread = threading.Thread(target=self._write_all, name="sorl-recorder", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the writer thread."""
         self._thread.start()
 
     def offer(self, record: Record) -> bool:
-        """Keep `record` if there is room; never waits for the disk."""
+        """Take `record` if there is room. Never waits for the disk. False: it was dropped."""
         with self._wake:
             kept = not self._closing and len(self._waiting) < MAX_WAITING
             if kept:
@@ -75,7 +77,7 @@ class Recorder:
         return kept
 
     def close(self) -> None:
-        """Write what is waiting, then end. Waits for the disk."""
+        """Write the waiting records, then end. Waits for the disk."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -92,46 +94,59 @@ class Recorder:
             if not records:
                 break
             self._write(records)
-        if self._file is not None:
-            self._file.close()
+        self._close()
 
     def _write(self, records: deque[Record]) -> None:
         written = 0
         try:
             for record in records:
-                file = self._file or self._open()
-                file.write(record.to_json().encode() + b"\n")
+                if self._file is None:
+                    self._file = self._open()
+                self._append(self._file, record.to_json())
                 written += 1
-                if file.tell() >= self._max_bytes:
-                    file.close()
-                    self._file = None
-            if self._file is not None:
-                self._file.flush()
+                if self._size >= self._max_bytes:
+                    self._close()
             self._failing = False
         except OSError as error:
-            # A full disk must not stop the robot. A half-written line would damage the file: go on in a new one.
-            self._abandon_file()
+            # A full disk must not stop the robot.
+            self._close()
             self._dropped(len(records) - written)
             if not self._failing:
                 log.error("the flight recorder can't write to %s: %s; dropping until it can", self._folder, error)
             self._failing = True
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> FileIO:
         now = datetime.now(UTC)
         self._files += 1
         path = self._folder / f"sorl-{now:%Y%m%dT%H%M%S}-{os.getpid()}-{self._files:06d}.jsonl"
         header = {"sorl_recording": FORMAT_VERSION, **self._header, "created": now.isoformat()}
-        file: BinaryIO = path.open("xb")
-        self._file = file
-        file.write(json.dumps(header).encode() + b"\n")
+        # Unbuffered: a buffer accepts records and loses them later, when it meets a full disk.
+        file = path.open("xb", buffering=0)
+        self._size = 0
+        try:
+            self._append(file, json.dumps(header))
+        except OSError:
+            file.close()
+            path.unlink()  # an empty file is no recording
+            raise
         for old in sorted(self._folder.glob("sorl-*.jsonl"))[: -self._max_files]:
             old.unlink(missing_ok=True)
         return file
 
-    def _abandon_file(self) -> None:
+    def _append(self, file: FileIO, line: str) -> None:
+        """Write a line. Raises OSError with nothing of it in the file: half a line would damage the recording."""
+        data = line.encode() + b"\n"
+        rest = data
         try:
-            if self._file is not None:
-                self._file.close()
+            while rest:  # a disk that fills up takes a part first
+                rest = rest[file.write(rest) :]
         except OSError:
-            pass  # it tried to flush the bytes the disk has just refused
-        self._file = None
+            file.truncate(self._size)
+            raise
+        self._size += len(data)
+
+    def _close(self) -> None:
+        """Close the file, if there is one. The next record begins a new one."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()

@@ -1,9 +1,9 @@
-"""`sorl-replay`: recompute what the flight recorder kept, and compare.
+"""`sorl-replay`: compute recorded requests again, and compare the actions.
 
-Noise is a pure function of the recorded seeds, so a recording can be checked on any machine. For equal model version
-and engine an action comes out the same to the bit where the engine's arithmetic does not depend on what shared its
-batch, and within rounding where it does. Where two candidates are worth the same within rounding, the other one may
-win: that is reported as a tie.
+Noise is a pure function of the recorded seeds, so a recording can be checked on any machine. With equal model version
+and engine the action is equal to the bit if the engine's arithmetic does not depend on what else is in a batch, and
+equal within rounding otherwise. Two candidates may have the same value within rounding, and the other one may then win:
+such a row is reported as a tie.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 
 from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult
 from kernels.choice import create_backend, engine_choice
+from kernels.commands import command
 from kernels.threads import limit_torch_threads, serving_threads
 from policy import CheckpointError, Policy, PolicyFile, PolicySpec, policy_files
 from service.recording.format import Record, Recording, RecordingError, read_recording
@@ -25,14 +26,14 @@ from service.recording.format import Record, Recording, RecordingError, read_rec
 
 @dataclass
 class Comparison:
-    """What came out of one recording.
+    """The result of comparing one recording.
 
     Attributes:
         rows: observations compared.
         bitwise: rows whose action is equal to the bit.
-        ties: rows where another candidate of equal worth won.
-        largest: largest difference of an action, in units of half its range, ties left out.
-        mismatches: one line a row that differs.
+        ties: rows where another candidate of equal value won.
+        largest: largest difference of an action, in units of half its range; ties do not count.
+        mismatches: one line for each row that differs.
     """
 
     rows: int = 0
@@ -52,33 +53,33 @@ class Replayer:
         self._half_range = (np.array(spec.action_high) - np.array(spec.action_low)) / 2
 
     def compare(self, record: Record, into: Comparison) -> None:
-        """Recompute `record`, alone, and add what came out to `into`."""
+        """Compute `record` again, alone, and add the result to `into`."""
         result = self._sample(record, slice(None))
         action = self._spec.action_to_environment(result.action)
         differences = self._difference(action, record.action)
         for row, difference in enumerate(differences.tolist()):
             into.rows += 1
             into.bitwise += bool(np.array_equal(action[row], record.action[row]))
-            worth_as_recorded = abs(float(result.q[row] - record.q[row])) <= _slack(record, row)
-            if worth_as_recorded and difference > self._tolerance and self._is_tie(record, row):
+            value_as_recorded = abs(float(result.q[row] - record.q[row])) <= _slack(record, row)
+            if value_as_recorded and difference > self._tolerance and self._is_tie(record, row):
                 into.ties += 1
                 continue
             into.largest = max(into.largest, difference)
-            if not (worth_as_recorded and difference <= self._tolerance):
+            if not (value_as_recorded and difference <= self._tolerance):
                 into.mismatches.append(
                     f"request {record.request_id}, row {row}: action off by {difference:.3g} of half its range, "
                     f"q recorded {record.q[row]:.6g}, recomputed {result.q[row]:.6g}"
                 )
 
     def _sample(self, record: Record, rows: slice, return_candidates: bool = False) -> SampleResult:
-        work = record.work
+        request = record.request
         return self._backend.sample_and_score(
             SampleBatch.of(
-                work.observation[rows],
-                work.num_candidates,
-                work.num_steps,
-                work.seeds[rows],
-                work.temperature,
+                request.observation[rows],
+                request.num_candidates,
+                request.num_steps,
+                request.seeds[rows],
+                request.temperature,
                 return_candidates=return_candidates,
             )
         )
@@ -89,18 +90,18 @@ class Replayer:
         return largest
 
     def _is_tie(self, record: Record, row: int) -> bool:
-        """Is the recorded action another candidate, worth as much as the winner within rounding?"""
+        """Is the recorded action another candidate, of the winner's value within rounding?"""
         result = self._sample(record, slice(row, row + 1), return_candidates=True)
         assert result.candidates is not None
         assert result.candidate_q is not None
         candidates = self._spec.action_to_environment(result.candidates[0])
         same = self._difference(candidates, record.action[row]) <= self._tolerance
-        worth = result.candidate_q[0] >= result.q[0] - _slack(record, row)
-        return bool((same & worth).any())
+        equal = result.candidate_q[0] >= result.q[0] - _slack(record, row)
+        return bool((same & equal).any())
 
 
 def _slack(record: Record, row: int) -> float:
-    """By how much values may differ: float32 rounding through the critic, relative to a value's size."""
+    """How much values may differ: float32 rounding in the critic, relative to the value."""
     return 1e-4 * max(1.0, abs(float(record.q[row])))
 
 
@@ -131,8 +132,8 @@ def load_policies(recording: Recording, path: Path, models: list[Path]) -> dict[
                 f"{record.model_version:.12}, and {', '.join(found)}: name the right checkpoint with --model"
             )
         spec = answered_by.spec
-        shapes = record.work.observation.shape[1], record.action.shape[1]
-        if shapes != (spec.obs_dim, spec.action_dim) or record.work.num_steps > spec.denoise_timesteps:
+        shapes = record.request.observation.shape[1], record.action.shape[1]
+        if shapes != (spec.obs_dim, spec.action_dim) or record.request.num_steps > spec.denoise_timesteps:
             raise RecordingError(f"{path}: request {record.request_id} is damaged: it does not fit {spec.name!r}")
     return policies
 
@@ -142,7 +143,7 @@ MakeBackend = Callable[[Policy, str], Backend]
 
 
 def replay(path: Path, models: list[Path], tolerance: float, make_backend: MakeBackend) -> bool:
-    """Check one recording and print what came out. True: all of it agrees.
+    """Check one recording and print the result. True: all of it agrees.
 
     Raises:
         RecordingError, CheckpointError, BackendUnavailable: it can't be checked.
@@ -169,10 +170,11 @@ def replay(path: Path, models: list[Path], tolerance: float, make_backend: MakeB
     return not comparison.mismatches
 
 
+@command("sorl-replay")
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0 all agree, 1 some action differs, 2 something can't be checked."""
     parser = argparse.ArgumentParser(
-        prog="sorl-replay", description="Recompute the flight recorder's requests and compare the actions."
+        prog="sorl-replay", description="Compute the flight recorder's requests again and compare the actions."
     )
     parser.add_argument("file", nargs="+", type=Path, help="recording, as found in SORL_RECORD_DIR")
     parser.add_argument(

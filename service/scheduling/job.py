@@ -1,109 +1,95 @@
-"""What the scheduler handles: a job, what it is predicted to cost, and the portion of it that goes into a slice.
-
-A job's rows are numbered candidate by candidate: row r of a request of B observations is candidate r // B of
-observation r % B. A portion is a range of them, so all observations advance together.
-"""
+"""A job: one accepted request as the scheduler holds it, from `submit` until its future ends."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
 
-W = TypeVar("W")
-R = TypeVar("R")
-
-
-class Price(NamedTuple):
-    """Predicted seconds, on the engine that will compute.
-
-    Attributes:
-        rows: network rows, observations x candidates.
-        row: of one row, all its steps and its critics.
-        fixed: of the job in every slice that holds part of it.
-        call: of a slice, whatever is in it.
-        margin: what predictions are multiplied by where a deadline or a slice's length depends on them.
-    """
-
-    rows: int
-    row: float = 0.0
-    fixed: float = 0.0
-    call: float = 0.0
-    margin: float = 1.0
-
-    def seconds(self, done: int = 0) -> float:
-        """What is left after `done` rows, beside others in a slice."""
-        return self.fixed + (self.rows - done) * self.row
-
-    def rows_within(self, seconds: float) -> int:
-        """How many rows can be computed in `seconds`."""
-        spare = seconds - self.fixed
-        if spare < 0:
-            return 0
-        return self.rows if self.row * self.rows <= spare else int(spare / self.row)
+from service.sample import RequestPart, SampleReply, SampleRequest
+from service.timing import CostEstimate, Deadline, JobTimes
 
 
-class Portion(NamedTuple, Generic[W]):
-    """Rows [start, stop) of a work; `carry` is what the engine gave for the rows before them, None at the first."""
+class Engine(Protocol):
+    """What computes requests, as far as the scheduler knows it."""
 
-    work: W
-    start: int
-    stop: int
-    carry: Any = None
+    def estimate(self, request: SampleRequest) -> CostEstimate:
+        """Predicted cost of `request`. From any thread."""
+        ...
+
+    def run(self, parts: list[RequestPart]) -> Sequence[object]:
+        """Compute a batch, in the worker thread. Returns a result for each part, in order.
+
+        The result of a request's last part is its `SampleReply`. That of an earlier part is the `partial` of the next
+        one. A `ServiceError` in place of either fails its own request only. A call that raises must leave no trace:
+        its parts are run again one by one.
+        """
+        ...
 
 
-Reduce = Callable[[W, float, int], W]
-"""(work, seconds, rows computed already) -> the best of it that takes no longer, or the least there is."""
+ReduceBudget = Callable[[SampleRequest, float, int], SampleRequest]
+"""(request, seconds, rows computed already) -> the request with the best N and M that fit into `seconds`, or the least
+there is; the same object if nothing changes."""
 
 
-class Job(Generic[W, R]):
-    """One accepted request. Times are the scheduler's clock, seconds; `future` belongs to the event loop.
+class Job:
+    """One accepted request. Times are seconds on the scheduler's clock; `future` belongs to the event loop.
 
     Attributes:
-        work: as granted; less after `reduce`.
-        deadline: when the answer is due; None: whenever it is ready.
-        due: when compute must have ended for the answer to be there in time.
-        reduce: how to spend less when `due` would be missed; None: the work is exact.
-        done: rows computed so far.
-        level: its priority, less what it has aged.
-        expected: when it was predicted to be computed, as it was submitted.
+        request: as granted; with less N or M after `reduce_budget`.
+        engine: what computes it.
+        estimate: its predicted cost, for `request` as it is.
+        deadline: None: whenever it is ready.
+        reduce_budget: how to spend less when the deadline would be missed; None: N and M are exact.
+        level: its priority, less what it has gained by waiting.
+        rows_done, partial: rows computed so far, and what the engine returned for them.
+        times: when it was submitted, started and finished.
+        predicted_finish: when its compute was predicted to end, at the time it was submitted.
+        abandoned: its client hung up while a batch held it.
     """
 
     __slots__ = (
-        "arrival", "carry", "deadline", "done", "due", "expected", "finished", "future", "gone", "level", "price",
-        "priority", "reduce", "started", "state", "submitted", "timer", "work",
+        "abandoned", "arrival", "deadline", "engine", "estimate", "future", "level", "partial", "predicted_finish",
+        "priority", "reduce_budget", "request", "rows_done", "state", "timer", "times",
     )  # fmt: skip
 
     def __init__(
         self,
-        work: W,
-        price: Price,
-        future: asyncio.Future[R],
+        request: SampleRequest,
+        engine: Engine,
+        future: asyncio.Future[SampleReply],
         *,
         priority: int = 5,
-        deadline: float | None = None,
-        due: float | None = None,
-        reduce: Reduce[W] | None = None,
+        deadline: Deadline | None = None,
+        reduce_budget: ReduceBudget | None = None,
         submitted: float = 0.0,
-        expected: float = 0.0,
     ) -> None:
-        self.work = work
-        self.price = price
+        self.request = request
+        self.engine = engine
+        self.estimate = engine.estimate(request)
         self.future = future
         self.priority = self.level = priority
         self.deadline = deadline
-        self.due = deadline if due is None else due
-        self.reduce = reduce
-        self.submitted = submitted
-        self.expected = expected
+        self.reduce_budget = reduce_budget
+        self.times = JobTimes(submitted)
         self.state: Literal["queued", "running", "done"] = "queued"
-        self.gone = False  # its client hung up while a slice held it
-        self.done = self.arrival = 0
-        self.carry: Any = None
+        self.abandoned = False
+        self.rows_done = self.arrival = 0
+        self.partial: object | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.started = self.finished = 0.0
+        self.predicted_finish = 0.0
 
     @property
     def seconds(self) -> float:
-        """Predicted for what is left of it."""
-        return self.price.seconds(self.done)
+        """Predicted compute that is left, without the engine's call."""
+        return self.estimate.seconds(self.rows_done)
+
+    @property
+    def rows_left(self) -> int:
+        """Network rows not computed yet."""
+        return self.estimate.rows - self.rows_done
+
+    def reduce(self, request: SampleRequest) -> None:
+        """Go on with `request`, which has less N or M."""
+        self.request = request
+        self.estimate = self.engine.estimate(request)

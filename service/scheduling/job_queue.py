@@ -1,9 +1,9 @@
-"""Who waits, in which order, and what goes into the next slice. No thread, no lock, no clock of its own.
+"""Which jobs wait, in which order, and which of them form the next batch. It has no thread, no lock and no clock.
 
-Order: level, then earliest deadline, then arrival. A level is the priority, one less for every `aging_seconds` waited,
-without end: so nothing waits for ever behind what keeps coming.
+Order: level, then earliest deadline, then arrival. A job's level is its priority, minus one for every `aging_seconds`
+that it has waited, without a lower limit. So no job waits for ever behind others that keep coming.
 
-A slice (see `slice`) is filled in this order until the next job does not fit.
+A batch (see `batch_plan`) is filled in this order until the next job does not fit.
 """
 
 from __future__ import annotations
@@ -11,33 +11,24 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Generic, TypeVar
 
-from service.scheduling.batch_plan import Slice
-from service.scheduling.job import Job, Price
-
-W = TypeVar("W")
-R = TypeVar("R")
+from service.scheduling.batch_plan import BatchPlan
+from service.scheduling.job import Job
 
 
-class JobQueue(Generic[W, R]):
+class JobQueue:
     """Jobs that wait.
 
     Args:
-        price: what a work is predicted to cost; asked again when a work is reduced.
-        slice_seconds, max_rows: see `Slice`.
+        slice_seconds, max_rows: see `BatchPlan`.
         aging_seconds: see above.
     """
 
-    def __init__(
-        self, price: Callable[[W], Price], *, slice_seconds: float, max_rows: int, aging_seconds: float
-    ) -> None:
-        self._price = price
+    def __init__(self, *, slice_seconds: float, max_rows: int, aging_seconds: float) -> None:
         self._slice_seconds = slice_seconds
         self._max_rows = max_rows
         self._aging_seconds = aging_seconds
-        self._heap: list[tuple[int, float, int, Job[W, R]]] = []
+        self._heap: list[tuple[int, float, int, Job]] = []
         self._seconds: defaultdict[tuple[int, bool], float] = defaultdict(float)  # (level, has a deadline) -> queued
         self._arrivals = 0
         self._next_aging = -math.inf
@@ -48,23 +39,23 @@ class JobQueue(Generic[W, R]):
 
     @property
     def seconds(self) -> float:
-        """Predicted for all that waits."""
+        """Predicted compute of all waiting jobs."""
         return sum(self._seconds.values())
 
     def seconds_before(self, priority: int, timed: bool) -> float:
-        """Predicted for what goes before a new job, `timed` if it has a deadline; later deadlines are counted too."""
+        """Predicted compute of the jobs ahead of a new job of `priority`; `timed`: it has a deadline."""
         return sum(
             seconds
             for (level, has_deadline), seconds in self._seconds.items()
             if level < priority or (level == priority and (has_deadline or not timed))
         )
 
-    def jobs(self) -> list[Job[W, R]]:
-        """All that wait, in no order."""
+    def jobs(self) -> list[Job]:
+        """All waiting jobs, in no order."""
         return [job for *_, job in self._heap if job.state == "queued"]
 
-    def add(self, job: Job[W, R]) -> None:
-        """Queue a new job, or one of which a slice has computed a portion."""
+    def add(self, job: Job) -> None:
+        """Queue a new job, or one of which a batch has computed a part."""
         if not job.arrival:
             self._arrivals += 1
             job.arrival = self._arrivals
@@ -73,8 +64,8 @@ class JobQueue(Generic[W, R]):
         self._seconds[job.level, job.deadline is not None] += job.seconds
         heapq.heappush(self._heap, _entry(job))
 
-    def remove(self, job: Job[W, R]) -> bool:
-        """Take `job` out, for good; False if it does not wait. Its entry goes later, in bulk."""
+    def remove(self, job: Job) -> bool:
+        """Remove `job` for good. False: it does not wait. Its heap entry is removed later, many at a time."""
         if job.state != "queued":
             return False
         self._leave(job)
@@ -85,25 +76,25 @@ class JobQueue(Generic[W, R]):
             self._rebuild()
         return True
 
-    def take(self, now: float) -> tuple[Slice[W, R], list[Job[W, R]]]:
-        """The next slice, whose jobs are running from here on, and jobs whose deadline has passed or can't be met."""
+    def take(self, now: float) -> tuple[BatchPlan, list[Job]]:
+        """The next batch, whose jobs are "running" from here on, and the jobs that can't meet their deadline."""
         if now >= self._next_aging:
             self._age(now)
-        taken: Slice[W, R] = Slice(self._slice_seconds, self._max_rows, now)
+        plan = BatchPlan(self._slice_seconds, self._max_rows, now)
         late, passed_over = [], []
         while self._heap:
             entry = self._heap[0]
             job = entry[-1]
             if job.state == "queued":
-                if (job.deadline is not None and job.deadline <= now) or not self._fit(job, now + taken.seconds):
+                if not self._meets_deadline(job, now, now + plan.seconds):
                     self._leave(job)
                     job.state = "done"
                     late.append(job)
                 else:
-                    answer = taken.offer(job)
+                    answer = plan.offer(job)
                     if answer == "full":
-                        break  # no smaller one may overtake it: else it could wait for ever
-                    if answer == "one large is enough":
+                        break  # a smaller job behind it must not overtake it: it might then wait for ever
+                    if answer == "large already":
                         passed_over.append(entry)
                     else:
                         self._leave(job)
@@ -111,35 +102,37 @@ class JobQueue(Generic[W, R]):
             heapq.heappop(self._heap)
         for entry in passed_over:
             heapq.heappush(self._heap, entry)
-        taken.fill_up()
-        return taken, late
+        plan.fill_up()
+        return plan, late
 
-    def _fit(self, job: Job[W, R], start: float) -> bool:
-        """Reduce a job that would miss its deadline, begun at `start`. False: it would, and can't be reduced."""
-        if job.due is None:
+    def _meets_deadline(self, job: Job, now: float, start: float) -> bool:
+        """Would `job`, begun at `start`, be done in time? Its budget is reduced first, if that is allowed."""
+        if job.deadline is None:
             return True
-        left, needed = job.due - start, job.price.call + job.seconds
-        if job.reduce is None:
-            return needed <= left  # without the margin: what was accepted is given up only if it is more likely late
-        if needed * job.price.margin <= left:
+        if job.deadline.reply <= now:
+            return False
+        left, needed = job.deadline.compute - start, job.estimate.per_call + job.seconds
+        if job.reduce_budget is None:
+            return needed <= left  # no margin: an accepted job is given up only if it is more likely late than not
+        if needed * job.estimate.margin <= left:
             return True
-        work = job.reduce(job.work, left, job.done)
-        if work is not job.work:
+        request = job.reduce_budget(job.request, left, job.rows_done)
+        if request is not job.request:
             self._seconds[job.level, True] -= job.seconds
-            job.work, job.price = work, self._price(work)
+            job.reduce(request)
             self._seconds[job.level, True] += job.seconds
         return True
 
-    def _leave(self, job: Job[W, R]) -> None:
+    def _leave(self, job: Job) -> None:
         self._size -= 1
         self._seconds[job.level, job.deadline is not None] -= job.seconds
         if not self._size:
-            self._seconds.clear()  # and the rounding of its sums with it
+            self._seconds.clear()  # rounding errors of the sums go with it
 
     def _age(self, now: float) -> None:
         self._next_aging = now + self._aging_seconds
         for job in self.jobs():
-            job.level = job.priority - int((now - job.submitted) / self._aging_seconds)
+            job.level = job.priority - int((now - job.times.submitted) / self._aging_seconds)
         self._rebuild()
 
     def _rebuild(self) -> None:
@@ -151,5 +144,5 @@ class JobQueue(Generic[W, R]):
         heapq.heapify(self._heap)
 
 
-def _entry(job: Job[W, R]) -> tuple[int, float, int, Job[W, R]]:
-    return job.level, math.inf if job.deadline is None else job.deadline, job.arrival, job
+def _entry(job: Job) -> tuple[int, float, int, Job]:
+    return job.level, math.inf if job.deadline is None else job.deadline.reply, job.arrival, job

@@ -1,18 +1,18 @@
-"""How long what arrives waits for the event loop, before any of our code can look at the time."""
+"""Event-loop lag: how long a request that has arrived waits until the event loop reads it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from service.scheduling.running_quantile import Reserve
+from service.scheduling.running_quantile import RunningQuantile
 
-EVERY = 0.01  # seconds
-TICK = 0.001  # seconds: uvloop's timers are as fine as that
+INTERVAL = 0.01  # seconds between measurements
+TICK = 0.001  # seconds: the resolution of uvloop's timers
 
 
 class LoopLag:
-    """Sets itself a timer again and again, and looks how late it comes.
+    """Measures event-loop lag with a timer that it sets again and again: the timer's delay is the lag.
 
     Args:
         clock: seconds, monotonic.
@@ -20,27 +20,27 @@ class LoopLag:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._reserve = Reserve(clock)
+        self._lag = RunningQuantile(clock)
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def seconds(self) -> float:
-        """That 99 of 100 timers are late at most, as a request is that comes over the network."""
-        return self._reserve.seconds
+        """The 99th percentile of event-loop lag, in seconds."""
+        return self._lag.seconds
 
     def start(self) -> None:
-        """Look from now on. From the event loop."""
+        """Measure from now on. From the event loop."""
         self._loop = asyncio.get_running_loop()
         self._wait()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _wait(self) -> None:
-        self._timer = self._loop.call_later(EVERY, self._look, self._clock() + EVERY)
+        self._timer = self._loop.call_later(INTERVAL, self._measure, self._clock() + INTERVAL)
 
-    def _look(self, due: float) -> None:
-        self._reserve.observe(self._clock() - due - TICK)
+    def _measure(self, due: float) -> None:
+        self._lag.observe(self._clock() - due - TICK)
         self._wait()

@@ -1,12 +1,14 @@
-"""One worker thread in front of which jobs wait. Knows neither torch nor HTTP: it is handed callables and a clock.
+"""One worker thread, and the jobs and calls that wait for it. It knows neither torch nor HTTP.
 
-The event loop submits jobs; the worker takes a slice of them (`job_queue`), runs it, gives finished jobs their results
-and queues the rest of unfinished ones again. What arrives while a slice runs forms the next one; nothing waits for a
-timer.
+The event loop submits jobs. The worker takes a batch of them (`job_queue`), runs it, gives finished jobs their results
+and queues unfinished ones again. Jobs that arrive while a batch runs form the next one: nothing waits for a timer.
 
-    submit -> queued <-> running -> done       Every accepted job's future ends exactly once: with a result, or with
-                 \\---------------> done        the error of its own row, of its deadline, of the drain, of an engine
-                  deadline, cancel, drain      that raised, died or got stuck, or cancelled.
+    submit -> queued <-> running -> done       The future of every accepted job ends exactly once: with a reply, with
+                 \\---------------> done        the error of its own request, of its deadline, of the drain, of an
+                  deadline, cancel, drain      engine that raised, died or got stuck, or as cancelled.
+
+Whatever else must run in the worker thread, which owns the device, is a call: the making and the warm-up of engines.
+While jobs wait, calls and batches take turns.
 """
 
 from __future__ import annotations
@@ -15,59 +17,69 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from service.errors import DeadlineExceeded, EngineFailed, NotReady, Overloaded, ServiceError
-from service.scheduling.batch_plan import Slice
-from service.scheduling.engine_calls import EngineCalls, Run
-from service.scheduling.job import Job, Price, Reduce
+from service.sample import SampleRequest
+from service.scheduling.batch_plan import BatchPlan
+from service.scheduling.engine_calls import EngineCalls
+from service.scheduling.job import Engine, Job, ReduceBudget
 from service.scheduling.job_queue import JobQueue
-from service.scheduling.running_quantile import Reserve
+from service.scheduling.running_quantile import RunningQuantile
+from service.timing import Deadline
 
 log = logging.getLogger(__name__)
 
-W = TypeVar("W")
-R = TypeVar("R")
+T = TypeVar("T")
 
 
-class Scheduler(Generic[W, R]):
+class _Call(NamedTuple):
+    """A function to run in the worker thread, and who waits for what it returns."""
+
+    function: Callable[[], Any]
+    future: asyncio.Future[Any]
+
+
+class Scheduler:
     """A bounded queue and the worker thread behind it.
 
     Args:
-        run: computes a slice, see `engine_calls`; called in the worker thread only.
-        price: what a work is predicted to cost; called in both threads.
-        slice_seconds: predicted time of a slice.
-        max_slice_rows: network rows of a slice.
-        max_queue_seconds: predicted seconds that may wait before a new job; what it goes before does not count.
-        aging_seconds: a waiting job gains a step of priority this often.
+        slice_seconds: predicted time of a batch, at most.
+        max_batch_rows: network rows of a batch.
+        max_queue_seconds: a new job is refused if it and the jobs ahead of it are predicted to take longer. Jobs that
+            it would overtake do not count, and a job with nothing ahead of it is always accepted.
+        aging_seconds: a waiting job gains a level of priority this often.
         clock: seconds, monotonic; deadlines are on it.
-        on_broken: told, on the event loop, that the worker died without a job to blame and is not coming back.
+        on_thread_start: called first in every worker thread.
+        on_broken: called on the event loop when the worker died of nothing it was handed; it is not replaced.
     """
 
     def __init__(
         self,
-        run: Run[W],
-        price: Callable[[W], Price],
         *,
         slice_seconds: float,
-        max_slice_rows: int,
+        max_batch_rows: int,
         max_queue_seconds: float,
         aging_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        on_thread_start: Callable[[], None] = lambda: None,
         on_broken: Callable[[], None] = lambda: None,
     ) -> None:
-        self._calls = EngineCalls(run, clock)
-        self._price = price
+        self._slice_seconds = slice_seconds
         self._max_queue_seconds = max_queue_seconds
         self._clock = clock
+        self._on_thread_start = on_thread_start
         self._on_broken = on_broken
+        self._engine_calls = EngineCalls(clock)
         self._wake = threading.Condition()  # guards everything below it, and every job's state
-        self._queue: JobQueue[W, R] = JobQueue(
-            price, slice_seconds=slice_seconds, max_rows=max_slice_rows, aging_seconds=aging_seconds
-        )
-        self._slip = Reserve(clock)  # how much later than expected jobs with a deadline are computed
-        self._held: list[Job[W, R]] = []  # by the worker
+        self._queue = JobQueue(slice_seconds=slice_seconds, max_rows=max_batch_rows, aging_seconds=aging_seconds)
+        self._calls: deque[_Call] = deque()
+        self._delay = RunningQuantile(clock)
+        self._held: list[Job] = []  # by the worker
+        self._held_call: _Call | None = None
+        self._last_was_call = False
         self._busy_until = 0.0
         self._closed = self._halted = False
         self._thread: threading.Thread | None = None
@@ -91,91 +103,103 @@ class Scheduler(Generic[W, R]):
 
     @property
     def busy_since(self) -> float | None:
-        """When the engine was called, if it has not come back; on the scheduler's clock."""
-        return self._calls.since
+        """When the call that the worker is in began, on the scheduler's clock; None while it is in none."""
+        return self._engine_calls.since
 
     @property
     def retries(self) -> int:
         """Batches that raised and were run request by request."""
-        return self._calls.retries
+        return self._engine_calls.retries
 
-    def start(self, prepare: Callable[[], None]) -> None:
-        """Start the worker thread, which calls `prepare` (warm-up) first. From the event loop that will submit."""
+    @property
+    def delay_seconds(self) -> float:
+        """Schedule delay, 99th percentile: how much later than predicted jobs with a deadline are computed."""
+        return self._delay.seconds
+
+    def start(self) -> None:
+        """Start the worker thread. From the event loop that will submit."""
         self._loop = asyncio.get_running_loop()
         self._stopped = self._loop.create_future()
-        self._start_worker(prepare)
+        self._start_worker()
 
     def backlog(self, priority: int) -> float:
-        """Seconds until a job with a deadline that came now would be begun, at the latest, in 99 of 100 cases.
+        """Seconds until a job with a deadline that came now would be begun, in 99 of 100 cases at most.
 
-        That is what is predicted, and what predictions were off by lately: batches that take longer, and work that
-        came between. Never more than twice what is predicted, so that nothing keeps requests from an idle engine.
+        This is the prediction plus the schedule delay: batches that took longer than predicted, and jobs that came
+        between. It is at most twice the prediction, so that nothing keeps requests from an idle engine.
         """
         with self._wake:
             predicted = self._predicted_backlog(priority)
-            return predicted + min(self._slip.seconds, predicted)
-
-    @property
-    def slip(self) -> float:
-        """Seconds by which jobs with a deadline are computed later than predicted, in 1 of 100 cases or more."""
-        return self._slip.seconds
+            return predicted + min(self._delay.seconds, predicted)
 
     def submit(
         self,
-        work: W,
+        request: SampleRequest,
+        engine: Engine,
         priority: int = 5,
-        deadline: float | None = None,
+        deadline: Deadline | None = None,
         *,
-        due: float | None = None,
-        reduce: Reduce[W] | None = None,
-    ) -> Job[W, R]:
+        reduce_budget: ReduceBudget | None = None,
+    ) -> Job:
         """Accept a job, or raise. From the event loop. Await `job.future`. For the arguments see `Job`.
 
         Raises:
-            NotReady: draining, or the worker is no more.
+            NotReady: draining, or the worker is gone.
             DeadlineExceeded: the deadline has passed already.
-            Overloaded: too much is queued before it.
+            Overloaded: too much is queued ahead of it.
         """
         now = self._clock()
-        if deadline is not None and deadline <= now:
+        if deadline is not None and deadline.reply <= now:
             raise DeadlineExceeded(
                 "the deadline passed before the request was queued; nothing was computed", reason="expired_queued"
             )
-        price = self._price(work)
-        job: Job[W, R] = Job(
-            work,
-            price,
+        job = Job(
+            request,
+            engine,
             self._loop.create_future(),
             priority=priority,
             deadline=deadline,
-            due=due,
-            reduce=reduce,
+            reduce_budget=reduce_budget,
             submitted=now,
         )
         with self._wake:
-            if self._closed:
-                raise NotReady("the server is draining", retry_after_ms=1000)
+            self._check_open()
             before = self._queue.seconds_before(priority, deadline is not None)
             if before and before + job.seconds > self._max_queue_seconds:
                 raise self._overloaded(before, job.seconds)
-            job.expected = now + self._predicted_backlog(priority) + price.call + price.seconds()
+            job.predicted_finish = now + self._predicted_backlog(priority) + job.estimate.per_call + job.seconds
             self._queue.add(job)
             self._wake.notify()
         if deadline is not None:
-            # The worker may be busy for longer than this job can wait: the loop itself answers in time. What is exact
-            # is lost when it is due, which leaves time to say so.
-            last = deadline if reduce is not None or job.due is None else job.due
+            # The worker may be busy until after the deadline, so the event loop itself answers in time. A job whose
+            # budget is exact is lost already when its compute should end.
+            last = deadline.compute if reduce_budget is None else deadline.reply
             job.timer = self._loop.call_later(last - now, self._expire, job)
         return job
 
-    def cancel(self, job: Job[W, R]) -> None:
-        """The client has gone: compute nothing more for it, and drop the result of what is being computed."""
+    def cancel(self, job: Job) -> None:
+        """The client has gone: compute no more of the job, and drop the result of a batch that holds it."""
         with self._wake:
-            job.gone = True
+            job.abandoned = True
             self._queue.remove(job)
         if job.timer is not None:
             job.timer.cancel()
         job.future.cancel()
+
+    async def call(self, function: Callable[[], T]) -> T:
+        """`function()` in the worker thread, between two batches. From the event loop.
+
+        Raises:
+            NotReady: draining, or the worker is gone.
+            EngineFailed: the worker died in it, or got stuck.
+            Whatever `function` raises.
+        """
+        call = _Call(function, self._loop.create_future())
+        with self._wake:
+            self._check_open()
+            self._calls.append(call)
+            self._wake.notify()
+        return cast(T, await call.future)
 
     def close(self) -> None:
         """Accept no more. What is queued is still computed; then the worker ends."""
@@ -198,33 +222,43 @@ class Scheduler(Generic[W, R]):
         error = EngineFailed(why)
         with self._wake:
             self._closed = True
-        held = self._held_jobs()
+        self._fail_held(error)
         self._fail_queued(error)
-        for job in held:
-            self._finish(job, error)
         self._stop()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NotReady("the server is draining", retry_after_ms=1000)
 
     def _fail_queued(self, error: ServiceError) -> None:
         with self._wake:
             self._halted = True
             waiting = [job for job in self._queue.jobs() if self._queue.remove(job)]
+            calls, self._calls = self._calls, deque()
         for job in waiting:
             self._finish(job, error)
+        for call in calls:
+            _end(call.future, error)
 
-    def _held_jobs(self) -> list[Job[W, R]]:
-        """Take from the worker what it held when it died or got stuck."""
+    def _fail_held(self, error: ServiceError) -> bool:
+        """Fail what the worker held when it died or got stuck. False: it held nothing."""
         with self._wake:
-            held = [job for job in self._held if job.state != "queued"]
-            self._held = []
+            held, self._held = [job for job in self._held if job.state != "queued"], []
+            call, self._held_call = self._held_call, None
             for job in held:
                 job.state = "done"
-            return held
+        for job in held:
+            self._finish(job, error)
+        if call is not None:
+            _end(call.future, error)
+        return bool(held) or call is not None
 
     def _predicted_backlog(self, priority: int) -> float:
-        return self._queue.seconds_before(priority, timed=True) + self._running_seconds()
+        calls = self._slice_seconds if self._calls else 0.0  # the next one at most: they take turns with batches
+        return self._queue.seconds_before(priority, timed=True) + self._running_seconds() + calls
 
     def _running_seconds(self) -> float:
-        return 0.0 if self._calls.since is None else max(0.0, self._busy_until - self._clock())
+        return 0.0 if self.busy_since is None else max(0.0, self._busy_until - self._clock())
 
     def _overloaded(self, before: float, seconds: float) -> Overloaded:
         return Overloaded(
@@ -234,41 +268,34 @@ class Scheduler(Generic[W, R]):
             reason="queue_full",
         )
 
-    def _expire(self, job: Job[W, R]) -> None:
+    def _expire(self, job: Job) -> None:
         with self._wake:
             waited = self._queue.remove(job)
             if waited:
-                self._slip.observe(self._clock() - job.expected)  # and more, but nobody will know how much
+                self._delay.observe(self._clock() - job.predicted_finish)  # at least: it was never computed
         if waited:
             self._finish(job, _late(job))
 
-    def _finish(self, job: Job[W, R], outcome: R | ServiceError) -> None:
+    def _finish(self, job: Job, result: object) -> None:
+        """End the job's future with a SampleReply or a ServiceError."""
         if job.timer is not None:
             job.timer.cancel()
-        if job.future.done():  # its client has gone, or the worker was given up
-            return
-        if isinstance(outcome, ServiceError):
-            job.future.set_exception(outcome)
-        else:
-            job.future.set_result(outcome)
+        _end(job.future, result)
 
-    def _start_worker(self, prepare: Callable[[], None]) -> None:
+    def _start_worker(self) -> None:
         # A daemon: a second interrupt during a drain ends the process while a batch may still be running.
-        self._thread = threading.Thread(target=self._work, args=(prepare,), name="sorl-engine", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="sorl-engine", daemon=True)
         self._thread.start()
 
     def _revive(self) -> None:
         """After the worker has died: fail what it held, and start another. On the loop."""
-        held = self._held_jobs()
-        if not held:
-            # Nothing that it computed killed it: the next one would die as well.
+        if self._fail_held(EngineFailed("the worker thread died under this request; the server's log says why")):
+            self.restarts += 1
+            self._start_worker()
+        else:
+            # Nothing that it was handed killed it: the next one would die as well.
             self.abandon("the worker thread died; the server's log has the traceback")
             self._on_broken()
-            return
-        self.restarts += 1
-        for job in held:
-            self._finish(job, EngineFailed("the worker thread died under this request; the server's log says why"))
-        self._start_worker(lambda: None)
 
     def _stop(self) -> None:
         if not self._stopped.done():
@@ -276,84 +303,120 @@ class Scheduler(Generic[W, R]):
 
     # The worker thread's side.
 
-    def _work(self, prepare: Callable[[], None]) -> None:
+    def _work(self) -> None:
         try:
-            prepare()
-            while self._run_slice():
+            self._on_thread_start()
+            while self._run_next():
                 pass
         except BaseException:
-            # Not an engine that raised, which `engine_calls` handles, but the thread's own end (SystemExit in a
-            # library's callback, a fault of ours). Without this the queue would fill behind nobody.
+            # Not an engine that raised, which `engine_calls` handles, but the end of the thread itself: SystemExit in
+            # a library's callback, or a fault of ours. Without this the queue would fill up with nobody to serve it.
             log.critical("the worker thread died", exc_info=True)
             self._call_loop(self._revive)
         else:
             self._call_loop(self._stop)
 
-    def _run_slice(self) -> bool:
-        """Wait for work, and do a slice of it. False: closed, and nothing is left."""
+    def _run_next(self) -> bool:
+        """Wait for a call or jobs, and run the call or a batch. False: closed, and nothing is left.
+
+        The worker holds no job or call while it waits: a model that is no longer served leaves memory.
+        """
         with self._wake:
-            while not len(self._queue):
+            while not self._calls and not len(self._queue):
                 if self._closed:
                     return False
                 self._wake.wait()
-            self._held = []
             now = self._clock()
-            taken, late = self._queue.take(now)
-            for job in late:
-                self._slip.observe(now + job.seconds - job.expected)
-            self._held = [*taken.jobs, *late]
-            self._busy_until = now + taken.seconds
-        if late:
-            self._deliver([(job, _late(job)) for job in late])
-        if taken.jobs:
-            for job in taken.jobs:
-                job.started = job.started or now
-            finished = self._settle(taken, self._calls.results(taken.portions))
-            if finished:
-                self._deliver(finished)
+            if self._calls and not (self._last_was_call and len(self._queue)):
+                self._last_was_call = True
+                call = self._held_call = self._calls.popleft()
+                self._busy_until = now + self._slice_seconds
+            else:
+                self._last_was_call, call = False, None
+                plan, late = self._queue.take(now)
+                for job in late:
+                    self._delay.observe(now + job.seconds - job.predicted_finish)
+                self._held = [*plan.jobs, *late]
+                self._busy_until = now + plan.seconds
+        if call is not None:
+            self._run_call(call)
+        else:
+            self._run_batch(plan, late, now)
         return True
 
-    def _settle(self, taken: Slice[W, R], results: Sequence[Any]) -> list[tuple[Job[W, R], R | ServiceError]]:
-        """Queue again what is not finished. What is, with its outcome."""
-        finished = []
+    def _run_call(self, call: _Call) -> None:
+        try:
+            result = self._engine_calls.call(call.function)
+        except Exception as error:  # handed to whoever asked; the worker goes on
+            result = error
+        with self._wake:
+            abandoned, self._held_call = self._held_call is None, None
+        if not abandoned:
+            self._call_loop(_end, call.future, result)
+
+    def _run_batch(self, plan: BatchPlan, late: list[Job], now: float) -> None:
+        if late:
+            self._deliver([(job, _late(job)) for job in late])
+        if plan.jobs:
+            for job in plan.jobs:
+                job.times.started = job.times.started or now
+            finished = self._settle(plan, self._engine_calls.run([job.engine for job in plan.jobs], plan.parts))
+            if finished:
+                self._deliver(finished)
+        with self._wake:
+            self._held = []
+
+    def _settle(self, plan: BatchPlan, results: Sequence[object]) -> list[tuple[Job, object]]:
+        """Queue unfinished jobs again. Returns the finished ones with their results."""
+        finished: list[tuple[Job, object]] = []
         with self._wake:
             now = self._clock()
-            for job, portion, result in zip(taken.jobs, taken.portions, results, strict=True):
+            for job, part, result in zip(plan.jobs, plan.parts, results, strict=True):
                 if job.state == "done":  # abandoned meanwhile
                     continue
-                job.done = portion.stop
-                if job.done < job.price.rows and not isinstance(result, ServiceError):
-                    if not job.gone and not self._halted:
-                        job.carry = result
+                job.rows_done = part.stop
+                if job.rows_left > 0 and not isinstance(result, ServiceError):
+                    if not job.abandoned and not self._halted:
+                        job.partial = result
                         self._queue.add(job)
                         continue
                     result = NotReady("the server stopped before this request was finished", retry_after_ms=1000)
                 job.state = "done"
-                job.finished = now
+                job.times.finished = now
                 if job.deadline is not None:
-                    self._slip.observe(now - job.expected)
+                    self._delay.observe(now - job.predicted_finish)
                 finished.append((job, result))
             self._held = [job for job, _ in finished]
         return finished
 
-    def _deliver(self, finished: list[tuple[Job[W, R], R | ServiceError]]) -> None:
-        """One wake-up of the event loop a slice, however many jobs it held."""
+    def _deliver(self, finished: list[tuple[Job, object]]) -> None:
+        """Wake the event loop once for a batch, however many jobs it held."""
 
         def on_loop() -> None:
-            for job, outcome in finished:
-                self._finish(job, outcome)
+            for job, result in finished:
+                self._finish(job, result)
 
         self._call_loop(on_loop)
 
     def _call_loop(self, call: Callable[..., None], *arguments: object) -> None:
         try:
             self._loop.call_soon_threadsafe(call, *arguments)
-        except RuntimeError:  # the loop is closed: a drain that ran out of time, and nobody is left to answer
+        except RuntimeError:  # the loop is closed: a drain ran out of time, and nobody is left to answer
             log.warning("a batch ended after the event loop had closed")
 
 
-def _late(job: Job[W, R]) -> DeadlineExceeded:
-    if job.done:
+def _end(future: asyncio.Future[Any], result: object) -> None:
+    """End `future` with what it waited for, or with the error. No effect if it has ended: its client has gone."""
+    if future.done():
+        return
+    if isinstance(result, Exception):
+        future.set_exception(result)
+    else:
+        future.set_result(result)
+
+
+def _late(job: Job) -> DeadlineExceeded:
+    if job.rows_done:
         return DeadlineExceeded(
             "the deadline passed while the request was computed; it was given up", reason="expired_computing"
         )

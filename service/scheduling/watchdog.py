@@ -1,4 +1,4 @@
-"""Notices an engine that does not come back. Nobody can end a native call: what is left is to say so and to leave."""
+"""Notices a call in the worker thread that does not return. Nobody can end a native call: the process must end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 
 class Watchdog:
-    """Looks at the engine from the event loop, a few times in `stuck_seconds`.
+    """Looks at the worker thread from the event loop, four times in `stuck_seconds`.
 
     Args:
-        busy_since: when the engine was called, None while it is idle; on `clock`.
+        busy_since: when the running call began, on `clock`; None while there is none.
         stuck_seconds: a call that takes longer is stuck.
         on_stuck: called once, on the event loop.
         clock: seconds, monotonic.
@@ -30,16 +30,16 @@ class Watchdog:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Look from now on. From the event loop."""
+        """Watch from now on. From the event loop."""
         self._timer = asyncio.get_running_loop().call_later(self._stuck_seconds / 4, self._look)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         if self._timer is not None:
             self._timer.cancel()
 
     def stuck(self) -> bool:
-        """Has a call been out for too long?"""
+        """Has a call been running for too long?"""
         since = self._busy_since()
         return since is not None and self._clock() - since > self._stuck_seconds
 

@@ -1,1 +1,10 @@
-"""Web."""
+"""Everything that knows ASGI: POST /act, the other routes, keys, the page, and the HTTP protocol under them."""
+
+from service.web.act import Act
+from service.web.admin import admin_routes
+from service.web.application import make_application
+from service.web.http_protocol import JoiningProtocol
+from service.web.page import page_routes
+from service.web.routes import public_routes
+
+__all__ = ["Act", "JoiningProtocol", "admin_routes", "make_application", "page_routes", "public_routes"]

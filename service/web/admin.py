@@ -1,14 +1,14 @@
-"""Calls for whoever runs the server, with the admin key."""
+"""Calls for operators, with the admin key."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
+from pydantic import SecretStr
 
-from service.protocol.replies import ReloadReply, problem_responses
-from service.runtime import Service
+from service.lifecycle import Lifecycle
+from service.models import Reloader
+from service.protocol import ReloadReply, problem_responses
 from service.web.auth import check_admin_key
-
-router = APIRouter()
 
 _MEANINGS = {
     401: "unauthorized",
@@ -19,19 +19,24 @@ _MEANINGS = {
 }
 
 
-@router.post(
-    "/models/{name}/reload",
-    summary="Serve a model as its file has it now",
-    responses=problem_responses(_MEANINGS),
-)
-async def reload(request: Request, name: str) -> ReloadReply:
-    """Answers once the new version is warm and every request from now on gets it, or with what is wrong with it."""
-    service: Service = request.app.state.service
-    check_admin_key(service.settings, request.headers.get("authorization"))
-    service.check_serving()
-    done = await service.reloader.reload(name)
-    assert done.previous is not None
-    assert done.outcome != "added"
-    return ReloadReply(
-        model=done.name, model_version=done.version, previous_version=done.previous, outcome=done.outcome
+def admin_routes(lifecycle: Lifecycle, reloader: Reloader, admin_key: SecretStr | None) -> APIRouter:
+    """Routes that need `admin_key`; None: they are off."""
+    router = APIRouter()
+
+    @router.post(
+        "/models/{name}/reload",
+        summary="Serve a model as its file has it now",
+        responses=problem_responses(_MEANINGS),
     )
+    async def reload(request: Request, name: str) -> ReloadReply:
+        """Answers once the new version is warm and every request from now on gets it, or with what is wrong with it."""
+        check_admin_key(admin_key, request.headers.get("authorization"))
+        lifecycle.check_serving()
+        done = await reloader.reload(name)
+        assert done.previous is not None
+        assert done.outcome != "added"
+        return ReloadReply(
+            model=done.name, model_version=done.version, previous_version=done.previous, outcome=done.outcome
+        )
+
+    return router

@@ -1,7 +1,7 @@
-"""POST /act as ASGI has it: headers, body and id come in, a `Reply` goes out. The body's content is `codec`'s business.
+"""One exchange with a client over ASGI: headers, body and request id come in, a `Reply` goes out.
 
-Below FastAPI's and Starlette's own request objects, since every robot's every tick comes through here: they and what
-surrounds them cost 0.1 ms of CPU time a request, as much as everything else that the event loop does for it.
+POST /act uses it in place of Starlette's request and response objects. With what surrounds them these cost 0.1 ms of
+CPU time a request, as much as everything else that the event loop does for it.
 """
 
 from __future__ import annotations
@@ -13,36 +13,35 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ClientGone, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
-from service.protocol import codec
-from service.protocol.schemas import MAX_REQUEST_ID, REQUEST_ID
+from service.protocol import MAX_REQUEST_ID, REQUEST_ID, codec
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _ID = b"x-request-id"
 
 _TYPES = {codec.JSON: codec.JSON, codec.MSGPACK: codec.MSGPACK, "application/x-msgpack": codec.MSGPACK}
 
-# Seeded by the system once. To ask it each time (uuid4 does) is a system call, 13 us; nothing here is a secret.
+# Seeded by the system once. uuid4 asks the system each time, which is a call of 13 us; nothing here is a secret.
 _random = random.Random()
 
 
 def new_request_id() -> str:
-    """128 random bits in hexadecimal digits."""
+    """128 random bits as hexadecimal digits."""
     return f"{_random.getrandbits(128):032x}"
 
 
 def id_header(request_id: str) -> tuple[bytes, bytes]:
-    """A reply's header for it."""
+    """The header that echoes a request id."""
     return _ID, request_id.encode("ascii")
 
 
 def new_seed() -> int:
-    """For a request that names none: JSON numbers hold it."""
+    """A seed for a request that brings none, small enough for a JSON number."""
     return _random.getrandbits(53)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What is sent back."""
+    """A reply, encoded."""
 
     status: int
     media_type: str
@@ -50,7 +49,7 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...]
 
     async def send(self, send: Send) -> None:
-        """As an ASGI server takes it."""
+        """Send it as ASGI messages."""
         headers = [
             (b"content-type", self.media_type.encode()),
             (b"content-length", b"%d" % len(self.body)),
@@ -60,31 +59,30 @@ class Reply:
         await send({"type": "http.response.body", "body": self.body})
 
     def response(self) -> Response:
-        """As Starlette has it."""
+        """The same as a Starlette response."""
         response = Response(self.body, self.status, media_type=self.media_type)
         response.raw_headers += self.headers
         return response
 
 
 class Exchange:
-    """One request, whose body nobody has read yet."""
+    """One request whose body has not been read yet."""
 
-    __slots__ = ("_given", "_headers", "_receive", "scope")
+    __slots__ = ("_given", "_receive", "headers")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.scope = scope
-        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of repeated ones the first
+        self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of repeated ones
         self._receive = receive
         self._given: str | None = None
 
     def header(self, name: bytes) -> str | None:
-        """By its name in lower case."""
-        value = self._headers.get(name)
+        """A header by its lower-case name."""
+        value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     @property
     def request_id(self) -> str:
-        """What the body or the header gave, or a new one; fixed once asked for."""
+        """The id that the body or the header gave, or a new one. It no longer changes once it was read."""
         if self._given is None:
             given = self.header(_ID)
             self._given = given if given is not None and REQUEST_ID.fullmatch(given) else new_request_id()
@@ -95,7 +93,7 @@ class Exchange:
         self._given = given
 
     def check_request_id(self) -> None:
-        """Raises InvalidRequest for a header that couldn't be echoed, rather than answering under another id."""
+        """Raises InvalidRequest for a header that can't be echoed, rather than answering under another id."""
         given = self.header(_ID)
         if given is not None and not REQUEST_ID.fullmatch(given):
             raise InvalidRequest(
@@ -133,11 +131,11 @@ class Exchange:
         return next((known for name, known in _TYPES.items() if name in ranges), media_type)
 
     async def read_body(self, max_bytes: int) -> bytes:
-        """The body, of which never more than `max_bytes` and one chunk are held.
+        """The body. Never more than `max_bytes` and one chunk of it are held.
 
         Raises:
-            PayloadTooLarge: by its Content-Length, without reading any of it, or once more than `max_bytes` have come.
-            ClientGone: it hung up midway.
+            PayloadTooLarge: its Content-Length is larger, or more than `max_bytes` have come.
+            ClientGone: the client hung up before the end.
         """
         declared = self.header(b"content-length") or ""
         if declared.isdecimal() and int(declared) > max_bytes:
@@ -156,7 +154,7 @@ class Exchange:
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def hung_up(self) -> None:
-        """Returns when the client has; after the body."""
+        """Returns when the client has hung up. After the body was read."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 

@@ -1,4 +1,4 @@
-"""The one place where errors become replies: `application/problem+json` (RFC 9457)."""
+"""The one place that turns errors into replies: `application/problem+json` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ log = logging.getLogger(__name__)
 
 
 def request_id_of(request: Request) -> str:
-    """The id of a request to other pages than /act, whose `Exchange` has its own."""
+    """The id of a request to anything but POST /act."""
     return Exchange(request.scope, request.receive).request_id
 
 
 def problem_reply(error: ServiceError, request_id: str) -> Reply:
-    """The reply for `error`. JSON in ASCII: a detail may quote lone surrogates, which UTF-8 can't hold."""
+    """The reply for `error`. It is ASCII: a detail may quote lone surrogates, which UTF-8 can't encode."""
     body = json.dumps({**error.problem(), "request_id": request_id}).encode("ascii")
     headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in error.headers().items()]
     return Reply(error.status, "application/problem+json", body, (*headers, id_header(request_id)))
 
 
 def fault_reply(error: Exception, request_id: str) -> Reply:
-    """The reply for what nobody foresaw, which the log has."""
+    """The reply for an unforeseen error, which is logged with its traceback."""
     log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
     return problem_reply(InternalError("the server failed; its log has the traceback"), request_id)
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Give `app` the handlers through which every error of every route leaves."""
+    """Install the handlers that turn the errors of all routes into problems."""
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
 from service.server import BACKSTOP_SECONDS
 from service.settings import Settings, refuse_unknown_environment
-from service.web.routes import router
+from service.web import public_routes
 from tests.deploy import image
 from tests.deploy.image import ROOT
 
@@ -104,6 +105,7 @@ def test_the_service_monitor_finds_the_service() -> None:
 
 
 def paths() -> set[str]:
+    router = public_routes(Lifecycle(), catalog=None, metrics_text=bytes)  # type: ignore[arg-type]
     return {route.path for route in router.routes}  # type: ignore[attr-defined]
 
 

@@ -111,7 +111,7 @@ def serve(make_settings: Callable[..., Settings]) -> Serve:
         ):
             client.app = app  # type: ignore[attr-defined]
             if settle:
-                await app.state.service.settled()
+                await app.state.runtime.lifecycle.settled()
             yield client
 
     return run

@@ -23,10 +23,10 @@ from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, Samp
 from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
 from policy import load_policy
-from service.budget.cost_model import Batch
 from service.protocol import codec
 from service.protocol.replies import ActReply, Problem
 from service.recording.format import read_recording
+from service.timing import BatchSize
 
 pytestmark = pytest.mark.anyio
 WAIT = 30
@@ -161,7 +161,7 @@ async def test_same_answer_alone_and_batched_with_63_others(serve: Any, gated: A
         blocker = asyncio.ensure_future(one(0))
         await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         together = [asyncio.ensure_future(one(index)) for index in range(64)]
-        while client.app.state.service.scheduler.queued < 64:
+        while client.app.state.runtime.scheduler.queued < 64:
             await asyncio.sleep(0)
         backend.gate.set()
         batched = await asyncio.gather(blocker, *together)
@@ -282,15 +282,16 @@ async def occupied(client: httpx.AsyncClient, backend: Any, **fields: Any) -> as
 
 async def queued(client: httpx.AsyncClient, count: int) -> None:
     """Wait until so many requests wait."""
-    while client.app.state.service.scheduler.queued < count:  # type: ignore[attr-defined]
+    while client.app.state.runtime.scheduler.queued < count:  # type: ignore[attr-defined]
         await asyncio.sleep(0)
 
 
 def plant(client: httpx.AsyncClient, seconds: float) -> None:
     """From here on a row of one step is predicted to take `seconds`, and nothing else to cost anything."""
-    cost = client.app.state.service.catalog.find(None).engine.cost  # type: ignore[attr-defined]
+    cost = client.app.state.runtime.catalog.find(None).engine.cost  # type: ignore[attr-defined]
     cost.fit(
-        (Batch(b, n * m, n), n * m * seconds) for b, n, m in [(1, 1, 1), (2, 8, 1), (1, 1, 8), (4, 8, 8), (1, 64, 1)]
+        (BatchSize(b, n * m, n), n * m * seconds)
+        for b, n, m in [(1, 1, 1), (2, 8, 1), (1, 1, 8), (4, 8, 8), (1, 64, 1)]
     )
     cost.relative_error = 0.0
 
@@ -384,7 +385,7 @@ async def test_reply_and_recording_say_what_was_computed(
         np.testing.assert_allclose(reply["action"], again["action"], atol=1e-5)
     (file,) = tmp_path.iterdir()
     (record,) = [record for record in read_recording(file).records if record.request_id == "reduced"]
-    assert (record.work.num_candidates, record.work.num_steps) == (8, 1)
+    assert (record.request.num_candidates, record.request.num_steps) == (8, 1)
     np.testing.assert_array_equal(record.action[0], np.array(reply["action"], np.float32))
 
 
@@ -452,7 +453,7 @@ async def test_a_stuck_engine_fails_everyone_and_ends_readiness(serve: Any, gate
     row = observations(1)[0]
     async with serve(make_backend, stuck_seconds=0.5) as client:
         told = asyncio.Event()
-        client.app.state.service.on_broken = told.set
+        client.app.state.runtime.on_broken = told.set
         made[0].shut()
         stuck = asyncio.ensure_future(refused(client, "engine_failed", observation=row))
         assert await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
@@ -577,7 +578,7 @@ async def test_nonfinite_output_fails_that_request_only(serve: Any, gated: Any, 
         await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         bad = asyncio.ensure_future(refused(client, "nonfinite_output", observation=rows[1], seed=2))
         good = asyncio.ensure_future(ask(client, observation=rows[2], seed=3))
-        while client.app.state.service.scheduler.queued < 2:
+        while client.app.state.runtime.scheduler.queued < 2:
             await asyncio.sleep(0)
         backend.gate.set()
         await asyncio.gather(first, bad, good)
@@ -610,10 +611,10 @@ async def test_not_ready_until_warm(serve: Any, observations: Rows) -> None:
         assert await metric(client, "sorl_ready") == 0
         await refused(client, "not_ready", observation=observations(1)[0])
         gate.set()
-        await client.app.state.service.settled()
+        await client.app.state.runtime.lifecycle.settled()
         assert (await client.get("/readyz")).status_code == 200
         assert await metric(client, "sorl_ready") == 1
-        client.app.state.service.begin_drain()
+        client.app.state.runtime.lifecycle.draining = True
         assert (await client.get("/readyz")).json()["detail"] == "not ready: draining"
         await ask(client, observation=observations(1)[0])  # accepted work is still served
 
@@ -662,11 +663,11 @@ async def test_client_that_hangs_up_is_dropped_before_compute(serve: Any, gated:
             pass
 
         gone = asyncio.ensure_future(app(scope, messages.get, send))
-        while not app.state.service.scheduler.queued:
+        while not app.state.runtime.scheduler.queued:
             await asyncio.sleep(0)
         messages.put_nowait({"type": "http.disconnect"})
         await gone
-        assert app.state.service.scheduler.queued == 0
+        assert app.state.runtime.scheduler.queued == 0
         backend.gate.set()
         await running
         assert await metric(client, "sorl_requests_total", outcome="client_gone", code="499") == 1
@@ -741,7 +742,7 @@ async def test_a_fault_of_the_server_is_answered_and_logged(
     serve: Any, observations: Rows, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serve() as client:
-        monkeypatch.setattr(client.app.state.service.catalog, "find", lambda *arguments: 1 / 0)
+        monkeypatch.setattr(client.app.state.runtime.catalog, "find", lambda *arguments: 1 / 0)
         problem = await refused(client, "internal_error", observation=observations(1)[0], request_id="unlucky")
         assert await metric(client, "sorl_requests_total", outcome="internal_error", code="500") == 1
         assert await metric(client, "sorl_requests_in_flight") == 0

@@ -34,7 +34,7 @@ async def running(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         serving = asyncio.ensure_future(server.serve([listener]))
-        await app.state.service.settled()
+        await app.state.runtime.lifecycle.settled()
         await until(lambda: server.started)
         async with httpx.AsyncClient(base_url=url, timeout=WAIT) as client:
             try:
@@ -70,7 +70,7 @@ async def test_in_the_grace_readiness_ends_and_requests_are_still_served(
         assert (code, problem["code"], problem["detail"]) == (503, "not_ready", "not ready: draining")
         assert (await status(client, "/healthz"))[0] == 200
         late = asyncio.ensure_future(status(client, "/act", {"observation": row}))
-        await until(lambda: server._service.scheduler.queued)
+        await until(lambda: server._runtime.scheduler.queued)
         made[0].gate.set()
         assert [(await answer)[0] for answer in (asked, late)] == [200, 200]
         assert not serving.done()
@@ -89,7 +89,7 @@ async def test_after_the_grace_new_requests_get_503_and_accepted_ones_their_answ
     async with running(make_settings(drain_grace_seconds=grace), make_backend) as (server, client, serving):
         asked = await accepted(client, made[0], row)
         signal.raise_signal(number)
-        await until(lambda: server._service.scheduler._closed)
+        await until(lambda: server._runtime.scheduler._closed)
         code, problem = await status(client, "/act", {"observation": row})
         assert (code, problem["code"]) == (503, "not_ready")
         async with httpx.AsyncClient(base_url=client.base_url, timeout=WAIT) as newcomer:
@@ -112,7 +112,7 @@ async def test_what_takes_longer_than_drain_seconds_is_told_so(
     async with running(settings, make_backend) as (server, client, _):
         asked = await accepted(client, made[0], row)
         queued = asyncio.ensure_future(status(client, "/act", {"observation": row}))
-        await until(lambda: server._service.scheduler.queued)
+        await until(lambda: server._runtime.scheduler.queued)
         signal.raise_signal(signal.SIGTERM)
         code, problem = await queued
         assert (code, problem["code"]) == (503, "not_ready")
@@ -248,7 +248,7 @@ SERVE_STUCK = (
     "-c",
     """
 import sys, threading
-import kernels.backend
+import kernels.choice
 
 create = kernels.choice.create_backend
 

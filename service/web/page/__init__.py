@@ -1,7 +1,7 @@
-"""The page for people at `/`: plain files beside this one, no build step, nothing from elsewhere.
+"""The page for people at `/`: plain files beside this one, without a build step and without anything from elsewhere.
 
-They are read once. Scripts and styles live under a path with the digest of all of them: a browser keeps them for good,
-and a new release is a new path. The page itself is asked for again every time, and is a 304 while it is the same.
+The files are read once. The path of scripts and styles holds the digest of all files: a browser may keep them for good,
+and a new release has a new path. The page itself is revalidated every time, with a 304 while it is the same.
 """
 
 from __future__ import annotations
@@ -14,9 +14,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.budget.cost_model import CostModel
+from service.budget import CostModel
 from service.errors import NotFound
-from service.runtime import Service
+from service.lifecycle import Lifecycle
+from service.models import Catalog
+from service.observability import Stats
+from service.scheduling import Scheduler
 
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -25,7 +28,7 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 
-# Everything from here, nothing inline, nothing made from strings.
+# Everything comes from this server; nothing is inline or made from strings.
 CONTENT_SECURITY_POLICY = "; ".join(
     [
         "default-src 'none'",
@@ -53,24 +56,39 @@ _FILES["index.html"] = _FILES["index.html"].replace(b"{{assets}}", f"page/{_DIGE
 _COMPRESSED = {name: gzip.compress(content, mtime=0) for name, content in _FILES.items()}  # 58 kB become 22
 _ETAG = f'W/"{_DIGEST}"'
 
-router = APIRouter(include_in_schema=False)
 
+def page_routes(lifecycle: Lifecycle, catalog: Catalog, scheduler: Scheduler, stats: Stats) -> APIRouter:
+    """The page, its files, and GET /stats, which it polls."""
+    router = APIRouter(include_in_schema=False)
 
-@router.api_route("/", methods=["GET", "HEAD"])
-async def index(request: Request) -> Response:
-    """The page."""
-    headers = {"Cache-Control": "no-cache", "ETag": _ETAG}
-    if _ETAG in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers={**_HEADERS, **headers})
-    return _file(request, "index.html", headers)
+    @router.api_route("/", methods=["GET", "HEAD"])
+    async def index(request: Request) -> Response:
+        """The page."""
+        headers = {"Cache-Control": "no-cache", "ETag": _ETAG}
+        if _ETAG in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers={**_HEADERS, **headers})
+        return _file(request, "index.html", headers)
 
+    @router.api_route("/page/{digest}/{name}", methods=["GET", "HEAD"])
+    async def asset(request: Request, digest: str, name: str) -> Response:
+        """A file of the page. Another release's files are a 404; its page is revalidated before they are asked for."""
+        if digest != _DIGEST or name not in _FILES:
+            raise NotFound(f"there is no {name[:80]!r} of that version of the page; / has the current one")
+        return _file(request, name, {"Cache-Control": "public, max-age=31536000, immutable"})
 
-@router.api_route("/page/{digest}/{name}", methods=["GET", "HEAD"])
-async def asset(request: Request, digest: str, name: str) -> Response:
-    """A file of the page. Those of another release are not here: its page is asked for again before them."""
-    if digest != _DIGEST or name not in _FILES:
-        raise NotFound(f"there is no {name[:80]!r} of that version of the page; / has the current one")
-    return _file(request, name, {"Cache-Control": "public, max-age=31536000, immutable"})
+    @router.get("/stats")
+    async def recent() -> dict[str, Any]:
+        """The last minute's answers, what waits, and what is predicted. Its fields change with the page."""
+        return {
+            "state": "draining" if lifecycle.draining else lifecycle.state,
+            "queue": {"requests": scheduler.queued, "predicted_ms": scheduler.queued_seconds * 1e3},
+            "models": {
+                model.name: {"version": model.version, "cost_ms": _cost_ms(model.engine.cost)} for model in catalog
+            },
+            **stats.summary(),
+        }
+
+    return router
 
 
 def _file(request: Request, name: str, headers: dict[str, str]) -> Response:
@@ -80,26 +98,11 @@ def _file(request: Request, name: str, headers: dict[str, str]) -> Response:
     return Response(_FILES[name], headers=headers)
 
 
-@router.get("/stats")
-async def stats(request: Request) -> dict[str, Any]:
-    """What the service did lately, what waits, and what it predicts: for the page, and changes with it."""
-    service: Service = request.app.state.service
-    scheduler = service.scheduler
-    return {
-        "state": "draining" if service.draining else service.state,
-        "queue": {"requests": scheduler.queued, "predicted_ms": scheduler.queued_seconds * 1e3},
-        "models": {
-            model.name: {"version": model.version, "cost_ms": _cost_ms(model.engine.cost)} for model in service.catalog
-        },
-        **service.stats.summary(),
-    }
-
-
 def _cost_ms(cost: CostModel) -> dict[str, float]:
-    """Milliseconds of one observation alone are `request` + N * (`candidate` + M * `step`)."""
-    scored, stepped = cost.price(1, 1, 0), cost.price(1, 1, 1)
+    """One observation alone takes `request` + N * (`candidate` + M * `step`) milliseconds."""
+    scored, stepped = cost.estimate(1, 1, 0), cost.estimate(1, 1, 1)
     return {
-        "request": (scored.call + scored.fixed) * 1e3,
-        "candidate": scored.row * 1e3,
-        "step": (stepped.row - scored.row) * 1e3,
+        "request": (scored.per_call + scored.fixed) * 1e3,
+        "candidate": scored.per_row * 1e3,
+        "step": (stepped.per_row - scored.per_row) * 1e3,
     }

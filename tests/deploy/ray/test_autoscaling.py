@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from deploy.ray.autoscaling import LoadMeter, LoadPolicy
 from policy.flops import Flops
-from service.budget.cost_model import Batch
 from service.observability.metrics import Metrics
+from service.timing import BatchSize
 from tests.clock import Clock
 
 
@@ -46,7 +46,7 @@ def test_a_replica_tells_its_backlog_and_the_share_of_time_it_computed(clock: Cl
 def test_the_server_exports_what_the_meter_reads(clock: Clock) -> None:
     metrics = Metrics()
     meter = LoadMeter(metrics.registry, clock)
-    metrics.count_batch(Batch(1, 4, 4), requests=1, members=1, flops=Flops(1, 1, 1, 1), seconds=0.3)
+    metrics.count_batch(BatchSize(1, 4, 4), requests=1, members=1, flops=Flops(1, 1, 1, 1), seconds=0.3)
     clock.now += 1.0
     assert meter.read() == {"backlog_seconds": 0.0, "busy": pytest.approx(0.3)}
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from policy import Budget, PolicySpec
 from policy.spec import Measurement
-from service.budget.admission import Admission, Limits, TimeLeft
-from service.budget.cost_model import Batch, CostModel
+from service.budget.admission import Admission, Limits
+from service.budget.cost_model import CostModel
 from service.errors import BudgetTooLarge, DeadlineExceeded, InvalidRequest, Overloaded
-from service.protocol.schemas import ActRequest
-from service.sample import Work
+from service.sample import SampleRequest
+from service.timing import BatchSize, TimeLeft
 
 LIMITS = Limits(max_candidates=64, max_steps=100, max_batch=4, max_returned=100, max_seconds=10.0)
 GRID = [(n, m) for n in (1, 2, 4, 8, 32) for m in (1, 2, 4, 8)]
@@ -24,7 +24,7 @@ GRID = [(n, m) for n in (1, 2, 4, 8, 32) for m in (1, 2, 4, 8)]
 def cost() -> CostModel:
     model = CostModel()
     grid = [(b, n, m) for b in (1, 3) for n in (1, 5) for m in (1, 4)]
-    model.fit((Batch(b, b * n * m, b * n), seconds(n, m, b)) for b, n, m in grid)
+    model.fit((BatchSize(b, b * n * m, b * n), seconds(n, m, b)) for b, n, m in grid)
     model.relative_error = 0.0
     return model
 
@@ -48,24 +48,18 @@ def admission(frontier: tuple[Measurement, ...] = (), limits: Limits = LIMITS) -
     return Admission(spec, limits, cost())
 
 
-def request(b: int | None = None, **fields: Any) -> ActRequest:
-    observation = np.zeros(3 if b is None else (b, 3), np.float32)
-    return ActRequest.model_construct(**{**dict(observation=observation, return_candidates=False), **fields})
-
-
 def time(now: float, idle: float | None = None) -> TimeLeft:
     return TimeLeft(now, now if idle is None else idle)
 
 
-def ask(rule: Admission, left: TimeLeft | None, **fields: Any) -> tuple[Any, ...]:
-    given = {"num_candidates": None, "num_steps": None, "on_late": "degrade"}
-    grant = rule.grant(request(**{**given, **fields}), left)
+def ask(rule: Admission, left: TimeLeft | None, b: int = 1, **fields: Any) -> tuple[Any, ...]:
+    grant = rule.grant(b, time=left, **fields)
     return grant.num_candidates, grant.num_steps, grant.degraded
 
 
 def test_costs_are_as_planted() -> None:
-    price = cost().price(2, 8, 4)
-    assert price.call + price.seconds() == pytest.approx(seconds(8, 4, 2))
+    estimate = cost().estimate(2, 8, 4)
+    assert estimate.per_call + estimate.seconds() == pytest.approx(seconds(8, 4, 2))
 
 
 @pytest.mark.parametrize("frontier", [(), measured(SUCCESS)])
@@ -201,18 +195,18 @@ def test_degrade_is_what_brute_force_finds(
     assert bool(got[2]) == less
 
 
-def work(n: int, m: int, b: int = 1, **changes: Any) -> Work:
-    return Work(np.zeros((b, 3), np.float32), n, m, np.zeros(b, np.uint64), **changes)
+def work(n: int, m: int, b: int = 1, **changes: Any) -> SampleRequest:
+    return SampleRequest(np.zeros((b, 3), np.float32), n, m, np.zeros(b, np.uint64), **changes)
 
 
 def test_reduce_before_anything_is_computed_goes_by_the_frontier() -> None:
     rule = admission(measured(SUCCESS))
-    reduced = rule.reduce(work(32, 8), seconds(4, 4) + 1e-9, 0)
+    reduced = rule.reduced(work(32, 8), seconds(4, 4) + 1e-9, 0)
     assert (reduced.num_candidates, reduced.num_steps, reduced.degraded) == (4, 4, "load")
-    floor = rule.reduce(work(32, 8, degraded="deadline"), -1.0, 0)
+    floor = rule.reduced(work(32, 8, degraded="deadline"), -1.0, 0)
     assert (floor.num_candidates, floor.num_steps, floor.degraded) == (1, 1, "deadline")
     least = work(1, 1)
-    assert rule.reduce(least, -1.0, 0) is least
+    assert rule.reduced(least, -1.0, 0) is least
 
 
 @pytest.mark.parametrize("done", [1, 6, 7, 30])
@@ -220,9 +214,9 @@ def test_reduce_half_way_keeps_steps_and_what_is_computed(done: int) -> None:
     rule = admission(measured(SUCCESS))
     before = work(32, 4, b=3)
     for left in (-1.0, 0.0, 0.05, 0.2):
-        reduced = rule.reduce(before, left, done)
+        reduced = rule.reduced(before, left, done)
         assert reduced.num_steps == 4
         assert done < reduced.rows <= before.rows
         if reduced is not before and reduced.rows - done > 3:
             assert 1e-3 * (1 + 6 * (reduced.rows - done)) <= left + 1e-9
-    assert rule.reduce(before, 10.0, done) is before
+    assert rule.reduced(before, 10.0, done) is before

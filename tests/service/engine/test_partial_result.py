@@ -1,4 +1,4 @@
-"""A work cut anywhere gives what it gives in one piece: native engine to the bit, reference within rounding."""
+"""A request cut anywhere gives what it gives in one piece: native engine to the bit, reference within rounding."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from kernels.backend import Backend, SampleBatch, SampleResult
 from kernels.choice import create_backend
-from service.engine.partial_result import RunningBest, batch_of
-from service.sample import Work
-from service.scheduling.job import Portion
+from service.engine.partial_result import PartialResult, batch_of
+from service.sample import RequestPart, SampleRequest
 from tests.policies import random_policy
 
 EXACT = ("action", "q", "q_std", "index", "q_first", "nonfinite")
@@ -26,34 +25,41 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     return create_backend(random_policy(), request.param, "cpu", "auto", 1)
 
 
-def make_work(observations: int, n: int, m: int = 3, **changes: Any) -> Work:
+def make_request(observations: int, n: int, m: int = 3, **changes: Any) -> SampleRequest:
     rng = np.random.default_rng(observations * 1000 + n)
     rows = rng.normal(size=(observations, 11)).astype(np.float32)
     seeds = rng.integers(0, 2**63, observations).astype(np.uint64)
-    return Work(rows, n, m, seeds, **{"return_candidates": True, **changes})
+    return SampleRequest(rows, n, m, seeds, **{"return_candidates": True, **changes})
 
 
-def in_one(backend: Backend, work: Work) -> SampleResult:
+def in_one(backend: Backend, request: SampleRequest) -> SampleResult:
     """Asked without the code under test."""
     return backend.sample_and_score(
         SampleBatch.of(
-            work.observation, work.num_candidates, work.num_steps, work.seeds, work.temperature, return_candidates=True
+            request.observation,
+            request.num_candidates,
+            request.num_steps,
+            request.seeds,
+            request.temperature,
+            return_candidates=True,
         )
     )
 
 
-def in_portions(backend: Backend, work: Work, cuts: list[int], beside: Work | None = None) -> SampleResult:
-    best = RunningBest(work, 3)
-    edges = [0, *sorted(set(cuts)), work.rows]
+def in_parts(
+    backend: Backend, request: SampleRequest, cuts: list[int], beside: SampleRequest | None = None
+) -> SampleResult:
+    best = PartialResult(request, 3)
+    edges = [0, *sorted(set(cuts)), request.rows]
     for start, stop in itertools.pairwise(edges):
-        portions = [Portion(work, start, stop, best)]
+        parts = [RequestPart(request, start, stop, best)]
         if beside is not None:
-            portions.insert(0, Portion(beside, 0, beside.rows))
-        batch, observations = batch_of(portions)
-        assert int(batch.num_candidates.sum()) == sum(portion.stop - portion.start for portion in portions)
+            parts.insert(0, RequestPart(beside, 0, beside.rows))
+        batch, observations = batch_of(parts)
+        assert int(batch.num_candidates.sum()) == sum(part.stop - part.start for part in parts)
         result = backend.sample_and_score(batch)
         first = len(batch) - len(observations[-1])
-        best.add(portions[-1], observations[-1], result, slice(first, len(batch)))
+        best.add(parts[-1], observations[-1], result, slice(first, len(batch)))
     return best.result()
 
 
@@ -70,7 +76,7 @@ def same(found: SampleResult, expected: SampleResult, exact: bool) -> None:
         else:
             ours, theirs = getattr(found, name)[alike], getattr(expected, name)[alike]
             np.testing.assert_allclose(ours, theirs, atol=1e-5, err_msg=name)
-    for name in ("q_sum", "q_sumsq"):  # of portions' sums that were rounded to float32
+    for name in ("q_sum", "q_sumsq"):  # of parts' sums that were rounded to float32
         np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-5, atol=1e-4, err_msg=name)
     for name in ("candidates", "candidate_q"):
         pairs = zip(getattr(found, name), getattr(expected, name), strict=True)
@@ -82,26 +88,26 @@ def same(found: SampleResult, expected: SampleResult, exact: bool) -> None:
 @patient
 @given(st.data())
 def test_cut_anywhere_is_as_in_one_piece(backend: Backend, data: st.DataObject) -> None:
-    work = make_work(data.draw(st.integers(1, 6)), data.draw(st.integers(1, 40)))
-    cuts = data.draw(st.lists(st.integers(1, max(1, work.rows - 1)), max_size=5)) if work.rows > 1 else []
-    beside = make_work(2, 5, 2) if data.draw(st.booleans()) else None
-    found = in_portions(backend, work, cuts, beside)
-    same(found, in_one(backend, work), exact=backend.engine.startswith("cpu"))
+    request = make_request(data.draw(st.integers(1, 6)), data.draw(st.integers(1, 40)))
+    cuts = data.draw(st.lists(st.integers(1, max(1, request.rows - 1)), max_size=5)) if request.rows > 1 else []
+    beside = make_request(2, 5, 2) if data.draw(st.booleans()) else None
+    found = in_parts(backend, request, cuts, beside)
+    same(found, in_one(backend, request), exact=backend.engine.startswith("cpu"))
 
 
-def test_large_request_in_large_portions(backend: Backend) -> None:
-    work = make_work(1, 4096, 1)
-    same(in_portions(backend, work, [1000, 1001, 3000]), in_one(backend, work), backend.engine.startswith("cpu"))
+def test_large_request_in_large_parts(backend: Backend) -> None:
+    request = make_request(1, 4096, 1)
+    same(in_parts(backend, request, [1000, 1001, 3000]), in_one(backend, request), backend.engine.startswith("cpu"))
 
 
-def test_ties_go_to_the_lowest_index_over_portions() -> None:
+def test_ties_go_to_the_lowest_index_over_parts() -> None:
     """Without noise all candidates are the same, to the bit with the native engine."""
     backend = create_backend(random_policy(), "cpu", "cpu", "auto", 1)
-    work = make_work(3, 8, temperature=0.0)
-    assert in_portions(backend, work, [7, 12]).index.tolist() == [0, 0, 0]
+    request = make_request(3, 8, temperature=0.0)
+    assert in_parts(backend, request, [7, 12]).index.tolist() == [0, 0, 0]
 
 
-def test_a_nonfinite_candidate_of_any_portion_counts() -> None:
+def test_a_nonfinite_candidate_of_any_part_counts() -> None:
     class Spoilt:
         engine = "spoilt"
 
@@ -114,18 +120,18 @@ def test_a_nonfinite_candidate_of_any_portion_counts() -> None:
             result.nonfinite[:] = hit
             return result
 
-    work = make_work(2, 9)
-    work.seeds[:] = [4, 5]
+    request = make_request(2, 9)
+    request.seeds[:] = [4, 5]
     for cuts in ([3], [2, 9], [5, 6, 17]):
-        assert in_portions(Spoilt(), work, cuts).nonfinite.tolist() == [False, True]
+        assert in_parts(Spoilt(), request, cuts).nonfinite.tolist() == [False, True]
 
 
-def test_a_portion_that_is_added_again_changes_nothing(backend: Backend) -> None:
-    work = make_work(2, 6)
-    best = RunningBest(work, 3)
-    for portion in (Portion(work, 0, 7), Portion(work, 7, 12)):
-        batch, (which,) = batch_of([portion])
+def test_a_part_that_is_added_again_changes_nothing(backend: Backend) -> None:
+    request = make_request(2, 6)
+    best = PartialResult(request, 3)
+    for part in (RequestPart(request, 0, 7), RequestPart(request, 7, 12)):
+        batch, (which,) = batch_of([part])
         result = backend.sample_and_score(batch)
         for _ in range(2):
-            best.add(portion, which, result, slice(0, len(batch)))
-    same(best.result(), in_one(backend, work), exact=backend.engine.startswith("cpu"))
+            best.add(part, which, result, slice(0, len(batch)))
+    same(best.result(), in_one(backend, request), exact=backend.engine.startswith("cpu"))

@@ -14,12 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.metrics import one_request
 from policy.spec import Budget
-from service.budget.cost_model import Batch
 from service.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from service.observability.metrics import Metrics
 from service.observability.request_metrics import CONTROL_RATES, Q_BUCKETS, RequestMetrics
-from service.observability.timeline import Journey
+from service.observability.timeline import RequestTimeline
 from service.protocol.schemas import parse_act
+from service.timing import BatchSize, Deadline
 from tests.policies import random_policy
 
 pytestmark = pytest.mark.anyio
@@ -61,9 +61,10 @@ def rose(samples: Samples, name: str, label: str) -> dict[str, float]:
 
 def plant(client: httpx.AsyncClient, seconds: float) -> None:
     """From here on a row of one step is predicted to take `seconds`, and nothing else to cost anything."""
-    cost = client.app.state.service.catalog.find(None).engine.cost  # type: ignore[attr-defined]
+    cost = client.app.state.runtime.catalog.find(None).engine.cost  # type: ignore[attr-defined]
     cost.fit(
-        (Batch(b, n * m, n), n * m * seconds) for b, n, m in [(1, 1, 1), (2, 8, 1), (1, 1, 8), (4, 8, 8), (1, 64, 1)]
+        (BatchSize(b, n * m, n), n * m * seconds)
+        for b, n, m in [(1, 1, 1), (2, 8, 1), (1, 1, 8), (4, 8, 8), (1, 64, 1)]
     )
     cost.relative_error = 0.0
 
@@ -153,14 +154,14 @@ async def test_what_is_shed_says_why(serve: Any, gated: Any, observations: Rows)
         running = asyncio.ensure_future(ask(num_candidates=1))
         assert await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
         waiting = asyncio.ensure_future(ask(num_candidates=60, priority=0))
-        while not client.app.state.service.scheduler.queued:
+        while not client.app.state.runtime.scheduler.queued:
             await asyncio.sleep(0)
         assert await ask(num_candidates=11) == "overloaded"
         assert await ask(**exact, deadline_ms=4000) == "overloaded"
         assert await ask(num_candidates=1, deadline_ms=20) == "deadline_exceeded"
         made[0].gate.set()
         assert await running == await waiting == "ok"
-        client.app.state.service.state = "failed"
+        client.app.state.runtime.lifecycle.state = "failed"
         assert await ask(num_candidates=1) == "not_ready"
         samples = await scraped(client)
     shed = rose(samples, "sorl_shed_total", "reason")
@@ -176,20 +177,20 @@ async def test_what_is_shed_says_why(serve: Any, gated: Any, observations: Rows)
 )  # fmt: skip
 def test_a_deadline_counts_for_the_slowest_rate_that_holds_it(deadline_ms: float, hz: str) -> None:
     metrics = Metrics()
-    journey = Journey(0.0)
-    journey.request = parse_act({"observation": [0.0], "deadline_ms": deadline_ms}, "application/json")
-    journey.error = DeadlineExceeded("late", reason="expired_queued")
-    metrics.requests.record(journey)
+    timeline = RequestTimeline(0.0)
+    timeline.request = parse_act({"observation": [0.0], "deadline_ms": deadline_ms}, "application/json")
+    timeline.error = DeadlineExceeded("late", reason="expired_queued")
+    metrics.requests.record(timeline)
     assert rose(parsed(metrics.text().decode()), "sorl_deadlines_total", "hz") == {hz: 1}
 
 
 def test_a_fault_of_the_request_is_no_missed_deadline() -> None:
     metrics = Metrics()
     for error, missed in [(InvalidRequest("wrong"), 0), (Overloaded("full", retry_after_ms=1, reason="queue_full"), 1)]:
-        journey = Journey(0.0)
-        journey.request = parse_act({"observation": [0.0], "deadline_ms": 5.0}, "application/json")
-        journey.error = error
-        metrics.requests.record(journey)
+        timeline = RequestTimeline(0.0)
+        timeline.request = parse_act({"observation": [0.0], "deadline_ms": 5.0}, "application/json")
+        timeline.error = error
+        metrics.requests.record(timeline)
         assert sum(by_label(parsed(metrics.text().decode()), "sorl_deadlines_total", "hz").values()) == missed
 
 
@@ -209,9 +210,9 @@ def test_budgets_are_few_series_however_many_are_asked_for() -> None:
 @pytest.mark.parametrize(("early", "outcome"), [(1e-6, "met"), (0.0, "met"), (-1e-6, "missed")])
 def test_an_answer_is_in_time_until_its_deadline(early: float, outcome: str) -> None:
     metrics = Metrics()
-    journey = one_request(random_policy().spec)  # deadline_ms is 20; when it ends, the server's clock says
-    journey.deadline = journey.ended + early
-    metrics.requests.record(journey)
+    timeline = one_request(random_policy().spec)  # deadline_ms is 20; when it ends, the server's clock says
+    timeline.deadline = Deadline(reply=timeline.ended + early, compute=0.0)
+    metrics.requests.record(timeline)
     samples = parsed(metrics.text().decode())
     assert {o: value(samples, "sorl_deadlines_total", hz="50", outcome=o) for o in ("met", "missed")} == {
         "met": float(outcome == "met"),

@@ -7,10 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.observability.stats import FRESH, MOST, WINDOW, Stats
+from service.errors import InvalidRequest, Overloaded, ServiceError
+from service.observability.stats import FRESH, MAX_ANSWERS, WINDOW, Stats
+from service.observability.timeline import RequestTimeline
 from service.protocol.schemas import parse_act
-from service.sample import Work
+from service.sample import SampleRequest
+from service.timing import JobTimes
 from tests.clock import Clock
+from tests.policies import random_policy
+
+SPEC = random_policy(name="maze").spec
+ERRORS: dict[str, ServiceError] = {
+    "overloaded": Overloaded("full", retry_after_ms=1, reason="queue_full"),
+    "invalid_request": InvalidRequest("wrong"),
+}
 
 
 @pytest.fixture
@@ -22,8 +32,19 @@ def answer(
     stats: Stats, total: float = 2.0, granted: tuple[int, int] = (8, 4), degraded: Any = False, **asked: int
 ) -> None:
     request = parse_act({"observation": [0.0], **asked}, "application/json")
-    work = Work(np.zeros((1, 1), np.float32), *granted, np.zeros(1, np.uint64), degraded=degraded)
-    stats.answered("maze", request, work, {"queue": total / 4, "compute": total / 2, "total": total})
+    timeline = RequestTimeline(received=0.0)
+    timeline.request, timeline.spec, timeline.error = request, SPEC, None
+    timeline.computed = SampleRequest(np.zeros((1, 1), np.float32), *granted, np.zeros(1, np.uint64), degraded=degraded)
+    timeline.times = JobTimes(submitted=0.0)
+    timeline.times.started, timeline.times.finished = total / 4e3, 3 * total / 4e3
+    timeline.ended = total / 1e3
+    stats.record(timeline)
+
+
+def fail(stats: Stats, error: ServiceError) -> None:
+    timeline = RequestTimeline(received=0.0)
+    timeline.error = error
+    stats.record(timeline)
 
 
 def test_percentiles_are_values_that_occurred_and_as_many_are_below(stats: Stats) -> None:
@@ -63,7 +84,7 @@ def test_what_was_reduced_says_what_was_asked_and_why(stats: Stats) -> None:
 
 def test_errors_are_counted_by_code(stats: Stats) -> None:
     for code in ("overloaded", "invalid_request", "overloaded"):
-        stats.failed(code)
+        fail(stats, ERRORS[code])
     assert stats.summary()["failed"] == {"overloaded": 2, "invalid_request": 1}
     assert stats.summary()["answered"] == 0
     assert stats.summary()["latency_ms"] is None
@@ -71,7 +92,7 @@ def test_errors_are_counted_by_code(stats: Stats) -> None:
 
 def test_what_is_older_than_the_window_is_gone(stats: Stats, clock: Clock) -> None:
     answer(stats, total=900.0)
-    stats.failed("overloaded")
+    fail(stats, ERRORS["overloaded"])
     clock.now += WINDOW - 1
     answer(stats, total=1.0)
     assert stats.summary()["answered"] == 2
@@ -87,12 +108,12 @@ def test_a_young_server_says_how_little_it_has_seen(stats: Stats, clock: Clock) 
 
 
 def test_a_full_window_goes_back_as_far_as_its_first_answer(stats: Stats, clock: Clock) -> None:
-    for _ in range(MOST + 100):
+    for _ in range(MAX_ANSWERS + 100):
         clock.now += 0.01
         answer(stats)
     summary = stats.summary()
-    assert summary["answered"] == MOST
-    assert summary["window_seconds"] == pytest.approx((MOST - 1) * 0.01)
+    assert summary["answered"] == MAX_ANSWERS
+    assert summary["window_seconds"] == pytest.approx((MAX_ANSWERS - 1) * 0.01)
 
 
 def test_sums_are_kept_a_moment_for_all_who_look(stats: Stats, clock: Clock) -> None:

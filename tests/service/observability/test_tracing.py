@@ -39,7 +39,7 @@ def trace(client: Any, exporter: InMemorySpanExporter) -> None:
     """From here on requests leave spans in `exporter`."""
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    client.app.state.service.observer.tracer = Tracer(provider)
+    client.app.state.runtime.observer.tracer = Tracer(provider)
 
 
 def finished(exporter: InMemorySpanExporter) -> tuple[ReadableSpan, list[ReadableSpan]]:

@@ -12,14 +12,14 @@ import pytest
 from service.recording import recorder as recorder_module
 from service.recording.format import Record, RecordingError, read_recording
 from service.recording.recorder import Recorder
-from service.sample import Work
+from service.sample import SampleRequest
 
 HEADER = {"checkpoint": "/policies/small.safetensors", "model": "small"}
 
 
 def record(number: int, rows: int = 2) -> Record:
     random = np.random.default_rng(number)
-    work = Work(
+    work = SampleRequest(
         observation=random.normal(size=(rows, 6)).astype(np.float32),
         num_candidates=3,
         num_steps=2,
@@ -71,7 +71,7 @@ def test_round_trip_is_exact(make: Callable[..., Recorder], tmp_path: Path, lost
     assert lost.count == 0
     for before, after in zip(written, recording.records, strict=True):
         for array in ("observation", "seeds"):
-            np.testing.assert_array_equal(getattr(after.work, array), getattr(before.work, array), strict=True)
+            np.testing.assert_array_equal(getattr(after.request, array), getattr(before.request, array), strict=True)
         np.testing.assert_array_equal(after.action, before.action, strict=True)
         np.testing.assert_array_equal(after.q, before.q, strict=True)
         assert after.to_json() == before.to_json()

@@ -159,7 +159,7 @@ async def test_a_recording_across_reloads_needs_the_files_of_its_versions(
             kept = tmp_path / f"cube-{seed}.safetensors"
             kept.write_bytes((folder / "cube.safetensors").read_bytes())
             write("cube", 10 + seed)
-            await client.app.state.service.reload_all()
+            await client.app.state.runtime.reload_all()
     (path,) = (tmp_path / "recordings").iterdir()
     assert main([str(path)]) == 2
     assert "answered by 'cube' version" in capsys.readouterr().err

@@ -1,60 +1,83 @@
-"""The queue alone: no thread, no event loop, a clock that tests move. Works are plain numbers with planted prices."""
+"""The queue alone: no thread, no event loop, a clock that tests move. Requests have planted costs."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.scheduling.batch_plan import MIN_ROWS, Slice
-from service.scheduling.job import Job, Price
+from service.sample import RequestPart, SampleRequest
+from service.scheduling.batch_plan import MIN_ROWS, BatchPlan
+from service.scheduling.job import Job
 from service.scheduling.job_queue import JobQueue
+from service.timing import CostEstimate, Deadline
 
 ROW, FIXED, CALL = 1.0, 0.5, 2.0
 SLICE, MAX_ROWS, AGING = 100.0, 80, 1000.0
 
 
-@dataclass(frozen=True)
-class Work:
-    rows: int
+class Costs:
+    """An engine that only estimates."""
+
+    def __init__(self, margin: float = 1.0) -> None:
+        self.margin = margin
+
+    def estimate(self, request: SampleRequest) -> CostEstimate:
+        return CostEstimate(request.rows, ROW, FIXED, CALL, self.margin)
+
+    def run(self, parts: list[RequestPart]) -> list[object]:
+        raise AssertionError("the queue runs nothing")
 
 
-def price(work: Work) -> Price:
-    return Price(work.rows, ROW, FIXED, CALL)
+ENGINE = Costs()
 
 
-def halve(work: Work, seconds: float, done: int) -> Work:
+def work(rows: int) -> SampleRequest:
+    return SampleRequest(np.zeros((1, 1), np.float32), rows, 1, np.zeros(1, np.uint64))
+
+
+def halve(request: SampleRequest, seconds: float, rows_done: int) -> SampleRequest:
     """As admission does: what fits into `seconds`, at least one row more than is done."""
-    rows = min(work.rows, max(done + 1, done + int(seconds - CALL - FIXED)))
-    return work if rows == work.rows else replace(work, rows=rows)
+    rows = min(request.rows, max(rows_done + 1, rows_done + int(seconds - CALL - FIXED)))
+    return request if rows == request.rows else work(rows)
 
 
-def make_queue(**changes: Any) -> JobQueue[Work, Any]:
-    return JobQueue(price, **{"slice_seconds": SLICE, "max_rows": MAX_ROWS, "aging_seconds": AGING, **changes})
+def make_queue(**changes: Any) -> JobQueue:
+    return JobQueue(**{"slice_seconds": SLICE, "max_rows": MAX_ROWS, "aging_seconds": AGING, **changes})
 
 
-def put(queue: JobQueue[Work, Any], rows: int, now: float = 0.0, **changes: Any) -> Job[Work, Any]:
+def put(
+    queue: JobQueue,
+    rows: int,
+    now: float = 0.0,
+    *,
+    engine: Costs = ENGINE,
+    deadline: float | None = None,
+    compute: float | None = None,
+    **changes: Any,
+) -> Job:
     future: Any = Future()  # nobody waits for it here
-    job: Job[Work, Any] = Job(Work(rows), price(Work(rows)), future, submitted=now, **changes)
+    due = None if deadline is None else Deadline(deadline, deadline if compute is None else compute)
+    job = Job(work(rows), engine, future, submitted=now, deadline=due, **changes)
     queue.add(job)
     return job
 
 
-def ranges(taken: Slice[Work, Any]) -> list[tuple[int, int, int]]:
-    return [(portion.work.rows, portion.start, portion.stop) for portion in taken.portions]
+def ranges(taken: BatchPlan) -> list[tuple[int, int, int]]:
+    return [(part.request.rows, part.start, part.stop) for part in taken.parts]
 
 
-def give_back(queue: JobQueue[Work, Any], taken: Slice[Work, Any]) -> list[Job[Work, Any]]:
+def give_back(queue: JobQueue, taken: BatchPlan) -> list[Job]:
     """What the scheduler does after a slice. Finished jobs."""
     finished = []
-    for job, portion in zip(taken.jobs, taken.portions, strict=True):
-        job.done = portion.stop
-        if job.done < job.price.rows:
+    for job, part in zip(taken.jobs, taken.parts, strict=True):
+        job.rows_done = part.stop
+        if job.rows_left:
             queue.add(job)
         else:
             job.state = "done"
@@ -91,6 +114,19 @@ def test_a_slice_ends_by_its_predicted_time_and_rows() -> None:
     assert len(queue.take(0)[0].jobs) == 3  # of 100 seconds
 
 
+def test_every_engine_in_a_batch_costs_its_own_call() -> None:
+    """Two engines are two calls: 2 (2 + 0.5 + 10) s, so that a third job of 47 s does not fit into 100 s beside 40."""
+    queue, other = make_queue(max_rows=1000), Costs()
+    for engine in (ENGINE, other, ENGINE):
+        put(queue, 10, engine=engine)
+    taken, _ = queue.take(0)
+    assert taken.seconds == 2 * CALL + 3 * (FIXED + 10)
+    put(queue, 48)
+    put(queue, 47, engine=ENGINE)
+    put(queue, 1, engine=other)
+    assert len(queue.take(0)[0].jobs) == 2  # 98 s of 100: the last needs 1.5 s and a call of 2
+
+
 def test_what_does_not_fit_is_not_overtaken_by_smaller_ones() -> None:
     queue = make_queue()
     for rows in (40, 30, 35, 1):
@@ -120,8 +156,7 @@ def test_a_large_job_leaves_half_a_slice_to_small_ones_behind_it() -> None:
 def test_slices_leave_room_for_what_predictions_are_off_by() -> None:
     for margin, rows in ((1.0, 97), (1.25, 77), (2.0, 47)):  # 100 s / margin, less call and fixed
         queue = make_queue(max_rows=1000)
-        future: Any = Future()
-        queue.add(Job(Work(250), price(Work(250))._replace(margin=margin), future))
+        put(queue, 250, engine=Costs(margin))
         taken, _ = queue.take(0)
         assert ranges(taken) == [(250, 0, rows)]
         assert taken.seconds * margin <= SLICE
@@ -134,10 +169,10 @@ def test_two_large_jobs_go_one_after_the_other_and_small_ones_beside_both() -> N
     small = put(queue, 5)
     taken, _ = queue.take(0)
     assert small in taken.jobs
-    assert [job.price.rows for job in taken.jobs] == [150, 5]
+    assert [job.estimate.rows for job in taken.jobs] == [150, 5]
     finished = []
     for _ in range(6):
-        finished += [job.price.rows for job in give_back(queue, taken)]
+        finished += [job.estimate.rows for job in give_back(queue, taken)]
         taken, _ = queue.take(0)
     assert finished == [5, 150, 151]
 
@@ -158,13 +193,13 @@ def test_late_ones_are_not_computed() -> None:
 
 def test_what_can_no_longer_be_met_and_not_be_reduced_is_not_computed() -> None:
     queue = make_queue()
-    hopeless, behind = put(queue, 20, deadline=30, due=22), put(queue, 20, deadline=40, due=24)
-    reducible = put(queue, 20, deadline=50, due=20, reduce=halve)
+    hopeless, behind = put(queue, 20, deadline=30, compute=22), put(queue, 20, deadline=40, compute=24)
+    reducible = put(queue, 20, deadline=50, compute=20, reduce_budget=halve)
     taken, late = queue.take(0)
     assert (taken.jobs, late) == ([behind, reducible], [hopeless])
-    assert reducible.work.rows == 1
+    assert reducible.request.rows == 1
     begun = put(make_queue(), 40, deadline=30)
-    begun.done = 20
+    begun.rows_done = 20
     queue.add(begun)
     assert queue.take(8)[1] == [begun]
     assert not len(queue)
@@ -172,31 +207,31 @@ def test_what_can_no_longer_be_met_and_not_be_reduced_is_not_computed() -> None:
 
 def test_a_slice_ends_by_the_deadline_of_what_it_holds() -> None:
     queue = make_queue()
-    put(queue, 20, deadline=30, due=30)
+    put(queue, 20, deadline=30, compute=30)
     put(queue, 5)
     put(queue, 5)
     assert ranges(queue.take(0)[0]) == [(20, 0, 20), (5, 0, 5)]  # 28.0 of 30; a third would pass it
     # A deadline that is missed in any case protects nobody.
-    put(queue, 20, deadline=30, due=10, reduce=lambda work, seconds, done: work)
+    put(queue, 20, deadline=30, compute=10, reduce_budget=lambda request, seconds, rows_done: request)
     assert len(queue.take(0)[0].jobs) == 2
 
 
 def test_a_job_that_would_be_late_is_reduced_when_its_slice_is_made() -> None:
     queue = make_queue()
-    job = put(queue, 40, deadline=30, due=25, reduce=halve)
-    exact = put(queue, 40, deadline=31, due=25)
-    spare = put(queue, 4, deadline=90, due=80, reduce=halve)
+    job = put(queue, 40, deadline=30, compute=25, reduce_budget=halve)
+    exact = put(queue, 40, deadline=31, compute=25)
+    spare = put(queue, 4, deadline=90, compute=80, reduce_budget=halve)
     taken, _ = queue.take(0)
-    assert job.work.rows == 22
-    assert exact.work.rows == 40
-    assert spare.work.rows == 4
+    assert job.request.rows == 22
+    assert exact.request.rows == 40
+    assert spare.request.rows == 4
     assert job in taken.jobs
     assert queue.seconds == pytest.approx(sum(j.seconds for j in (exact, spare) if j.state == "queued"))
 
 
 def test_a_started_job_is_reduced_to_no_less_than_one_more_row() -> None:
     queue = make_queue(max_rows=1000)
-    job = put(queue, 250, deadline=1000, due=900, reduce=halve)
+    job = put(queue, 250, deadline=1000, compute=900, reduce_budget=halve)
     give_back(queue, queue.take(0)[0])
     taken, _ = queue.take(950.0)
     assert ranges(taken) == [(98, 97, 98)]
@@ -213,7 +248,7 @@ def test_what_waits_long_goes_before_what_keeps_coming() -> None:
         taken, _ = queue.take(now)
         give_back(queue, taken)
         served += 1
-        if old.done:
+        if old.rows_done:
             break
     # Nine levels until it is level with the newcomers, one more to pass them, and one for the tick of ageing.
     assert 90 <= served <= 110
@@ -252,7 +287,7 @@ class Machine(RuleBasedStateMachine):
         self.max_rows, self.slice_seconds = max_rows, slice_seconds
         self.queue = make_queue(max_rows=max_rows, slice_seconds=slice_seconds, aging_seconds=50.0)
         self.now = 0.0
-        self.waiting: list[Job[Work, Any]] = []
+        self.waiting: list[Job] = []
         self.ends: dict[int, list[str]] = {}
         self.computed: dict[int, list[tuple[int, int]]] = {}
 
@@ -270,7 +305,7 @@ class Machine(RuleBasedStateMachine):
             self.now,
             priority=priority,
             deadline=deadline,
-            reduce=halve if reduces and deadline is not None else None,
+            reduce_budget=halve if reduces and deadline is not None else None,
         )
         self.waiting.append(job)
         self.ends[id(job)], self.computed[id(job)] = [], []
@@ -295,15 +330,13 @@ class Machine(RuleBasedStateMachine):
         assert taken.jobs or late
         for job in late:
             assert job.deadline is not None
-            assert job.deadline <= self.now or job.reduce is None
-            assert job.deadline < self.now + taken.seconds + CALL + job.seconds
+            assert job.deadline.reply <= self.now or job.reduce_budget is None
+            assert job.deadline.reply < self.now + taken.seconds + CALL + job.seconds
             self.waiting.remove(job)
             self.ends[id(job)].append("late")
-        rows = sum(portion.stop - portion.start for portion in taken.portions)
+        rows = sum(part.stop - part.start for part in taken.parts)
         assert rows <= self.max_rows
-        expected = CALL * bool(taken.jobs) + sum(
-            FIXED + ROW * (portion.stop - portion.start) for portion in taken.portions
-        )
+        expected = CALL * bool(taken.jobs) + sum(FIXED + ROW * (part.stop - part.start) for part in taken.parts)
         assert taken.seconds == pytest.approx(expected)
         if taken.seconds > self.slice_seconds + 1e-9:
             assert len(taken.jobs) == 1
@@ -313,16 +346,16 @@ class Machine(RuleBasedStateMachine):
             for job in self.queue.jobs():
                 assert _rank(first) < _rank(job)
             assert first.level <= best or late
-        for job, portion in zip(taken.jobs, taken.portions, strict=True):
-            assert portion.start == job.done < portion.stop <= job.price.rows == job.work.rows
-            self.computed[id(job)].append((portion.start, portion.stop))
+        for job, part in zip(taken.jobs, taken.parts, strict=True):
+            assert part.start == job.rows_done < part.stop <= job.estimate.rows == job.request.rows
+            self.computed[id(job)].append((part.start, part.stop))
         self.now += taken.seconds
         for job in give_back(self.queue, taken):
             self.waiting.remove(job)
             self.ends[id(job)].append("done")
             parts = self.computed[id(job)]
             assert [start for start, _ in parts] == [0, *(stop for _, stop in parts[:-1])]
-            assert parts[-1][1] == job.work.rows
+            assert parts[-1][1] == job.request.rows
 
     @invariant()
     def books_balance(self) -> None:
@@ -345,8 +378,8 @@ class Machine(RuleBasedStateMachine):
         assert all(len(ends) == 1 for ends in self.ends.values())
 
 
-def _rank(job: Job[Work, Any]) -> tuple[float, float, int]:
-    return job.level, float("inf") if job.deadline is None else job.deadline, job.arrival
+def _rank(job: Job) -> tuple[float, float, int]:
+    return job.level, float("inf") if job.deadline is None else job.deadline.reply, job.arrival
 
 
 TestMachine = Machine.TestCase

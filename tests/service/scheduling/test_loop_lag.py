@@ -7,7 +7,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from service.scheduling.loop_lag import EVERY, TICK, LoopLag
+from service.scheduling.loop_lag import INTERVAL, TICK, LoopLag
 
 
 class Loop:
@@ -51,8 +51,8 @@ def test_a_running_loop_that_is_held_up_shows() -> None:
         lag, seen = LoopLag(time.monotonic), 0.0
         lag.start()
         until = time.monotonic() + 60
-        while seen < 2 * EVERY and time.monotonic() < until:
-            busy_until = time.monotonic() + 5 * EVERY
+        while seen < 2 * INTERVAL and time.monotonic() < until:
+            busy_until = time.monotonic() + 5 * INTERVAL
             while time.monotonic() < busy_until:
                 pass
             await asyncio.sleep(0)
@@ -60,4 +60,4 @@ def test_a_running_loop_that_is_held_up_shows() -> None:
         lag.stop()
         return seen
 
-    assert asyncio.run(hold_up()) >= 2 * EVERY
+    assert asyncio.run(hold_up()) >= 2 * INTERVAL

@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service.scheduling.running_quantile import HALF_LIFE, LEAST, MOST, QUIET, Reserve
+from service.scheduling.running_quantile import HALF_LIFE, LEAST, MOST, QUIET, RunningQuantile
 
 
 @pytest.mark.parametrize("scale", [0.5e-3, 5e-3])
 def test_it_settles_where_one_reply_in_a_hundred_takes_longer(scale: float) -> None:
-    rng, reserve = np.random.default_rng(0), Reserve(lambda: 0.0)
+    rng, reserve = np.random.default_rng(0), RunningQuantile(lambda: 0.0)
     replies = rng.gamma(4.0, scale / 4, size=40_000)
     kept = []
     for reply in replies:
@@ -20,7 +20,7 @@ def test_it_settles_where_one_reply_in_a_hundred_takes_longer(scale: float) -> N
 
 
 def test_one_slow_reply_changes_little() -> None:
-    reserve = Reserve(lambda: 0.0)
+    reserve = RunningQuantile(lambda: 0.0)
     before = reserve.seconds
     reserve.observe(60.0)
     assert before < reserve.seconds < 1.06 * before
@@ -28,7 +28,7 @@ def test_one_slow_reply_changes_little() -> None:
 
 def test_it_is_forgotten_while_nothing_is_observed() -> None:
     now = 0.0
-    reserve = Reserve(lambda: now)
+    reserve = RunningQuantile(lambda: now)
     for _ in range(200):
         reserve.observe(0.1)
     grown = reserve.seconds
@@ -44,7 +44,7 @@ def test_it_is_forgotten_while_nothing_is_observed() -> None:
 
 
 def test_it_stays_within_reason() -> None:
-    reserve = Reserve(lambda: 0.0)
+    reserve = RunningQuantile(lambda: 0.0)
     for seconds, end in [(0.0, LEAST), (9.0, MOST)]:
         for _ in range(20_000):
             reserve.observe(seconds)

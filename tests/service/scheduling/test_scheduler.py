@@ -7,33 +7,37 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.errors import DeadlineExceeded, EngineFailed, NonfiniteOutput, NotReady, Overloaded, ServiceError
-from service.scheduling.job import Job, Portion, Price
+from service.sample import RequestPart, SampleRequest
+from service.scheduling.job import Job
 from service.scheduling.scheduler import Scheduler
+from service.timing import CostEstimate, Deadline
 from tests.clock import Clock
 
 pytestmark = pytest.mark.anyio
 WAIT = 30
 
 
-@dataclass(frozen=True)
-class Work:
+def work(number: int, rows: int = 1) -> SampleRequest:
     """A number to square; -1 raises, -2 is an error of its own, -3 ends the thread."""
-
-    number: int
-    rows: int = 1
+    return SampleRequest(np.full((1, 1), number, np.float32), rows, 1, np.zeros(1, np.uint64))
 
 
-def price(work: Work) -> Price:
-    """A second a row."""
-    return Price(work.rows, row=1.0)
+def number_of(request: SampleRequest) -> int:
+    return int(request.observation.item())
+
+
+def by(moment: float) -> Deadline:
+    """A deadline that leaves no time for the reply."""
+    return Deadline(reply=moment, compute=moment)
 
 
 class FakeEngine:
@@ -44,13 +48,17 @@ class FakeEngine:
         self.gate.set()
         self.entered = threading.Semaphore(0)
         self.batches: list[list[int]] = []
-        self.portions: list[list[tuple[int, int, int]]] = []
+        self.parts: list[list[tuple[int, int, int]]] = []
         self.threads: set[threading.Thread] = set()
 
-    def run(self, portions: list[Portion[Work]]) -> list[Any]:
-        numbers = [portion.work.number for portion in portions]
+    def estimate(self, request: SampleRequest) -> CostEstimate:
+        """A second a row."""
+        return CostEstimate(request.rows, per_row=1.0)
+
+    def run(self, parts: list[RequestPart]) -> list[Any]:
+        numbers = [number_of(part.request) for part in parts]
         self.batches.append(numbers)
-        self.portions.append([(portion.work.number, portion.start, portion.stop) for portion in portions])
+        self.parts.append([(number_of(part.request), part.start, part.stop) for part in parts])
         self.threads.add(threading.current_thread())
         self.entered.release()
         assert self.gate.wait(WAIT)
@@ -58,34 +66,46 @@ class FakeEngine:
             raise SystemExit("a library ends the thread")
         if -1 in numbers:
             raise RuntimeError("device lost")
-        return [self._outcome(portion) for portion in portions]
+        return [self._result(part) for part in parts]
 
     @staticmethod
-    def _outcome(portion: Portion[Work]) -> int | list[int] | ServiceError:
-        if portion.work.number == -2:
+    def _result(part: RequestPart) -> int | list[int] | ServiceError:
+        number = number_of(part.request)
+        if number == -2:
             return NonfiniteOutput("row")
-        rows = [*(portion.carry or []), *range(portion.start, portion.stop)]
-        if portion.stop < portion.work.rows:
+        rows = [*cast(list[int], part.partial or []), *range(part.start, part.stop)]
+        if part.stop < part.request.rows:
             return rows
-        assert rows == list(range(portion.work.rows))  # each exactly once, in order
-        return portion.work.number**2
+        assert rows == list(range(part.request.rows))  # each exactly once, in order
+        return number**2
 
     async def busy(self) -> None:
         """Wait until a batch is inside."""
         assert await asyncio.to_thread(self.entered.acquire, timeout=WAIT)
 
 
-def make(engine: FakeEngine, clock: Callable[[], float] | None = None, **limits: Any) -> Scheduler[Work, int]:
-    limits = {"slice_seconds": 64.0, "max_slice_rows": 64, "max_queue_seconds": 1000.0, "aging_seconds": 1e6, **limits}
-    scheduler: Scheduler[Work, int] = Scheduler(engine.run, price, clock=clock or Clock(), **limits)
-    scheduler.start(lambda: None)
+class Queue(Scheduler):
+    """A scheduler before one engine; `put` submits to it."""
+
+    def __init__(self, engine: FakeEngine, clock: Callable[[], float] | None = None, **changes: Any) -> None:
+        limits = {"slice_seconds": 64.0, "max_batch_rows": 64, "max_queue_seconds": 1000.0, "aging_seconds": 1e6}
+        super().__init__(clock=clock or Clock(), **{**limits, **changes})
+        self.engine = engine
+
+    def put(self, request: SampleRequest, *arguments: Any, **options: Any) -> Job:
+        return self.submit(request, self.engine, *arguments, **options)
+
+
+def make(engine: FakeEngine, clock: Callable[[], float] | None = None, **limits: Any) -> Queue:
+    scheduler = Queue(engine, clock, **limits)
+    scheduler.start()
     return scheduler
 
 
-async def occupy(engine: FakeEngine, scheduler: Scheduler[Work, int]) -> Job[Work, int]:
+async def occupy(engine: FakeEngine, scheduler: Queue) -> Job:
     """Shut the gate with one job inside, so that what follows queues."""
     engine.gate.clear()
-    job = scheduler.submit(Work(100))
+    job = scheduler.put(work(100))
     await engine.busy()
     return job
 
@@ -93,7 +113,7 @@ async def occupy(engine: FakeEngine, scheduler: Scheduler[Work, int]) -> Job[Wor
 async def test_results_come_back_to_their_own_jobs() -> None:
     engine = FakeEngine()
     scheduler = make(engine)
-    jobs = [scheduler.submit(Work(number)) for number in range(50)]
+    jobs = [scheduler.put(work(number)) for number in range(50)]
     assert await asyncio.gather(*(job.future for job in jobs)) == [number**2 for number in range(50)]
     assert await scheduler.drain(WAIT)
     assert engine.threads.isdisjoint({threading.current_thread()})
@@ -104,23 +124,23 @@ async def test_what_arrives_while_a_batch_runs_forms_the_next_one() -> None:
     engine = FakeEngine()
     scheduler = make(engine)
     first = await occupy(engine, scheduler)
-    jobs = [scheduler.submit(Work(number, 16)) for number in range(6)]
+    jobs = [scheduler.put(work(number, 16)) for number in range(6)]
     engine.gate.set()
     await asyncio.gather(first.future, *(job.future for job in jobs))
     assert engine.batches == [[100], [0, 1, 2, 3], [4, 5]]
     await scheduler.drain(WAIT)
 
 
-async def test_a_large_job_is_computed_in_portions_and_small_ones_pass_it() -> None:
+async def test_a_large_job_is_computed_in_parts_and_small_ones_pass_it() -> None:
     engine = FakeEngine()
     scheduler = make(engine)
     first = await occupy(engine, scheduler)
-    large = scheduler.submit(Work(7, 200))
-    small = [scheduler.submit(Work(number)) for number in range(2)]
+    large = scheduler.put(work(7, 200))
+    small = [scheduler.put(work(number)) for number in range(2)]
     engine.gate.set()
     assert await asyncio.gather(first.future, large.future, *(job.future for job in small)) == [10_000, 49, 0, 1]
-    assert engine.portions[1] == [(7, 0, 32), (0, 0, 1), (1, 0, 1)]
-    assert engine.portions[2:] == [[(7, 32, 96)], [(7, 96, 160)], [(7, 160, 200)]]
+    assert engine.parts[1] == [(7, 0, 32), (0, 0, 1), (1, 0, 1)]
+    assert engine.parts[2:] == [[(7, 32, 96)], [(7, 96, 160)], [(7, 160, 200)]]
     await scheduler.drain(WAIT)
 
 
@@ -129,12 +149,12 @@ async def test_priority_then_earliest_deadline_then_arrival() -> None:
     scheduler = make(engine, clock)
     await occupy(engine, scheduler)
     jobs = [
-        scheduler.submit(Work(1), priority=5),
-        scheduler.submit(Work(2), priority=5, deadline=clock.now + 900),
-        scheduler.submit(Work(3), priority=5, deadline=clock.now + 800),
-        scheduler.submit(Work(4), priority=9, deadline=clock.now + 700),
-        scheduler.submit(Work(5), priority=0),
-        scheduler.submit(Work(6), priority=5),
+        scheduler.put(work(1), priority=5),
+        scheduler.put(work(2), priority=5, deadline=by(clock.now + 900)),
+        scheduler.put(work(3), priority=5, deadline=by(clock.now + 800)),
+        scheduler.put(work(4), priority=9, deadline=by(clock.now + 700)),
+        scheduler.put(work(5), priority=0),
+        scheduler.put(work(6), priority=5),
     ]
     engine.gate.set()
     await asyncio.gather(*(job.future for job in jobs))
@@ -146,8 +166,8 @@ async def test_deadline_that_passes_in_the_queue_costs_no_compute() -> None:
     engine, clock = FakeEngine(), Clock()
     scheduler = make(engine, clock)
     await occupy(engine, scheduler)
-    late = scheduler.submit(Work(7), deadline=clock.now + 500)
-    in_time = scheduler.submit(Work(8), deadline=clock.now + 501)
+    late = scheduler.put(work(7), deadline=by(clock.now + 500))
+    in_time = scheduler.put(work(8), deadline=by(clock.now + 501))
     clock.now += 500
     engine.gate.set()
     with pytest.raises(DeadlineExceeded, match="nothing was computed"):
@@ -155,21 +175,21 @@ async def test_deadline_that_passes_in_the_queue_costs_no_compute() -> None:
     assert await in_time.future == 64
     assert engine.batches == [[100], [8]]
     with pytest.raises(DeadlineExceeded):
-        scheduler.submit(Work(9), deadline=clock.now)
+        scheduler.put(work(9), deadline=by(clock.now))
     await scheduler.drain(WAIT)
 
 
-async def test_deadline_that_passes_between_portions_ends_the_job() -> None:
+async def test_deadline_that_passes_between_parts_ends_the_job() -> None:
     engine, clock = FakeEngine(), Clock()
     scheduler = make(engine, clock)
     engine.gate.clear()
-    job = scheduler.submit(Work(7, 200), deadline=clock.now + 500)
+    job = scheduler.put(work(7, 200), deadline=by(clock.now + 500))
     await engine.busy()
     clock.now += 500
     engine.gate.set()
     with pytest.raises(DeadlineExceeded, match="while the request was computed"):
         await job.future
-    assert engine.portions == [[(7, 0, 64)]]
+    assert engine.parts == [[(7, 0, 64)]]
     await scheduler.drain(WAIT)
 
 
@@ -177,7 +197,7 @@ async def test_deadline_is_answered_while_the_worker_is_still_busy() -> None:
     engine, clock = FakeEngine(), Clock()
     scheduler = make(engine, clock)
     running = await occupy(engine, scheduler)
-    late = scheduler.submit(Work(7, 3), deadline=clock.now + 0.001)
+    late = scheduler.put(work(7, 3), deadline=by(clock.now + 0.001))
     with pytest.raises(DeadlineExceeded):
         await late.future
     assert not running.future.done()
@@ -195,18 +215,18 @@ async def test_less_is_spent_when_the_queue_took_too_long() -> None:
     running = await occupy(engine, scheduler)
     calls = []
 
-    def reduce(work: Work, seconds: float, done: int) -> Work:
-        calls.append((work.rows, seconds, done))
-        return Work(work.number, int(seconds))
+    def reduce(request: SampleRequest, seconds: float, rows_done: int) -> SampleRequest:
+        calls.append((request.rows, seconds, rows_done))
+        return work(number_of(request), int(seconds))
 
     due = clock.now + 10
-    job = scheduler.submit(Work(5, 6), deadline=due + 900, due=due, reduce=reduce)
-    untouched = scheduler.submit(Work(6, 2), deadline=due + 901, due=due + 100, reduce=reduce)
+    job = scheduler.put(work(5, 6), deadline=Deadline(due + 900, due), reduce_budget=reduce)
+    untouched = scheduler.put(work(6, 2), deadline=Deadline(due + 901, due + 100), reduce_budget=reduce)
     clock.now += 7
     engine.gate.set()
     assert await asyncio.gather(running.future, job.future, untouched.future) == [10_000, 25, 36]
     assert calls == [(6, 3.0, 0)]
-    assert (job.work.rows, untouched.work.rows) == (3, 2)
+    assert (job.request.rows, untouched.request.rows) == (3, 2)
     await scheduler.drain(WAIT)
 
 
@@ -215,9 +235,9 @@ async def test_cancelled_jobs_leave_the_queue_at_once() -> None:
     scheduler = make(engine, max_queue_seconds=10.0)
     running = await occupy(engine, scheduler)
     for _ in range(300):  # far more than the queue holds: cancelled entries must not pile up either
-        scheduler.cancel(scheduler.submit(Work(7, 10)))
+        scheduler.cancel(scheduler.put(work(7, 10)))
     assert scheduler.queued == 0
-    kept = scheduler.submit(Work(8, 3))
+    kept = scheduler.put(work(8, 3))
     scheduler.cancel(running)  # too late to save its compute: its result has nobody to go to
     engine.gate.set()
     assert await kept.future == 64
@@ -226,14 +246,14 @@ async def test_cancelled_jobs_leave_the_queue_at_once() -> None:
     await scheduler.drain(WAIT)
 
 
-async def test_client_that_leaves_between_portions_costs_no_more() -> None:
+async def test_client_that_leaves_between_parts_costs_no_more() -> None:
     engine = FakeEngine()
     scheduler = make(engine)
     engine.gate.clear()
-    job = scheduler.submit(Work(7, 200))
+    job = scheduler.put(work(7, 200))
     await engine.busy()
     scheduler.cancel(job)
-    after = scheduler.submit(Work(8))
+    after = scheduler.put(work(8))
     engine.gate.set()
     assert await after.future == 64
     assert await scheduler.drain(WAIT)
@@ -244,20 +264,20 @@ async def test_full_queue_refuses_and_says_when() -> None:
     engine, clock = FakeEngine(), Clock()
     scheduler = make(engine, clock, max_queue_seconds=5.0)
     await occupy(engine, scheduler)
-    kept = scheduler.submit(Work(1, 4))
+    kept = scheduler.put(work(1, 4))
     with pytest.raises(Overloaded, match="4 s of compute are queued before it, and 2 s more would pass 5") as caught:
-        scheduler.submit(Work(2, 2))
+        scheduler.put(work(2, 2))
     assert caught.value.retry_after_ms == 5000  # one second is left of what runs, four are queued
-    also = scheduler.submit(Work(3, 1))
+    also = scheduler.put(work(3, 1))
     assert scheduler.backlog(priority=9) == pytest.approx(6, abs=0.002)
     assert scheduler.backlog(priority=5) == pytest.approx(1, abs=0.002)  # those without a deadline are behind it
-    urgent = [scheduler.submit(Work(4, 5), deadline=clock.now + 900), scheduler.submit(Work(5, 5), priority=0)]
-    for full in ({"deadline": clock.now + 900}, {"priority": 0}):
+    urgent = [scheduler.put(work(4, 5), deadline=by(clock.now + 900)), scheduler.put(work(5, 5), priority=0)]
+    for full in ({"deadline": by(clock.now + 900)}, {"priority": 0}):
         with pytest.raises(Overloaded):
-            scheduler.submit(Work(6), **full)
+            scheduler.put(work(6), **full)
     engine.gate.set()
     assert [await job.future for job in (kept, also, *urgent)] == [1, 9, 16, 25]
-    assert await scheduler.submit(Work(2, 7)).future == 4  # nothing is queued: more than the queue holds may run
+    assert await scheduler.put(work(2, 7)).future == 4  # nothing is queued: more than the queue holds may run
     await scheduler.drain(WAIT)
 
 
@@ -267,7 +287,7 @@ async def test_a_batch_that_raises_is_retried_one_by_one_and_fails_only_whom_it_
     engine = FakeEngine()
     scheduler = make(engine)
     await occupy(engine, scheduler)
-    jobs = [scheduler.submit(Work(number)) for number in (2, -1, 3)]
+    jobs = [scheduler.put(work(number)) for number in (2, -1, 3)]
     engine.gate.set()
     outcomes = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
     assert isinstance(outcomes[1], EngineFailed)
@@ -277,7 +297,7 @@ async def test_a_batch_that_raises_is_retried_one_by_one_and_fails_only_whom_it_
     assert "device lost" in caplog.text
     assert "device lost" not in str(outcomes[1])
     with pytest.raises(EngineFailed):
-        await scheduler.submit(Work(-1)).future
+        await scheduler.put(work(-1)).future
     assert engine.batches[5:] == [[-1]]  # alone from the start: once is enough
     await scheduler.drain(WAIT)
 
@@ -286,8 +306,8 @@ async def test_an_outcome_that_is_an_error_fails_its_own_job_only() -> None:
     engine = FakeEngine()
     scheduler = make(engine)
     await occupy(engine, scheduler)
-    jobs = [scheduler.submit(Work(number)) for number in (1, -2, 3)]
-    large = scheduler.submit(Work(-2, 200))  # in its first portion
+    jobs = [scheduler.put(work(number)) for number in (1, -2, 3)]
+    large = scheduler.put(work(-2, 200))  # in its first part
     engine.gate.set()
     outcomes = await asyncio.gather(*(job.future for job in (*jobs, large)), return_exceptions=True)
     assert isinstance(outcomes[1], NonfiniteOutput)
@@ -298,11 +318,11 @@ async def test_an_outcome_that_is_an_error_fails_its_own_job_only() -> None:
 
 async def test_too_few_outcomes_are_a_failure_not_a_mix_up(caplog: pytest.LogCaptureFixture) -> None:
     engine = FakeEngine()
-    engine.run = lambda portions: []  # type: ignore[method-assign]
+    engine.run = lambda parts: []  # type: ignore[method-assign]
     scheduler = make(engine)
     with pytest.raises(EngineFailed):
-        await scheduler.submit(Work(1)).future
-    assert "0 outcomes for 1 requests" in caplog.text
+        await scheduler.put(work(1)).future
+    assert "0 results for 1 requests" in caplog.text
     await scheduler.drain(WAIT)
 
 
@@ -310,7 +330,7 @@ async def test_a_worker_that_dies_fails_what_it_held_and_is_replaced(caplog: pyt
     engine = FakeEngine()
     scheduler = make(engine)
     await occupy(engine, scheduler)
-    jobs = [scheduler.submit(Work(number, 32)) for number in (1, -3, 2, 3)]
+    jobs = [scheduler.put(work(number, 32)) for number in (1, -3, 2, 3)]
     engine.gate.set()
     outcomes = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes[:2]] == [EngineFailed, EngineFailed]
@@ -322,20 +342,16 @@ async def test_a_worker_that_dies_fails_what_it_held_and_is_replaced(caplog: pyt
 
 async def test_a_worker_that_dies_of_nothing_it_computed_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     engine, broken = FakeEngine(), asyncio.Event()
-    scheduler: Scheduler[Work, int] = Scheduler(
-        engine.run, price, slice_seconds=8.0, max_slice_rows=8, max_queue_seconds=9.0, aging_seconds=1.0,
-        on_broken=broken.set,
-    )  # fmt: skip
-    scheduler.start(lambda: None)
+    scheduler = make(engine, on_broken=broken.set)
     monkeypatch.setattr(scheduler._queue, "take", lambda now: 1 / 0)
-    job = scheduler.submit(Work(1))
+    job = scheduler.put(work(1))
     with pytest.raises(EngineFailed):
         await job.future
     await asyncio.wait_for(broken.wait(), WAIT)
     await asyncio.to_thread(scheduler._thread.join, WAIT)  # type: ignore[union-attr]
     assert not scheduler.alive
     with pytest.raises(NotReady):
-        scheduler.submit(Work(1))
+        scheduler.put(work(1))
     assert not await scheduler.drain(WAIT)
 
 
@@ -345,13 +361,13 @@ async def test_abandoning_a_stuck_worker_answers_everyone_at_once() -> None:
     assert scheduler.busy_since is None
     stuck = await occupy(engine, scheduler)
     assert scheduler.busy_since == clock.now
-    queued = scheduler.submit(Work(5))
+    queued = scheduler.put(work(5))
     scheduler.abandon("the engine is lost")
     for job in (stuck, queued):
         with pytest.raises(EngineFailed, match="the engine is lost"):
             await job.future
     with pytest.raises(NotReady):
-        scheduler.submit(Work(1))
+        scheduler.put(work(1))
     assert not await scheduler.drain(WAIT)  # it does not wait for the worker
     engine.gate.set()
     await asyncio.to_thread(scheduler._thread.join, WAIT)  # type: ignore[union-attr]
@@ -363,11 +379,11 @@ async def test_drain_answers_what_was_accepted_and_refuses_the_rest() -> None:
     engine = FakeEngine()
     scheduler = make(engine)
     running = await occupy(engine, scheduler)
-    queued, large = scheduler.submit(Work(5)), scheduler.submit(Work(6, 200))
+    queued, large = scheduler.put(work(5)), scheduler.put(work(6, 200))
     draining = asyncio.ensure_future(scheduler.drain(WAIT))
     await asyncio.sleep(0)  # lets the drain close the queue
     with pytest.raises(NotReady):
-        scheduler.submit(Work(6))
+        scheduler.put(work(6))
     engine.gate.set()
     assert await draining
     assert [await running.future, await queued.future, await large.future] == [10_000, 25, 36]
@@ -378,9 +394,9 @@ async def test_drain_that_runs_out_of_time_answers_too(rows: int) -> None:
     engine = FakeEngine()
     scheduler = make(engine)
     engine.gate.clear()
-    running = scheduler.submit(Work(100, rows))
+    running = scheduler.put(work(100, rows))
     await engine.busy()
-    queued = scheduler.submit(Work(5))
+    queued = scheduler.put(work(5))
     assert not await scheduler.drain(0.001)
     with pytest.raises(NotReady):
         await queued.future
@@ -394,11 +410,73 @@ async def test_drain_that_runs_out_of_time_answers_too(rows: int) -> None:
     assert len(engine.batches) == 1
 
 
+async def test_calls_run_in_the_worker_between_batches_and_return_what_they_return() -> None:
+    engine = FakeEngine()
+    scheduler = make(engine)
+    running = await occupy(engine, scheduler)
+
+    def note(number: int) -> threading.Thread:
+        engine.batches.append([number])
+        return threading.current_thread()
+
+    calls = [asyncio.ensure_future(scheduler.call(partial(note, number))) for number in (-10, -11)]
+    failing = asyncio.ensure_future(scheduler.call(lambda: 1 // 0))
+    await asyncio.sleep(0)  # lets them reach the scheduler
+    jobs = [scheduler.put(work(number, 64)) for number in (1, 2)]
+    engine.gate.set()
+    assert set(await asyncio.gather(*calls)) == engine.threads
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    await asyncio.gather(running.future, *(job.future for job in jobs))
+    assert engine.batches == [[100], [-10], [1], [-11], [2]]  # in turns
+    assert await scheduler.drain(WAIT)
+    with pytest.raises(NotReady):
+        await scheduler.call(lambda: None)
+
+
+async def test_a_worker_that_dies_in_a_call_fails_it_and_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    engine = FakeEngine()
+    scheduler = make(engine)
+    with pytest.raises(EngineFailed):
+        await scheduler.call(lambda: sys.exit("a library ends the thread"))
+    assert "the worker thread died" in caplog.text
+    assert await scheduler.put(work(3)).future == 9
+    assert scheduler.restarts == 1
+    assert await scheduler.drain(WAIT)
+
+
+async def test_every_worker_thread_is_prepared() -> None:
+    engine, prepared = FakeEngine(), []
+    scheduler = make(engine, on_thread_start=lambda: prepared.append(threading.current_thread()))
+    with pytest.raises(EngineFailed):
+        await scheduler.put(work(-3)).future
+    await scheduler.put(work(3)).future
+    assert set(prepared) == engine.threads
+    assert len(prepared) == 2
+    await scheduler.drain(WAIT)
+
+
+async def test_a_stuck_call_is_busy_and_ends_when_the_engine_is_given_up() -> None:
+    clock, gate, inside = Clock(), threading.Event(), threading.Event()
+    scheduler = make(FakeEngine(), clock)
+    waiting = [
+        asyncio.ensure_future(scheduler.call(call)) for call in (lambda: (inside.set(), gate.wait(WAIT)), lambda: None)
+    ]
+    assert await asyncio.to_thread(inside.wait, WAIT)
+    assert scheduler.busy_since == clock.now
+    scheduler.abandon("the engine is lost")
+    for call in waiting:
+        with pytest.raises(EngineFailed, match="the engine is lost"):
+            await call
+    gate.set()
+    await asyncio.to_thread(scheduler._thread.join, WAIT)  # type: ignore[union-attr]
+
+
 async def test_one_wake_up_of_the_loop_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeEngine()
     scheduler = make(engine)
     running = await occupy(engine, scheduler)
-    jobs = [scheduler.submit(Work(number)) for number in range(64)]
+    jobs = [scheduler.put(work(number)) for number in range(64)]
     wake_ups: list[Any] = []
     call_loop = scheduler._call_loop
     monkeypatch.setattr(scheduler, "_call_loop", lambda *call: (wake_ups.append(call), call_loop(*call)))
@@ -409,7 +487,7 @@ async def test_one_wake_up_of_the_loop_a_batch(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_knows_neither_torch_nor_a_web_framework() -> None:
-    heavy = "{'torch', 'fastapi', 'starlette', 'numpy'}"
+    heavy = "{'torch', 'fastapi', 'starlette', 'pydantic'}"
     code = f"import sys, service.scheduling.scheduler; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -441,15 +519,15 @@ def test_every_accepted_job_ends_exactly_once(script: list[tuple[Any, ...]]) -> 
 async def _play(script: list[tuple[Any, ...]]) -> None:
     engine, clock = FakeEngine(), Clock()
     scheduler = make(engine, clock, max_queue_seconds=300.0)
-    accepted: list[Job[Work, int]] = []
+    accepted: list[Job] = []
     ends: dict[int, int] = {}
     abandoned = False
     for step in script:
         if step[0] == "submit":
             _, number, rows, priority, wait = step
-            deadline = None if wait is None else clock.now + wait * 100
+            deadline = None if wait is None else by(clock.now + wait * 100)
             try:
-                job = scheduler.submit(Work(number, rows), priority, deadline)
+                job = scheduler.put(work(number, rows), priority, deadline)
             except (Overloaded, DeadlineExceeded):
                 continue
             except NotReady:
@@ -477,15 +555,15 @@ async def _play(script: list[tuple[Any, ...]]) -> None:
     for job, outcome in zip(accepted, outcomes, strict=True):
         assert ends[id(job.future)] == 1
         if isinstance(outcome, int):
-            assert outcome == job.work.number**2
+            assert outcome == number_of(job.request) ** 2
         else:
             assert isinstance(
                 outcome, (DeadlineExceeded, NotReady, EngineFailed, NonfiniteOutput, asyncio.CancelledError)
             )
         if isinstance(outcome, NonfiniteOutput):
-            assert job.work.number == -2
+            assert number_of(job.request) == -2
         if isinstance(outcome, EngineFailed) and not abandoned and not scheduler.restarts:
-            assert job.work.number == -1
-    for portions in engine.portions:
-        assert sum(stop - start for _, start, stop in portions) <= 64
+            assert number_of(job.request) == -1
+    for parts in engine.parts:
+        assert sum(stop - start for _, start, stop in parts) <= 64
     await asyncio.to_thread(scheduler._thread.join, WAIT)  # type: ignore[union-attr]

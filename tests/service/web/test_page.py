@@ -171,7 +171,7 @@ async def test_stats_show_the_queue(serve: Any, gated: Any, observations: Any) -
         asking = [asyncio.ensure_future(client.post("/act", json={"observation": first}))]
         assert await asyncio.to_thread(backend.entered.acquire, timeout=WAIT)
         asking += [asyncio.ensure_future(client.post("/act", json={"observation": row})) for row in others]
-        scheduler = client.app.state.service.scheduler
+        scheduler = client.app.state.runtime.scheduler
         while scheduler.queued < 2:
             await asyncio.sleep(0)
         stats = (await client.get("/stats")).json()
@@ -184,11 +184,11 @@ async def test_stats_show_the_queue(serve: Any, gated: Any, observations: Any) -
 async def test_predictions_are_those_that_admission_uses(serve: Any) -> None:
     async with serve() as client:
         cost_ms = (await client.get("/stats")).json()["models"]["small"]["cost_ms"]
-        model = client.app.state.service.catalog.find("small")
+        model = client.app.state.runtime.catalog.find("small")
     for n, m in ((1, 1), (8, 4), (300, 2)):
-        price = model.engine.cost.price(1, n, m)
+        estimate = model.engine.cost.estimate(1, n, m)
         ours = cost_ms["request"] + n * (cost_ms["candidate"] + m * cost_ms["step"])
-        assert ours == pytest.approx((price.call + price.seconds()) * 1e3)
+        assert ours == pytest.approx((estimate.per_call + estimate.seconds()) * 1e3)
 
 
 async def test_models_show_the_statistics_that_likely_observations_are_drawn_from(serve: Any, checkpoint: Path) -> None:

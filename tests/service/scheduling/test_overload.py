@@ -1,5 +1,5 @@
-"""The control law under overload, in simulated time: admission, queue and worker before an engine that is noisy and
-slower than predicted, and three times the requests that it can compute, in an open loop.
+"""Overload in simulated time: deadlines, admission, queue and worker before an engine that is noisy and slower than
+predicted, with three times the requests that it can compute, in an open loop.
 """
 
 from __future__ import annotations
@@ -10,19 +10,16 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
 
-from service.budget.admission import Admission, Limits, TimeLeft
-from service.budget.cost_model import Batch, CostModel
+from service.budget import Admission, CostModel, Limits
 from service.errors import DeadlineExceeded, Overloaded
-from service.protocol.schemas import ActRequest
-from service.sample import Work
-from service.scheduling.job import Job, Portion
-from service.scheduling.running_quantile import Reserve
-from service.scheduling.scheduler import Scheduler
+from service.sample import RequestPart, SampleRequest
+from service.scheduling import Deadlines, Job, Scheduler
+from service.timing import BatchSize, CostEstimate
 from tests.policies import random_policy
 
 DEADLINE = 0.05
@@ -88,33 +85,30 @@ class Counts:
 class Simulation:
     """Poisson arrivals of exact (N, M) with a deadline; batches take what is predicted times `slowness` and noise."""
 
-    def __init__(self, on_late: str = "reject", slowness: float = 1.5, seed: int = 0) -> None:
+    def __init__(self, on_late: Literal["degrade", "reject"] = "reject", slowness: float = 1.5, seed: int = 0) -> None:
         self.loop = Loop()
         self.cost = CostModel(self.loop)
-        grid = [Batch(b, b * n * m, b * n) for b in (1, 2) for n in (1, 32) for m in (1, 8)]
+        grid = [BatchSize(b, b * n * m, b * n) for b in (1, 2) for n in (1, 32) for m in (1, 8)]
         self.cost.fit((batch, CALL + ROW_STEP * batch.actor_rows) for batch in grid)
         spec = random_policy(denoise_timesteps=8).spec
         limits = Limits(max_candidates=64, max_steps=8, max_batch=1, max_returned=64, max_seconds=5.0)
         self.admission = Admission(spec, limits, self.cost)
-        self.reserve = Reserve(self.loop)
-        self.request = ActRequest(
-            observation=[0.0] * spec.obs_dim, num_candidates=N, num_steps=M, on_late=cast(Any, on_late)
-        )
+        self.observation = np.zeros((1, spec.obs_dim), np.float32)
+        self.on_late: Literal["degrade", "reject"] = on_late
         self.slowness = slowness
         self.random = np.random.default_rng(seed)
         self.counts = Counts()
-        self.scheduler: Scheduler[Work, float] = Scheduler(
-            self._run,
-            lambda work: self.cost.price(1, work.num_candidates, work.num_steps),
+        self.scheduler = Scheduler(
             slice_seconds=0.005,
-            max_slice_rows=1024,
+            max_batch_rows=1024,
             max_queue_seconds=5.0,
             aging_seconds=1.0,
             clock=self.loop,
         )
         self.scheduler._loop = cast(Any, self.loop)
+        self.deadlines = Deadlines(self.scheduler.backlog, self.loop)
 
-    def run(self, rate: float, seconds: float = SECONDS) -> Counts:
+    def offer(self, rate: float, seconds: float = SECONDS) -> Counts:
         """Offer `rate` requests/s for so long."""
         self.counts = Counts()
         start = self.loop.now
@@ -122,21 +116,25 @@ class Simulation:
             self.loop.call_later(float(time), self._arrive, time >= SETTLED)
         while self.loop.now < start + seconds:
             if self.scheduler.queued:
-                self.scheduler._run_slice()
+                self.scheduler._run_next()
             else:
                 self.loop.advance(self.loop.next_event())
             if not self.loop._events:
                 break
         return self.counts
 
-    def _run(self, portions: list[Portion[Work]]) -> list[float]:
-        rows = [portion.stop - portion.start for portion in portions]
-        steps = sum(count * portion.work.num_steps for count, portion in zip(rows, portions, strict=True))
-        batch = Batch(len(portions), steps, sum(rows))
+    def estimate(self, request: SampleRequest) -> CostEstimate:
+        """As an engine of the scheduler's."""
+        return self.cost.estimate(1, request.num_candidates, request.num_steps)
+
+    def run(self, parts: list[RequestPart]) -> list[object]:
+        rows = [part.stop - part.start for part in parts]
+        steps = sum(count * part.request.num_steps for count, part in zip(rows, parts, strict=True))
+        batch = BatchSize(len(parts), steps, sum(rows))
         seconds = self.slowness * (CALL + ROW_STEP * steps) * self._noise()
         self.loop.advance(self.loop.now + seconds)
         self.cost.observe(batch, seconds)
-        return [self.loop.now] * len(portions)
+        return [self.loop.now] * len(parts)
 
     def _noise(self) -> float:
         """Mean 1.08: each batch by its own, and one in a hundred stalls."""
@@ -144,29 +142,29 @@ class Simulation:
 
     def _arrive(self, counted: bool) -> None:
         deadline = self.loop.now + DEADLINE
-        idle = deadline - self.reserve.seconds - self.loop.now
-        time = TimeLeft(idle - self.scheduler.backlog(5), idle)
+        given = self.deadlines.deadline(self.loop.now, DEADLINE * 1e3)
+        time = self.deadlines.time_left(given, 5)
         try:
-            grant = self.admission.grant(self.request, time)
-            work = Work(self.request.observation[None], grant.num_candidates, grant.num_steps, np.zeros(1, np.uint64))
-            reduce = self.admission.reduce if self.request.on_late == "degrade" else None
-            job = self.scheduler.submit(work, 5, deadline, due=deadline - self.reserve.seconds, reduce=reduce)
+            grant = self.admission.grant(1, N, M, time=time, on_late=self.on_late)
+            request = SampleRequest(self.observation, grant.num_candidates, grant.num_steps, np.zeros(1, np.uint64))
+            reduce = self.admission.reduced if self.on_late == "degrade" else None
+            job = self.scheduler.submit(request, self, 5, given, reduce_budget=reduce)
         except (DeadlineExceeded, Overloaded):
             self._reply(None, deadline, counted)
         else:
             job.future.add_done_callback(lambda _: self._reply(job, deadline, counted))
 
-    def _reply(self, job: Job[Work, float] | None, deadline: float, counted: bool) -> None:
+    def _reply(self, job: Job | None, deadline: float, counted: bool) -> None:
         delay = float(self.random.gamma(4.0, 0.25e-3))  # until the client has it
         self.loop.call_later(delay, self._replied, job, deadline, counted)
 
-    def _replied(self, job: Job[Work, float] | None, deadline: float, counted: bool) -> None:
+    def _replied(self, job: Job | None, deadline: float, counted: bool) -> None:
         in_time = self.loop.now <= deadline
         if job is None or job.future.exception() is not None:
             self.counts.refused += counted
             self.counts.refused_in_time += counted and in_time
         else:
-            self.reserve.observe(self.loop.now - job.finished)
+            self.deadlines.observe_reply(self.loop.now - job.times.finished)
             self.counts.answered += counted
             self.counts.answered_in_time += counted and in_time
 
@@ -180,7 +178,7 @@ def capacity(slowness: float) -> float:
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("slowness", [0.7, 1.5, 4.0])
 def test_what_is_accepted_is_in_time_and_the_engine_never_idles(slowness: float, seed: int) -> None:
-    counts = Simulation("reject", slowness, seed).run(3 * capacity(slowness))
+    counts = Simulation("reject", slowness, seed).offer(3 * capacity(slowness))
     assert counts.answered_in_time / (SECONDS - SETTLED) >= 0.9 * capacity(slowness)
     assert counts.answered_in_time >= 0.99 * counts.answered
     assert counts.refused_in_time >= 0.99 * counts.refused > 0
@@ -189,7 +187,7 @@ def test_what_is_accepted_is_in_time_and_the_engine_never_idles(slowness: float,
 @pytest.mark.parametrize("slowness", [0.7, 4.0])
 def test_degrading_answers_nearly_everyone_in_time(slowness: float) -> None:
     """What a stall of the engine catches can no longer be degraded, and is not refused."""
-    counts = Simulation("degrade", slowness).run(3 * capacity(slowness))
+    counts = Simulation("degrade", slowness).offer(3 * capacity(slowness))
     assert counts.answered_in_time >= 0.98 * (counts.answered + counts.refused) > 0
 
 
@@ -198,8 +196,8 @@ def test_after_an_engine_stood_still_it_serves_as_before() -> None:
     simulation = Simulation(slowness=1.0)
     rate = 0.5 * capacity(1.0)
     simulation.slowness = 1000.0
-    simulation.run(rate, 1.0)
+    simulation.offer(rate, 1.0)
     simulation.slowness = 1.0
     simulation.loop.advance(simulation.loop.now + 5.0)
-    counts = simulation.run(rate)
+    counts = simulation.offer(rate)
     assert counts.answered_in_time >= 0.99 * (counts.answered + counts.refused) > 0
