@@ -11,7 +11,7 @@ TASK = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
 def point_maze_rows(episodes: int = 20, steps: int = 26, seed: int = 0) -> dict[str, np.ndarray]:
-    """Rows in the official layout: a point that walks where its actions say, near the goal of task 1."""
+    """Rows in OGBench's layout: a point that moves as its actions say, near the goal of task 1."""
     rng = np.random.default_rng(seed)
     actions = rng.uniform(-1, 1, (episodes, steps, 2)).astype(np.float32)
     start = rng.uniform(16, 22, (episodes, 1, 2))
@@ -28,7 +28,7 @@ def point_maze_rows(episodes: int = 20, steps: int = 26, seed: int = 0) -> dict[
 
 
 def write(path: Path, rows: dict[str, np.ndarray]) -> Path:
-    """`rows` as training and validation file."""
+    """Write `rows` as training and as validation file."""
     for target in (path, path.with_name(f"{path.stem}-val.npz")):
         with target.open("wb") as file:
             np.savez(file, allow_pickle=False, **rows)

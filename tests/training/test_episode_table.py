@@ -1,4 +1,4 @@
-"""Rows survive the way to disk and back, also after a power cut."""
+"""Episode tables are read back exactly, also after a power cut."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESULT = EpisodeResult(
 ROW = EpisodeRow.of(RESULT)
 
 
-def test_rows_come_back_to_the_bit(tmp_path: Path) -> None:
+def test_rows_are_read_back_exactly(tmp_path: Path) -> None:
     path = tmp_path / "episodes.csv"
     append_rows(path, [ROW])
     append_rows(path, [replace(ROW, episode=5), replace(ROW, select="best")])
@@ -34,15 +34,15 @@ def test_rows_come_back_to_the_bit(tmp_path: Path) -> None:
     assert read_rows(path) == [ROW]
 
 
-def test_a_row_says_what_happened() -> None:
+def test_a_row_has_the_fields_of_its_result() -> None:
     assert (ROW.num_candidates, ROW.num_steps, ROW.episode, ROW.select) == (8, 4, 10_003, "worst")
     assert (ROW.success, ROW.steps, ROW.crashed) == (1, 37, 0)
     assert ROW.initial_state != EpisodeRow.of(replace(RESULT, initial_state=(1.0, 2.6))).initial_state
-    # The columns of the first release come first, so that what reads them by position goes on working.
+    # The columns of the first release come first, so that programs that read them by position keep working.
     assert COLUMNS[:6] == ("num_candidates", "num_steps", "episode", "success", "steps", "first_q")
 
 
-def test_a_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "episodes.csv"
     write_rows(path, [ROW, ROW])
     path.write_text(path.read_text()[:-20])
@@ -51,7 +51,7 @@ def test_a_line_that_was_cut_short_is_dropped(tmp_path: Path) -> None:
     assert read_rows(path) == [ROW, replace(ROW, episode=6)]
 
 
-def test_damage_is_named(tmp_path: Path) -> None:
+def test_errors_name_the_damage(tmp_path: Path) -> None:
     path = tmp_path / "episodes.csv"
     path.write_text("a,b\n1,2\n")
     with pytest.raises(EpisodeTableError, match="header must be num_candidates"):

@@ -1,4 +1,4 @@
-"""A folder's hash knows contents and names."""
+"""A folder's hash covers contents and names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from training.files import sha256_of_folder
 
 
-def test_a_folder_is_known_by_names_and_contents(tmp_path: Path) -> None:
+def test_a_folders_hash_depends_on_names_and_contents_only(tmp_path: Path) -> None:
     def folder(name: str, files: dict[str, str]) -> str:
         for file, text in files.items():
             path = tmp_path / name / file

@@ -1,4 +1,4 @@
-"""Properties of the losses; their values and gradients are held to the released code's in test_parity.py."""
+"""Properties of the losses. Their values and gradients are compared with the released code's in test_parity.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.release.parity import LOSS, relative_error
 from training.release.parity_file import ParityFile
 
 
-def test_both_velocity_losses_in_one_pass_equal_two_passes(release: ParityFile) -> None:
+def test_two_velocity_losses_in_one_pass_equal_two_passes(release: ParityFile) -> None:
     actor, batch = release.actor(), release.batch()
     share = actor.observation_share(batch.observations)
     rows = losses.flow_matching_rows(batch.actions, release["fm/noise"], release.column("fm/t"), 8, 1e-5)

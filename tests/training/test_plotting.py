@@ -3,7 +3,7 @@ from __future__ import annotations
 from training.plotting import CATEGORIES, series_style
 
 
-def test_runs_of_one_plot_are_told_apart_beyond_the_seven_colours() -> None:
+def test_up_to_28_series_of_a_plot_look_different() -> None:
     looks = [series_style(index) for index in range(28)]
     assert len({(style["color"], style["marker"]) for style in looks}) == len(looks)
     assert len({style["color"] for style in looks[:7]}) == len(CATEGORIES)

@@ -1,4 +1,4 @@
-"""A run resumes to the same stream, stops on request, and leaves a policy that can be served."""
+"""A run resumes exactly, stops at a signal, and writes a policy that can be served."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def rows(run_dir: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_resumed_run_is_the_same_run(config: TrainConfig, tmp_path: Path) -> None:
+def test_a_resumed_run_gives_the_same_policy_and_log(config: TrainConfig, tmp_path: Path) -> None:
     whole = train(config)
     resumed_config = replace(config, run_dir=tmp_path / "resumed", updates=5)
     train(resumed_config)
@@ -55,14 +55,16 @@ def test_a_resumed_run_is_the_same_run(config: TrainConfig, tmp_path: Path) -> N
     assert rows(tmp_path / "resumed")[-1]["critic_loss"] == rows(config.run_dir or tmp_path)[-1]["critic_loss"]
 
 
-def test_the_learning_rate_anneals_to_its_end(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_learning_rate_falls_linearly_over_the_last_updates(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rates: list[float] = []
     monkeypatch.setattr(Learner, "set_learning_rate", lambda self, rate: rates.append(rate))
     train(replace(config, learning_rate=1.0, anneal_updates=4))
     assert rates == [1.0] * 9 + [0.75, 0.5, 0.25]
 
 
-def test_the_policy_knows_where_it_comes_from(config: TrainConfig, dataset: Dataset) -> None:
+def test_the_policy_has_its_provenance(config: TrainConfig, dataset: Dataset) -> None:
     path = train(config)
     spec = load_policy(path).spec
     assert spec.provenance.environment == TASK
@@ -77,7 +79,7 @@ def test_the_policy_knows_where_it_comes_from(config: TrainConfig, dataset: Data
 
 
 def test_a_run_starts_from_a_policy(config: TrainConfig, tmp_path: Path) -> None:
-    """Its first update sees the file's networks, and its policies say so."""
+    """Its first update starts from the file's networks, and its policies name the file."""
     first = train(config)
     second = replace(config, run_dir=tmp_path / "second", start_from=first, updates=1, learning_rate=1e-12)
     path = train(second)
@@ -96,7 +98,9 @@ def test_a_start_with_other_networks_is_refused(config: TrainConfig, tmp_path: P
         train(replace(config, run_dir=tmp_path / "second", start_from=first, hidden=(8,)))
 
 
-def test_an_interrupt_saves_and_continues(config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_saved_and_continues_exactly(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     update = Trainer.update
 
     def interrupted(self: Trainer) -> dict[str, torch.Tensor]:
@@ -117,7 +121,7 @@ def test_an_interrupt_saves_and_continues(config: TrainConfig, monkeypatch: pyte
         assert torch.equal(parameters(continued)[name], tensor), name
 
 
-def test_other_settings_do_not_resume(config: TrainConfig) -> None:
+def test_a_run_does_not_resume_with_other_settings(config: TrainConfig) -> None:
     train(config)
     with pytest.raises(ResumeError, match="learning_rate"):
         train(replace(config, updates=20, learning_rate=1e-3))
@@ -139,8 +143,8 @@ def test_divergence_stops_the_run(config: TrainConfig) -> None:
         {"precision": "bf16"},
     ],
 )
-def test_learning_fits_the_data(config: TrainConfig, change: dict[str, str]) -> None:
-    """A hundred updates lower the flow-matching loss, under every variant."""
+def test_training_lowers_the_flow_loss(config: TrainConfig, change: dict[str, str]) -> None:
+    """Within a hundred updates, with every variant."""
     config = replace(config, learning_rate=3e-3, updates=100, log_every=5, **change)  # type: ignore[arg-type]
     train(config)
     assert config.run_dir is not None
@@ -148,7 +152,7 @@ def test_learning_fits_the_data(config: TrainConfig, change: dict[str, str]) -> 
     assert float(log[-1]["flow_loss"]) < 0.9 * float(log[0]["flow_loss"])
 
 
-def test_targets_are_clipped_to_what_rewards_allow(config: TrainConfig, dataset: Dataset) -> None:
+def test_td_targets_are_clipped_to_possible_returns(config: TrainConfig, dataset: Dataset) -> None:
     assert return_bounds(replace(config, discount=0.99), dataset) == pytest.approx((-100.0, 0.0))
     trainer = Trainer(replace(config, clip_targets=True).resolved(), dataset)
     for critic in (trainer.learner.policy.critic, trainer.learner.target_critic):
@@ -159,12 +163,12 @@ def test_targets_are_clipped_to_what_rewards_allow(config: TrainConfig, dataset:
 @pytest.mark.parametrize(
     "change", [{"tau": 0.0}, {"discount": 1.0}, {"denoise_timesteps": 6}, {"max_backprop_steps": 16}, {"updates": 0}]
 )
-def test_settings_out_of_range_are_named(change: dict[str, float]) -> None:
+def test_errors_name_settings_out_of_range(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         TrainConfig(**change)  # type: ignore[arg-type]
 
 
-def test_published_settings_are_found_by_environment() -> None:
+def test_defaults_are_the_papers_for_the_environment() -> None:
     config = TrainConfig(task="antmaze-giant-navigate-singletask-task1-v0").resolved()
     assert (config.discount, config.q_agg, config.q_loss_coef) == (0.995, "min", 500.0)
     assert str(config.dataset) == "data/antmaze-giant-navigate-v0.npz"

@@ -1,4 +1,4 @@
-"""To [-1, 1] is the inverse of what the policy does with its answers."""
+"""The map to [-1, 1] is the inverse of the policy's map to environment units."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.policies import random_policy
 from training.data.action_bounds import ActionBounds
 
 
-def test_there_and_back() -> None:
+def test_to_unit_inverts_the_policys_map() -> None:
     bounds = ActionBounds.of((-2.0,), (4.0, 0.5, 1000.0), 3)
     actions = np.random.default_rng(0).uniform(bounds.low, bounds.high, (100, 3))
     unit, inside = bounds.to_unit(actions)
@@ -18,7 +18,7 @@ def test_there_and_back() -> None:
     np.testing.assert_allclose(spec.action_to_environment(unit), actions, rtol=1e-5, atol=1e-4)
 
 
-def test_the_unit_box_keeps_every_bit_and_corners_are_inside() -> None:
+def test_unit_bounds_change_no_bit_and_corners_are_in_bounds() -> None:
     actions = np.random.default_rng(0).uniform(-1, 1, (100, 2)).astype(np.float32)
     np.testing.assert_array_equal(ActionBounds.unit(2).to_unit(actions)[0], actions)
     tenths = ActionBounds.of((-0.1,), (0.3,), 2)
@@ -36,6 +36,6 @@ def test_the_unit_box_keeps_every_bit_and_corners_are_inside() -> None:
         ((-1.0,), (float("inf"),), "finite"),
     ],
 )
-def test_bounds_that_are_none(low: tuple[float, ...], high: tuple[float, ...], message: str) -> None:
+def test_impossible_bounds_are_refused(low: tuple[float, ...], high: tuple[float, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ActionBounds.of(low, high, 3)

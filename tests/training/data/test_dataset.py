@@ -1,4 +1,4 @@
-"""Transitions are what the file says; the format is chosen by the name."""
+"""Transitions agree with the file, and the file's name selects the format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.data.dataset import ACTION_LIMIT, Dataset, DatasetError, load_data
 from training.files import sha256_of
 
 
-def test_transitions_follow_the_rows(dataset: Dataset, dataset_path: Path) -> None:
+def test_transitions_agree_with_the_files_rows(dataset: Dataset, dataset_path: Path) -> None:
     rows = point_maze_rows()
     keep = ~rows["terminals"]
     train = dataset.train
@@ -29,7 +29,7 @@ def test_transitions_follow_the_rows(dataset: Dataset, dataset_path: Path) -> No
     assert dataset.control_hz == pytest.approx(10.0)
 
 
-def test_batches_repeat_from_the_generators_state(dataset: Dataset) -> None:
+def test_batches_depend_on_the_generators_state_only(dataset: Dataset) -> None:
     generator = torch.Generator().manual_seed(3)
     state = generator.get_state()
     first = dataset.train.sample(8, generator)

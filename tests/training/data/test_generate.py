@@ -1,4 +1,4 @@
-"""Generated data: the official layout, determinism whatever the number of processes, resumption, statistics."""
+"""Generated data: OGBench's layout, determinism for any number of processes, resumption and statistics."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generate(replace(SMALL, out_dir=tmp_path_factory.mktemp("data")))
 
 
-def test_layout_is_the_official_one(generated: Path) -> None:
+def test_the_layout_is_ogbenchs(generated: Path) -> None:
     with np.load(generated) as file:
         assert set(file.files) == KEYS
         assert {key: str(file[key].dtype) for key in KEYS} == dict.fromkeys(KEYS, "float32") | {"terminals": "bool"}
@@ -40,7 +40,7 @@ def test_ogbench_itself_loads_and_relabels_it(generated: Path) -> None:
     env.close()
 
 
-def test_bytes_depend_on_the_seed_alone(generated: Path, tmp_path: Path) -> None:
+def test_bytes_depend_on_the_seed_only(generated: Path, tmp_path: Path) -> None:
     again = generate(replace(SMALL, out_dir=tmp_path / "again", processes=2))
     assert again.read_bytes() == generated.read_bytes()
     other = generate(replace(SMALL, out_dir=tmp_path / "other", seed=1))
@@ -73,7 +73,7 @@ def test_an_interrupted_run_continues(
     assert "complete already" in capsys.readouterr().out
 
 
-def test_statistics_describe_the_file(generated: Path) -> None:
+def test_statistics_agree_with_the_file(generated: Path) -> None:
     report = json.loads(generated.with_suffix(".json").read_text())["splits"]["train"]
     with np.load(generated) as file:
         np.testing.assert_allclose(report["mean_abs_action"], np.abs(file["actions"]).mean(0), atol=1e-3)
@@ -87,7 +87,7 @@ def test_a_goal_is_never_in_a_hallway() -> None:
 
 
 @pytest.mark.parametrize("change", [{"episodes": 0}, {"episode_steps": 1}, {"seed": -1}])
-def test_settings_out_of_range_are_named(change: dict[str, int]) -> None:
+def test_errors_name_settings_out_of_range(change: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         replace(SMALL, **change)
 

@@ -1,4 +1,4 @@
-"""The grid runs every cell on the same episodes, reports what happened, and lanes do not change the outcome."""
+"""Every cell runs on the same episodes, the report agrees with them, and lanes do not change outcomes."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def path(policy: Policy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(policy: Policy, lanes: int, jobs: list[Job]) -> dict[Job, tuple[bool, int, tuple[float, ...]]]:
-    roller = EpisodeRunner(ReferenceBackend(policy), policy.spec, TASK, lanes)
-    return {result.job: (result.success, result.steps, result.initial_state) for result in roller.run(jobs)}
+    runner = EpisodeRunner(ReferenceBackend(policy), policy.spec, TASK, lanes)
+    return {result.job: (result.success, result.steps, result.initial_state) for result in runner.run(jobs)}
 
 
 @pytest.mark.slow
-def test_lanes_do_not_change_what_happens(policy: Policy) -> None:
+def test_the_number_of_lanes_does_not_change_outcomes(policy: Policy) -> None:
     jobs = [Job(episode, n, m) for n, m in ((1, 1), (4, 3)) for episode in (5, 6)]
     alone, together = run(policy, 1, jobs), run(policy, 3, jobs)
     assert alone.keys() == together.keys() == set(jobs)
@@ -54,7 +54,9 @@ def test_lanes_do_not_change_what_happens(policy: Policy) -> None:
 
 
 @pytest.mark.slow
-def test_a_report_of_a_grid(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_of_a_grid_agrees_with_its_episodes(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = EvaluateConfig(
         policy=path,
         num_candidates=(1, 2),
@@ -92,7 +94,7 @@ def test_a_report_of_a_grid(path: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_worst_candidates_begin_with_lower_values(path: Path, tmp_path: Path) -> None:
+def test_worst_candidates_have_a_lower_first_q(path: Path, tmp_path: Path) -> None:
     first = {}
     for select in ("best", "worst"):
         table = tmp_path / f"{select}.csv"
@@ -109,7 +111,7 @@ def test_worst_candidates_begin_with_lower_values(path: Path, tmp_path: Path) ->
     assert all(first["worst"][state] < q for state, q in first["best"].items())
 
 
-def test_faults_are_named(path: Path, tmp_path: Path) -> None:
+def test_errors_name_the_fault(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="num_steps must be at most 8"):
         evaluate_policy(EvaluateConfig(policy=path, num_steps=(9,)))
     with pytest.raises(CheckpointError, match="cannot be read"):

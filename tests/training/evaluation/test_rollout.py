@@ -1,4 +1,4 @@
-"""Returns are what training values, a failed simulation is a failed episode, a faulty set-up is an error."""
+"""Returns are those that the critic estimates, a crashed simulation fails its episode, a faulty set-up is an error."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def run(policy: Policy, jobs: list[Job], lanes: int = 2) -> list[EpisodeResult]:
     return list(EpisodeRunner(ReferenceBackend(policy), policy.spec, TASK, lanes).run(jobs))
 
 
-def test_returns_by_hand() -> None:
+def test_discounted_returns_calculated_by_hand() -> None:
     assert discounted_returns([-1.0, -1.0, 0.0, -2.0], 0.5) == [-1.75, -1.5, -1.0, -2.0]
 
 
@@ -77,7 +77,7 @@ def test_the_environment_rewards_as_the_data_is_relabelled() -> None:
     env.close()
 
 
-def test_an_episodes_return_and_values(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_returns_and_q_of_an_episode(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.evaluation.rollout, "make_env", short_env)
     (result,) = run(policy, [Job(11, 4, 2)])
     assert (result.steps, result.success, result.crashed) == (STEPS, False, False)
@@ -88,7 +88,7 @@ def test_an_episodes_return_and_values(policy: Policy, monkeypatch: pytest.Monke
     assert result.mean_q != result.first_q
 
 
-def test_rules_order_the_first_value(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_best_candidate_has_the_highest_first_q(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training.evaluation.rollout, "make_env", short_env)
     jobs = [Job(5, 8, 2, select=rule) for rule in ("worst", "random", "best")]  # type: ignore[arg-type]
     by_rule = {result.job.select: result.first_q for result in run(policy, jobs, lanes=3)}
@@ -107,7 +107,7 @@ def not_finite() -> np.ndarray:
 
 
 @pytest.mark.parametrize("how", [failing, not_finite])
-def test_a_crash_is_a_failure_and_the_rest_goes_on(
+def test_a_crashed_episode_fails_and_the_others_continue(
     policy: Policy, monkeypatch: pytest.MonkeyPatch, how: Callable[[], np.ndarray]
 ) -> None:
     made: list[Any] = []

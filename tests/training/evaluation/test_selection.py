@@ -1,4 +1,4 @@
-"""Best is the backend's choice, worst is never better, random depends on the seed alone."""
+"""The rules best, worst and random: which candidate each executes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_best_is_the_backends_choice() -> None:
     np.testing.assert_array_equal(q, result.q)
 
 
-def test_worst_is_the_lowest_and_never_better_than_best() -> None:
+def test_worst_has_the_lowest_q_and_never_more_than_best() -> None:
     result = ReferenceBackend(random_policy()).sample_and_score(batch())
     assert result.candidate_q is not None
     _, worst = chosen("worst")
@@ -43,7 +43,7 @@ def test_worst_is_the_lowest_and_never_better_than_best() -> None:
     assert (worst < result.q)[batch().num_candidates > 1].all()
 
 
-def test_the_executed_action_is_the_candidate_of_that_value() -> None:
+def test_the_executed_action_belongs_to_the_reported_q() -> None:
     result = ReferenceBackend(random_policy()).sample_and_score(batch())
     assert result.candidates is not None
     assert result.candidate_q is not None
@@ -55,7 +55,7 @@ def test_the_executed_action_is_the_candidate_of_that_value() -> None:
             np.testing.assert_array_equal(action[row], result.candidates[row][index])
 
 
-def test_rules_mix_in_one_batch() -> None:
+def test_requests_of_one_batch_may_have_different_rules() -> None:
     result = ReferenceBackend(random_policy()).sample_and_score(batch())
     rules: list[Selection] = ["best", "random", "worst"]
     _, mixed = choose(batch(), result, rules * (ROWS // 3))
@@ -63,7 +63,7 @@ def test_rules_mix_in_one_batch() -> None:
         np.testing.assert_array_equal(mixed[offset::3], chosen(rule)[1][offset::3])
 
 
-def test_random_is_a_function_of_the_seed_alone() -> None:
+def test_random_depends_on_the_seed_only() -> None:
     seeds = np.arange(4096, dtype=np.uint64) * np.uint64(2**40 + 12345)
     counts = np.full(4096, 8, np.int32)
     index = random_index(seeds, counts)
@@ -84,7 +84,7 @@ def test_random_is_uniform_and_in_range() -> None:
     assert (random_index(high, np.array([3, 3], np.int32)) < 3).all()
 
 
-def test_random_does_not_depend_on_the_noise() -> None:
+def test_random_is_independent_of_the_noise() -> None:
     """Word 0 of a candidate's counter makes the radius of its first two dimensions: the choice must not repeat it."""
     seeds = np.arange(8000, dtype=np.uint64)
     index = random_index(seeds, np.full(len(seeds), 64, np.int32))

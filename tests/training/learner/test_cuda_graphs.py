@@ -1,4 +1,4 @@
-"""Updates replayed from CUDA graphs are the updates of torch's operators; on a card only."""
+"""Updates replayed from CUDA graphs equal those of torch's operators; most tests need a card."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_card = pytest.mark.gpu
 UPDATES = 60  # every k of 1, 2, 4, 8 a dozen times, for the critic and for the actor
 
 
-def test_graphs_need_a_card() -> None:
+def test_graphs_without_a_card_are_an_error() -> None:
     with pytest.raises(BackendUnavailable, match="compute: graphs are captured on a CUDA device, not on cpu"):
         choose_compute("graphs", torch.device("cpu"), "fp32")
 
@@ -41,7 +41,7 @@ def trained(config: TrainConfig, path: Path, compute: Choice, device: str = "cud
 @needs_card
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("preset", ["paper", "reference"])
-def test_replayed_updates_are_eager_ones(precision: str, preset: str, dataset_path: Path) -> None:
+def test_replayed_updates_equal_eager_ones(precision: str, preset: str, dataset_path: Path) -> None:
     config = TrainConfig(task=TASK, hidden=(64, 64), batch_size=48, precision=precision, preset=preset)  # type: ignore[arg-type]
     eager, graphs = (trained(config, dataset_path, compute) for compute in ("torch", "graphs"))
     assert graphs.compute.name == f"graphs/{precision}/cuda"
@@ -52,7 +52,7 @@ def test_replayed_updates_are_eager_ones(precision: str, preset: str, dataset_pa
 
 
 @needs_card
-def test_a_run_of_a_cpu_goes_on_on_a_card(dataset_path: Path) -> None:
+def test_a_run_moves_from_a_cpu_to_a_card(dataset_path: Path) -> None:
     config = TrainConfig(task=TASK, hidden=(32, 32), batch_size=30).resolved()
     dataset = load_dataset(TASK, dataset_path, "cpu")
     before = Trainer(config, dataset)

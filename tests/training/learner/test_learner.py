@@ -1,4 +1,4 @@
-"""An update's order and its averages, seen from outside."""
+"""The order of an update's steps, its averages, and its randomness."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def draw(learner: Learner, seed: int = 0) -> Draws:
     return learner.draw(RandomStream("cpu", seed))
 
 
-def test_draws_follow_the_paper(learner: Learner) -> None:
+def test_draws_have_the_papers_distributions(learner: Learner) -> None:
     stream = RandomStream("cpu", 0)
     draws = [learner.draw(stream) for _ in range(400)]
     for name in ("critic_k", "q_k"):
         counts = torch.bincount(torch.tensor([getattr(d, name) for d in draws]))
         assert set(torch.nonzero(counts).ravel().tolist()) == {1, 2, 4, 8}
-        assert counts[[1, 2, 4, 8]].min() > 60  # 100 expected, 8.7 the standard deviation
+        assert counts[[1, 2, 4, 8]].min() > 60  # expected 100, standard deviation 8.7
     flow_t = torch.cat([d.flow_t for d in draws])
     assert torch.equal(flow_t.unique(), torch.arange(8) / 8)
     for level in (2, 1, 0):
@@ -40,7 +40,7 @@ def test_draws_follow_the_paper(learner: Learner) -> None:
     assert [int((learner.levels == level).sum()) for level in (2, 1, 0)] == [10, 10, 10]
 
 
-def test_targets_move_by_tau_towards_the_new_networks(learner: Learner, dataset: Dataset) -> None:
+def test_target_networks_move_by_tau_towards_the_updated_ones(learner: Learner, dataset: Dataset) -> None:
     before = copy.deepcopy(learner.target_critic), copy.deepcopy(learner.target_actor)
     learner.update(dataset.train.sample(30, torch.Generator().manual_seed(0)), draw(learner))
     online = learner.policy.critic, learner.policy.actor
@@ -49,7 +49,7 @@ def test_targets_move_by_tau_towards_the_new_networks(learner: Learner, dataset:
             torch.testing.assert_close(c, 0.9 * a + 0.1 * b)
 
 
-def test_the_q_loss_leaves_the_critic_alone(learner: Learner, dataset: Dataset) -> None:
+def test_the_q_loss_does_not_change_the_critic(learner: Learner, dataset: Dataset) -> None:
     """The critic after a whole update equals the critic after its own step."""
     batch, draws = dataset.train.sample(30, torch.Generator().manual_seed(0)), draw(learner)
     apart = Learner(learner.policy.spec, learner.config)
@@ -68,7 +68,7 @@ def test_the_td_error_does_not_train_the_actor(learner: Learner, dataset: Datase
     assert all(parameter.grad is None for parameter in learner.policy.actor.parameters())
 
 
-def test_state_round_trip_continues_identically(learner: Learner, dataset: Dataset) -> None:
+def test_a_loaded_state_continues_identically(learner: Learner, dataset: Dataset) -> None:
     batch = dataset.train.sample(30, torch.Generator().manual_seed(0))
     learner.update(batch, draw(learner, 1))
     other = Learner(learner.policy.spec, learner.config)

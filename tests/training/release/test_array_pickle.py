@@ -1,4 +1,4 @@
-"""Arrays come back as they were; whatever else a pickle asks for is refused and is not run."""
+"""Arrays are read back exactly. Anything else that a pickle asks for is refused and not run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from training.release.array_pickle import DTYPES, ArrayPickleError, ForbiddenGlobal, read_array_pickle
 
-GENUINE = Path(__file__).parents[2] / "fixtures" / "released_agent_tiny.pkl"  # how it was made: the .json beside it
+GENUINE = Path(__file__).parents[2] / "fixtures" / "released_agent_tiny.pkl"  # the .json beside it says how it was made
 
 
 def dumped(path: Path, value: Any, protocol: int = 4) -> Path:
@@ -26,7 +26,7 @@ def dumped(path: Path, value: Any, protocol: int = 4) -> Path:
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_arrays_come_back_as_they_were(tmp_path: Path, dtype: str, protocol: int) -> None:
+def test_arrays_are_read_back_exactly(tmp_path: Path, dtype: str, protocol: int) -> None:
     c = np.arange(24).reshape(2, 3, 4).astype(dtype)
     tree = {
         "c": c,
@@ -50,7 +50,7 @@ def test_arrays_come_back_as_they_were(tmp_path: Path, dtype: str, protocol: int
         np.testing.assert_array_equal(found[name], array, strict=name != "list/1/1", err_msg=name)
 
 
-def test_plain_values_and_the_names_of_numpy_1(tmp_path: Path) -> None:
+def test_plain_values_and_names_of_numpy_1_are_read(tmp_path: Path) -> None:
     tree = {"a": 1, "b": 2.5, "c": "text", "d": None, "e": True, "f": np.ones(2), 7: []}
     path = dumped(tmp_path / "a.pkl", tree, protocol=2)
     path.write_bytes(path.read_bytes().replace(b"numpy._core.", b"numpy.core."))
@@ -59,7 +59,7 @@ def test_plain_values_and_the_names_of_numpy_1(tmp_path: Path) -> None:
     assert found == {"a": 1, "b": 2.5, "c": "text", "d": None, "e": True}
 
 
-def test_jax_arrays_without_jax() -> None:
+def test_jax_arrays_are_read_without_jax() -> None:
     entries = read_array_pickle(GENUINE)
     kernel = entries["agent/network/params/modules_critic/value_net/Dense_0/kernel"]
     assert isinstance(kernel, np.ndarray)
@@ -73,7 +73,7 @@ def call(module: str, name: str, *arguments: Any) -> bytes:
 
 
 class Evil:
-    """What it says when it is pickled: call this with that."""
+    """Pickles as a call of `function` with `arguments`."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.reduced = (function, arguments)
@@ -132,15 +132,15 @@ HARMFUL = ["os.system", "eval", "exec, protocol 0", "getattr", "INST", "OBJ", "n
 
 
 @pytest.mark.parametrize("name", HARMFUL)
-def test_the_attacks_are_real(tmp_path: Path, name: str) -> None:
-    """An ordinary unpickler runs them: what is refused below would have happened."""
+def test_an_ordinary_unpickler_runs_the_attacks(tmp_path: Path, name: str) -> None:
+    """So the test below refuses real attacks."""
     canary = tmp_path / "canary"
     pickle.loads(attacks(canary)[name])
     assert canary.exists()
 
 
 @pytest.mark.parametrize("name", sorted(attacks(Path("canary"))))
-def test_nothing_is_run(tmp_path: Path, name: str) -> None:
+def test_attacks_are_refused_and_not_run(tmp_path: Path, name: str) -> None:
     canary, path = tmp_path / "canary", tmp_path / "evil.pkl"
     path.write_bytes(attacks(canary)[name])
     with pytest.raises(ForbiddenGlobal if name in NAMED else ArrayPickleError, match=NAMED.get(name, "evil.pkl")) as e:
@@ -149,7 +149,7 @@ def test_nothing_is_run(tmp_path: Path, name: str) -> None:
     assert not canary.exists()
 
 
-def test_an_object_array_does_not_smuggle_objects(tmp_path: Path) -> None:
+def test_an_array_of_objects_is_refused(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     array = np.array([None, 1], dtype=object)
     with pytest.raises(ArrayPickleError, match="dtype 'O8', expected one of b1"):
@@ -163,12 +163,12 @@ def test_an_object_array_does_not_smuggle_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "array", [np.zeros(2, "f4,i4"), np.array(["text"]), np.zeros(2, "M8[s]"), np.zeros(2, "c8"), np.zeros(2, "V4")]
 )
-def test_other_dtypes_are_named(tmp_path: Path, array: np.ndarray) -> None:
+def test_errors_name_other_dtypes(tmp_path: Path, array: np.ndarray) -> None:
     with pytest.raises(ArrayPickleError, match="dtype"):
         read_array_pickle(dumped(tmp_path / "a.pkl", array))
 
 
-def test_bfloat16_is_named(tmp_path: Path) -> None:
+def test_the_error_names_bfloat16(tmp_path: Path) -> None:
     """As JAX 0.10 writes it: the dtype's code is the class ml_dtypes.bfloat16."""
     path = tmp_path / "a.pkl"
     dtype = b"cnumpy\ndtype\n(cml_dtypes\nbfloat16\n\x89\x88tR(K\x03\x8c\x01<NNNK\x02K\x02K@tb"
@@ -182,7 +182,7 @@ PLAIN = (3, "<", None, None, None, -1, -1, 0)
 
 
 def array_pickle(shape: Any, dtype_state: Any = PLAIN, size: int = 8) -> bytes:
-    """A pickle of one float32 array that says what it likes about itself."""
+    """A pickle of one float32 array of `size` bytes with the given shape and dtype state."""
     dimensions, stated = (pickle.dumps(value, 3)[2:-1] for value in (shape, dtype_state))
     return (
         b"\x80\x04cnumpy._core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR(K\x01"
@@ -196,7 +196,7 @@ def array_pickle(shape: Any, dtype_state: Any = PLAIN, size: int = 8) -> bytes:
     )
 
 
-def test_an_array_that_lies_about_itself(tmp_path: Path) -> None:
+def test_an_array_with_false_metadata_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(array_pickle((2,)))
     np.testing.assert_array_equal(read_array_pickle(path)[""], np.zeros(2))
@@ -215,7 +215,7 @@ def test_an_array_that_lies_about_itself(tmp_path: Path) -> None:
             read_array_pickle(path)
 
 
-def test_bombs(tmp_path: Path) -> None:
+def test_files_that_would_exhaust_memory_are_refused(tmp_path: Path) -> None:
     cyclic: dict[str, Any] = {}
     cyclic["again"] = cyclic
     laughs: list[Any] = [0] * 10
@@ -229,7 +229,7 @@ def test_bombs(tmp_path: Path) -> None:
             read_array_pickle(path)
 
 
-def test_absent_empty_and_truncated_files(tmp_path: Path) -> None:
+def test_missing_empty_and_truncated_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ArrayPickleError, match="cannot be read: No such file"):
         read_array_pickle(tmp_path / "nothing.pkl")
     whole, path = GENUINE.read_bytes(), tmp_path / "short.pkl"
@@ -240,11 +240,13 @@ def test_absent_empty_and_truncated_files(tmp_path: Path) -> None:
 
 
 @given(damage=st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
-def test_damage_is_named_or_harmless(tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]]) -> None:
+def test_damage_is_an_error_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, damage: list[tuple[int, int]]
+) -> None:
     data = bytearray(pickle.dumps({"a": np.ones(2), "b": [1, 2.0, "x"], "c": np.float32(3)}, protocol=4))
     for position, value in damage:
         data[position % len(data)] = value
     path = tmp_path_factory.getbasetemp() / "damaged.pkl"
     path.write_bytes(bytes(data))
-    with contextlib.suppress(ArrayPickleError):  # nothing else may come of it
+    with contextlib.suppress(ArrayPickleError):  # the only error that may be raised
         read_array_pickle(path)

@@ -1,4 +1,4 @@
-"""Model cards: what the file says, nothing that it does not, and none that is older than its file."""
+"""Model cards state what the policy file says and nothing else; shipped cards are up to date."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def provenance(config: TrainConfig) -> Provenance:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_card_is_that_of_its_file(path: Path) -> None:
+def test_a_shipped_card_is_up_to_date(path: Path) -> None:
     card = path.with_suffix(".md").read_text()
     policy = load_policy(path)
     assert card == model_card(policy, path.name), f"run: sorl-export {path} --out {path}"
@@ -30,7 +30,7 @@ def test_a_shipped_card_is_that_of_its_file(path: Path) -> None:
     assert f"**{100 * policy.spec.headline.success:.1f} %" in card
 
 
-def test_success_is_the_headline_and_the_best_cell_is_only_marked() -> None:
+def test_success_is_the_headline_and_the_best_cell_is_bold() -> None:
     policy = random_policy(
         default_budget=Budget(8, 4),
         frontier=(Measurement(1, 2, 0.5, 0.366, 0.634, 50), Measurement(8, 4, 0.96, 0.865, 0.989, 50)),
@@ -44,14 +44,14 @@ def test_success_is_the_headline_and_the_best_cell_is_only_marked() -> None:
     assert "success: 86.0 % [80.5, 90.1]" in summary(policy)
 
 
-def test_what_was_not_measured_is_said() -> None:
+def test_an_unmeasured_policy_says_so() -> None:
     card = model_card(random_policy(), "mine.safetensors")
     assert "Not measured" in card
     assert "over" not in card.partition("## Success")[2].partition("## Training")[0]
     assert "success" not in summary(random_policy())
 
 
-def test_settings_that_differ_from_the_defaults_are_listed_and_no_others() -> None:
+def test_only_settings_that_differ_from_the_defaults_are_listed() -> None:
     config = TrainConfig(
         task="scene-play-singletask-task2-v0", hidden=(256, 256), q_loss_coef=10.0, anneal_updates=40_000
     )
@@ -63,11 +63,11 @@ def test_settings_that_differ_from_the_defaults_are_listed_and_no_others() -> No
     assert table.count("| `") == 3
 
 
-def test_defaults_make_no_table() -> None:
+def test_default_settings_have_no_table() -> None:
     config = TrainConfig(task="scene-play-singletask-task2-v0")
     assert "| setting |" not in model_card(random_policy(provenance=provenance(config)), "mine.safetensors")
 
 
-def test_bounds_that_differ_by_dimension_are_all_there() -> None:
+def test_bounds_that_differ_by_dimension_are_all_listed() -> None:
     policy = random_policy(action_dim=2, action_low=(-1.0, 0.0), action_high=(1.0, 0.5))
     assert "2 in [-1, 1] x [0, 0.5], at 20 Hz" in model_card(policy, "mine.safetensors")

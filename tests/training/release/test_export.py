@@ -1,4 +1,4 @@
-"""What is shipped is what was measured: reports must belong to the file, and choosing and reporting share no seed."""
+"""An exported policy has its own measurements, and the seeds that choose a budget are not those that report it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def config(source: Path, tmp_path: Path) -> ExportConfig:
     )
 
 
-def test_measurements_travel_inside_and_weights_are_untouched(config: ExportConfig, source: Path) -> None:
+def test_measurements_are_stored_and_weights_are_unchanged(config: ExportConfig, source: Path) -> None:
     exported = export(config)
     spec = load_policy(config.out).spec
     assert exported.spec == spec
@@ -78,7 +78,7 @@ def test_a_report_of_another_file_is_refused(config: ExportConfig, source: Path)
         export(config)
 
 
-def test_only_the_best_candidate_is_served(config: ExportConfig, tmp_path: Path) -> None:
+def test_reports_of_other_selection_rules_are_refused(config: ExportConfig, tmp_path: Path) -> None:
     path = tmp_path / "headline.json"
     write_json(path, json.loads(path.read_text()) | {"select": "random"})
     with pytest.raises(ValueError, match="executed the random candidate"):
@@ -87,15 +87,13 @@ def test_only_the_best_candidate_is_served(config: ExportConfig, tmp_path: Path)
     export(config)
 
 
-def test_choosing_and_reporting_on_the_same_seeds_is_refused(
-    config: ExportConfig, source: Path, tmp_path: Path
-) -> None:
+def test_a_headline_on_selection_seeds_is_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
     overlapping = report(tmp_path / "headline.json", source, 4, cell(8, 4))
     with pytest.raises(ValueError, match="share 1 episode seeds"):
         export(replace(config, headline=overlapping))
 
 
-def test_a_headline_is_one_cell(config: ExportConfig, source: Path, tmp_path: Path) -> None:
+def test_a_headline_of_two_cells_is_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
     two = report(tmp_path / "headline.json", source, 5, cell(1, 1), cell(8, 4))
     with pytest.raises(ValueError, match="a headline is one cell, found 2"):
         export(replace(config, headline=two))
@@ -109,7 +107,7 @@ def test_a_damaged_policy_is_refused(config: ExportConfig, source: Path) -> None
 
 PROTOCOL = Protocol(num_candidates=(1, 8), num_steps=(4,), selection=Seeds(10, 4), report=Seeds(20, 5))
 SUCCESSES = {Cell(1, 4): 1, Cell(8, 4): 3}
-"""Of the 4 selection episodes."""
+"""Successes among the 4 selection episodes."""
 
 
 def measured_results(folder: Path, version: str, reported: int | None = 4, cells: tuple[Cell, ...] = ()) -> Path:
@@ -130,7 +128,7 @@ def episode(cell: Cell, seed: int, success: bool) -> EpisodeResult:
     return EpisodeResult(job, success, 9, -1.0, (float(seed),), -2.0, -3.0, -4.0, False, 0.1)
 
 
-def test_the_grid_and_best_cell_of_a_results_folder_travel(source: Path, tmp_path: Path) -> None:
+def test_grid_and_best_cell_of_a_results_folder_are_stored(source: Path, tmp_path: Path) -> None:
     results = measured_results(tmp_path / "task", sha256_of(source))
     spec = export(ExportConfig(source, tmp_path / "out.safetensors", results=results)).spec
     assert [(m.num_candidates, m.num_steps, m.success, m.episodes) for m in spec.frontier] == [
@@ -163,7 +161,7 @@ def test_without_report_episodes_there_is_no_headline(source: Path, tmp_path: Pa
     assert len(spec.frontier) == 2
 
 
-def test_results_that_say_nothing_of_the_policy_are_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
+def test_results_without_this_policys_grid_are_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
     of_another = measured_results(tmp_path / "another", "0" * 64)
     with pytest.raises(ValueError, match="holds no measurement of this file"):
         export(ExportConfig(source, config.out, results=of_another))

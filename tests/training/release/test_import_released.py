@@ -1,4 +1,4 @@
-"""An imported policy acts as the released code did; what is not a SORL checkpoint is refused by name."""
+"""An imported policy acts like the released code's; anything but a SORL checkpoint is refused."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def critic_of(tree: Tree) -> Tree:
 
 
 @pytest.mark.parametrize("cell", ["n1_m1", "n8_m1", "n8_m2", "n16_m4", "n32_m8"])
-def test_samples_are_the_releases(config: ImportConfig, release: ParityFile, cell: str) -> None:
+def test_samples_equal_those_of_the_released_code(config: ImportConfig, release: ParityFile, cell: str) -> None:
     import_released(config)
     policy = load_policy(config.checkpoint.with_suffix(".safetensors"))
     m = int(cell.partition("_m")[2])
@@ -85,7 +85,7 @@ def test_samples_are_the_releases(config: ImportConfig, release: ParityFile, cel
         assert relative_error(candidates[best], release[f"sample/{cell}/action"][row]) < 1e-5
 
 
-def test_a_genuine_checkpoint_with_jax_arrays(tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_released_code_with_jax_arrays(tmp_path: Path) -> None:
     """A pickle and figures that the released code wrote (how: the json's made_by)."""
     figures = json.loads((FIXTURES / "released_agent_tiny.json").read_text())
     genuine = {key: torch.tensor(value) for key, value in figures.items() if key != "made_by"}
@@ -99,7 +99,7 @@ def test_a_genuine_checkpoint_with_jax_arrays(tmp_path: Path) -> None:
     assert relative_error(q, genuine["q"]) < 1e-5
 
 
-def test_the_policy_says_where_it_comes_from(config: ImportConfig) -> None:
+def test_the_policy_has_its_provenance(config: ImportConfig) -> None:
     spec = import_released(config).spec
     assert (spec.obs_dim, spec.action_dim, spec.ensemble_size, spec.control_hz) == (11, 3, 2, 25.0)
     assert spec.actor_hidden == spec.critic_hidden == (32, 32, 32, 32)
@@ -110,7 +110,7 @@ def test_the_policy_says_where_it_comes_from(config: ImportConfig) -> None:
     assert "imported" in spec.provenance.notes
 
 
-def test_the_environment_fills_in_and_options_override(tree: Tree, tmp_path: Path) -> None:
+def test_defaults_come_from_the_environment_and_options_override_them(tree: Tree, tmp_path: Path) -> None:
     spec = import_released(config_of(tree, tmp_path, env="antmaze-giant-of-ours")).spec
     assert (spec.q_agg, spec.provenance.config["discount"]) == ("min", 0.995)
     changes = {
@@ -141,7 +141,7 @@ def point_maze_agent(tree: Tree) -> None:
     first["kernel"] = first["kernel"][:, [0, 1, 11, 12, 14]]
 
 
-def test_ogbench_checks_dimensions_and_knows_the_rate(tree: Tree, tmp_path: Path) -> None:
+def test_dimensions_are_checked_and_the_rate_is_taken_from_ogbench(tree: Tree, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is for 11 observations, and pointmaze.* has \(2,\)"):
         import_released(config_of(tree, tmp_path, env=TASK))
     with pytest.raises(ValueError, match=r"OGBench does not know it .*say --control-hz"):
@@ -233,7 +233,7 @@ FAULTS: dict[str, tuple[Callable[[Tree], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
-def test_what_is_not_a_sorl_agent_is_named(tree: Tree, tmp_path: Path, fault: str) -> None:
+def test_a_tree_of_another_agent_is_refused(tree: Tree, tmp_path: Path, fault: str) -> None:
     change, message = FAULTS[fault]
     change(tree)
     config = config_of(tree, tmp_path)
@@ -243,7 +243,7 @@ def test_what_is_not_a_sorl_agent_is_named(tree: Tree, tmp_path: Path, fault: st
     assert not config.checkpoint.with_suffix(".safetensors").exists()
 
 
-def test_damaged_and_malicious_files(config: ImportConfig) -> None:
+def test_damaged_and_malicious_files_are_refused(config: ImportConfig) -> None:
     whole = config.checkpoint.read_bytes()
     config.checkpoint.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ArrayPickleError, match="truncated"):

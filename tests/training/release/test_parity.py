@@ -1,4 +1,4 @@
-"""Losses, gradients, samples and whole updates against the released code's own figures; planted errors are seen."""
+"""Losses, gradients, samples and updates agree with the released code's figures, and planted errors are detected."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_every_quantity_agrees(file: ParityFile, compute: Choice) -> None:
     assert {"fm/loss", "sc/grad", "sample/n8_m2/index", "update4/change of modules_target_critic"} <= names
 
 
-def test_the_files_differ_where_it_matters() -> None:
+def test_the_two_files_cover_different_settings() -> None:
     small, least = (ParityFile(path) for path in PARITY_FILES.values())
     for name in ("obs_dim", "hidden", "layers", "q_agg", "k_values", "t_epsilon", "tau", "q_loss_coef"):
         assert small.setting(name) != least.setting(name), name
@@ -117,11 +117,11 @@ PLANTED: dict[str, Callable[[ParityFile], Learner]] = {
 
 
 @pytest.mark.parametrize("error", PLANTED)
-def test_a_planted_error_is_seen(file: ParityFile, error: str) -> None:
+def test_a_planted_error_is_detected(file: ParityFile, error: str) -> None:
     assert failures(parity.check_updates(file, PLANTED[error](file))) != []
 
 
-def test_a_wrong_remainder_rule_is_seen(file: ParityFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_remainder_rule_is_detected(file: ParityFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows that do not divide evenly go to d = 0; here they go to the finest level."""
 
     def finest_first(batch_size: int, denoise_timesteps: int, device: torch.device) -> Tensor:
@@ -135,7 +135,7 @@ def test_a_wrong_remainder_rule_is_seen(file: ParityFile, monkeypatch: pytest.Mo
     assert failures(parity.check_updates(file, learner(file))) != []
 
 
-def test_a_wrong_flow_target_is_seen(file: ParityFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_flow_target_is_detected(file: ParityFile, monkeypatch: pytest.MonkeyPatch) -> None:
     original = losses.flow_matching_rows
 
     def off_by_little(action: Tensor, noise: Tensor, *rest: object) -> losses.FlowRows:
@@ -146,7 +146,7 @@ def test_a_wrong_flow_target_is_seen(file: ParityFile, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("name", ["fm/noise", "update2/params/modules_actor/mlp/Dense_0/bias", "sample/n8_m1/q"])
-def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_tensor_is_an_error(tmp_path: Path, name: str) -> None:
     path = tmp_path / "cut.safetensors"
     whole = ParityFile(PARITY_FILES["small"])
     tensors = {key: tensor for key, tensor in load_file(PARITY_FILES["small"]).items() if key != name}
@@ -155,14 +155,14 @@ def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
         list(parity.check_all(ParityFile(path)))
 
 
-def test_not_a_parity_file(tmp_path: Path) -> None:
+def test_another_file_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "other.safetensors"
     path.write_bytes(b"nonsense")
     with pytest.raises(ParityFileError, match=r"other\.safetensors"):
         ParityFile(path)
 
 
-def test_the_command_exits_1_on_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_counted_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = parity.print_checks(iter([Check("a", 0.0, 1e-5)]), print)
     bad = parity.print_checks(iter([Check("a", 0.0, 1e-5), Check("b", 1.0, 1e-5)]), print)
     assert (good, bad) == (0, 1)

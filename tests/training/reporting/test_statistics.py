@@ -1,4 +1,4 @@
-"""Against scipy, published values and arithmetic by hand."""
+"""Statistics against scipy, published values and hand calculations."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_the_interval_agrees_with_published_values() -> None:
     assert table.p_value == pytest.approx(0.0525, abs=5e-5)
 
 
-def test_no_claim_where_interval_and_test_disagree() -> None:
+def test_an_interval_that_disagrees_with_the_test_separates_nothing() -> None:
     table = Paired(both=59, only_a=6, only_b=16, neither=80)
     assert table.interval[1] < 0
     assert table.p_value > 0.05
@@ -37,7 +37,7 @@ def test_no_claim_where_interval_and_test_disagree() -> None:
 
 
 @given(TABLES)
-def test_the_interval_holds_the_difference_and_mirrors(table: tuple[int, int, int, int]) -> None:
+def test_the_interval_contains_the_difference_and_is_antisymmetric(table: tuple[int, int, int, int]) -> None:
     pair = Paired(*table)
     mirrored = Paired(pair.both, pair.only_b, pair.only_a, pair.neither)
     low, high = pair.interval
@@ -64,7 +64,7 @@ def test_pairs_are_counted() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40))
-def test_separation_is_the_mann_whitney_statistic(episodes: list[tuple[int, bool]]) -> None:
+def test_separation_is_the_normalised_mann_whitney_statistic(episodes: list[tuple[int, bool]]) -> None:
     scores, success = [float(score) for score, _ in episodes], [int(won) for _, won in episodes]
     wins = [score for score, won in episodes if won]
     losses = [score for score, won in episodes if not won]
@@ -75,7 +75,7 @@ def test_separation_is_the_mann_whitney_statistic(episodes: list[tuple[int, bool
     assert separation(scores, success) == pytest.approx(expected)
 
 
-def test_correlation_and_mean() -> None:
+def test_correlation_and_mean_interval() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal(30)
     y = x + rng.standard_normal(30)

@@ -1,4 +1,4 @@
-"""Runs of tiny policies, a maze of six steps, and episodes that are run in this process and counted."""
+"""Run folders of tiny policies, a maze with episodes of six steps, and episodes run and counted in this process."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def short_env(task: str) -> Any:
 
 
 class InProcess:
-    """`run_jobs` without processes; remembers the jobs."""
+    """`run_jobs` without worker processes; records the jobs."""
 
     def __init__(self, chunk: int = 8) -> None:
         self.jobs: list[Job] = []
@@ -60,11 +60,11 @@ class InProcess:
     ) -> Iterator[list[EpisodeResult]]:
         loaded = load_policy(policy)
         assert loaded.version == version
-        roller = EpisodeRunner(ReferenceBackend(loaded), loaded.spec, task, lanes)
+        runner = EpisodeRunner(ReferenceBackend(loaded), loaded.spec, task, lanes)
         for start in range(0, len(jobs), self.chunk):
             part = jobs[start : start + self.chunk]
             self.jobs += part
-            yield list(roller.run(part))
+            yield list(runner.run(part))
 
 
 @pytest.fixture

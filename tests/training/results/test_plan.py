@@ -17,13 +17,13 @@ PLAN = Plan(
 )
 
 
-def test_a_plan_comes_back(tmp_path: Path) -> None:
+def test_a_plan_is_read_back(tmp_path: Path) -> None:
     PLAN.write(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == PLAN
     assert PLAN.versions() == ["a" * 64, "b" * 64, "c" * 64]
 
 
-def test_what_is_no_plan_is_named(tmp_path: Path) -> None:
+def test_missing_and_wrong_files_are_errors(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     with pytest.raises(ResultsError, match="run sorl-results on policies first"):
         Plan.read(path)
@@ -32,7 +32,7 @@ def test_what_is_no_plan_is_named(tmp_path: Path) -> None:
         Plan.read(path)
 
 
-def test_a_plan_is_added_to_by_label() -> None:
+def test_plans_are_merged_by_label() -> None:
     further = replace(
         PLAN,
         subjects=(Subject("seed 1", "d" * 64, 1), Subject("large", "e" * 64, 1)),
@@ -47,7 +47,7 @@ def test_a_plan_is_added_to_by_label() -> None:
     assert both.curves == (*PLAN.curves, *further.curves)
 
 
-def test_other_rules_are_not_added() -> None:
+def test_plans_with_other_protocols_are_not_merged() -> None:
     further = replace(PLAN, protocol=replace(SMALL, curve_cells=((1, 1),)))
     with pytest.raises(ResultsError, match=r"other rules: curve_cells \(the page has \(\(1, 8\), \(2, 8\)\)\)"):
         PLAN.merged_with(further)

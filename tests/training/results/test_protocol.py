@@ -1,4 +1,4 @@
-"""The rules that are fixed before anything is run."""
+"""The rules of the experiments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.results.protocol import Cell, Protocol, Seeds
 BEST = Cell(16, 4)
 
 
-def test_the_grid_is_the_plans() -> None:
+def test_the_grid_has_every_budget_once() -> None:
     grid = Protocol().grid()
     assert len(grid) == len(set(grid)) == 28
     assert {cell.num_candidates for cell in grid} == {1, 2, 4, 8, 16, 32, 64}
@@ -20,7 +20,7 @@ def test_the_grid_is_the_plans() -> None:
     assert Protocol().report.episodes >= 200
 
 
-def test_claims_compare_what_they_say() -> None:
+def test_each_claim_compares_its_two_cells() -> None:
     sides = {claim.key: (str(claim.a), str(claim.b)) for claim in Protocol().claims(BEST)}
     assert sides == {
         "more-candidates": ("(32, 4)", "(1, 4)"),
@@ -32,13 +32,13 @@ def test_claims_compare_what_they_say() -> None:
     assert [claim.key for claim in Protocol().claims(BEST) if claim.paper] == ["more-candidates", "more-steps"]
 
 
-def test_report_seeds_run_the_best_cell_and_every_side_once() -> None:
+def test_report_seeds_run_the_best_cell_and_both_sides_of_each_claim_once() -> None:
     reported = Protocol().reported(BEST)
     assert reported[0] == BEST
     assert len(reported) == len(set(reported)) == 8
 
 
-def test_a_claim_of_a_cell_against_itself_is_none() -> None:
+def test_a_cell_is_not_compared_with_itself() -> None:
     assert [claim.key for claim in Protocol(num_steps=(1,)).claims(Cell(2, 1))] == [
         "more-candidates",
         "best-random",
@@ -56,6 +56,6 @@ def test_a_claim_of_a_cell_against_itself_is_none() -> None:
         ({"curve_cells": ((0, 4),)}, "curve_cells"),
     ],
 )
-def test_what_can_not_be_is_named(change: dict[str, object], message: str) -> None:
+def test_impossible_protocols_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ResultsError, match=message):
         replace(Protocol(), **change)  # type: ignore[arg-type]

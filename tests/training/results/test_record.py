@@ -1,4 +1,4 @@
-"""Nothing is measured twice, and what can't be paired is refused."""
+"""Nothing is measured twice, and episodes that cannot be paired are refused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def record(tmp_path: Path) -> Record:
     return Record.open_or_create(tmp_path / "record", FACTS)
 
 
-def test_what_is_there_is_not_missing(record: Record) -> None:
+def test_recorded_episodes_are_not_missing(record: Record) -> None:
     assert [job.episode for job in record.missing(CELL, SEEDS)] == [5, 6, 7]
     record.add([result(7), result(5)])
     assert record.missing(CELL, SEEDS) == [Job(6, 2, 4)]
@@ -50,14 +50,14 @@ def test_what_is_there_is_not_missing(record: Record) -> None:
     assert again.rows(CELL, SEEDS) == rows
 
 
-def test_rules_are_different_cells(record: Record) -> None:
+def test_cells_of_different_rules_are_different(record: Record) -> None:
     record.add([result(episode) for episode in SEEDS.range])
     assert record.missing(replace(CELL, select="worst"), SEEDS) == [
         Job(episode, 2, 4, select="worst") for episode in SEEDS.range
     ]
 
 
-def test_of_an_episode_run_twice_the_first_counts(record: Record) -> None:
+def test_the_first_result_of_an_episode_counts(record: Record) -> None:
     record.add([result(5), result(6), result(7)])
     record.add([result(5, success=False)])
     for same in (record, Record(record.folder)):
@@ -66,25 +66,25 @@ def test_of_an_episode_run_twice_the_first_counts(record: Record) -> None:
         assert rows[0].success == 1
 
 
-def test_an_episode_begins_alike_in_every_cell(record: Record) -> None:
+def test_an_episode_must_begin_in_the_same_state_in_every_cell(record: Record) -> None:
     record.add([result(5)])
     with pytest.raises(RecordError, match="episode 5 began in another state"):
         record.add([result(5, cell=Cell(1, 1), state=9.0)])
 
 
-def test_two_episodes_do_not_begin_alike(record: Record) -> None:
+def test_two_episodes_must_not_begin_in_the_same_state(record: Record) -> None:
     record.add([result(5)])
     with pytest.raises(RecordError, match="episodes 5 and 6 began in the same state"):
         record.add([result(6, state=5.0)])
 
 
-def test_another_engine_does_not_continue(record: Record) -> None:
+def test_a_record_is_not_continued_with_another_engine(record: Record) -> None:
     Record.open_or_create(record.folder, FACTS)
     with pytest.raises(RecordError, match="engine is 'reference/fp32/cpu' there and 'cpu/bf16' here"):
         Record.open_or_create(record.folder, FACTS | {"engine": "cpu/bf16"})
 
 
-def test_small_tables_come_back(record: Record) -> None:
+def test_small_tables_are_read_back(record: Record) -> None:
     assert record.table("shortcut") == []
     record.write_table("shortcut", [{"num_steps": 1, "to_finest": 0.5}, {"num_steps": 8, "to_finest": 0.0}])
     assert record.table("shortcut")[0] == {"num_steps": "1", "to_finest": "0.5"}
@@ -92,7 +92,7 @@ def test_small_tables_come_back(record: Record) -> None:
     assert not record.has_shortcut((1, 4))
 
 
-def test_damage_is_named(record: Record, tmp_path: Path) -> None:
+def test_errors_name_the_damage(record: Record, tmp_path: Path) -> None:
     (record.folder / "episodes.csv").write_text("nonsense\n")
     with pytest.raises(RecordError, match="header must be"):
         Record(record.folder)

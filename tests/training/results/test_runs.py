@@ -1,4 +1,4 @@
-"""What a run folder holds, and under which name."""
+"""The checkpoints of run folders and files, and their labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.results.experiments import TaskExperiments
 from training.results.runs import find_runs
 
 
-def test_checkpoints_are_in_order_and_the_last_is_counted_once(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_and_the_last_is_counted_once(tmp_path: Path) -> None:
     (run,) = find_runs((save_run(tmp_path / f"{TASK}-3", 3, (5, 10, 100)),))
     assert run.label == "seed 3"
     assert run.task == TASK
@@ -25,14 +25,14 @@ def test_checkpoints_are_in_order_and_the_last_is_counted_once(tmp_path: Path) -
     assert run.last.facts["discount"] == 0.9
 
 
-def test_training_time_is_what_the_log_says(tmp_path: Path) -> None:
+def test_training_time_is_read_from_the_log(tmp_path: Path) -> None:
     (run,) = find_runs((save_run(tmp_path / "big", 0, (5, 10, 20)),))
     assert run.label == "big"
-    # Ten updates at 2 a second, then ten at 5.
+    # Ten updates at 2 per second, then ten at 5 per second.
     assert [checkpoint.facts["training_seconds"] for checkpoint in run.checkpoints] == [None, 5.0, 7.0]
 
 
-def test_a_file_is_a_run_of_one(tmp_path: Path) -> None:
+def test_a_file_is_a_run_of_one_checkpoint(tmp_path: Path) -> None:
     save_run(tmp_path / "run", 0, (10,))
     shutil.copy(tmp_path / "run" / "policy.safetensors", tmp_path / "cube.safetensors")
     (run,) = find_runs((tmp_path / "cube.safetensors",))
@@ -40,13 +40,13 @@ def test_a_file_is_a_run_of_one(tmp_path: Path) -> None:
     assert run.last.facts["training_seconds"] is None
 
 
-def test_equal_names_are_told_apart(tmp_path: Path) -> None:
+def test_equal_names_get_different_labels(tmp_path: Path) -> None:
     runs = find_runs((save_run(tmp_path / "a" / "run", 0, (10,)), save_run(tmp_path / "b" / "run", 1, (10,))))
     assert [run.label for run in runs] == [f"run {run.last.version[:8]}" for run in runs]
     assert runs[0].label != runs[1].label
 
 
-def test_what_can_not_be_measured_is_named(tmp_path: Path) -> None:
+def test_errors_name_what_cannot_be_measured(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ResultsError, match=r"empty has no policy\.safetensors"):
         find_runs((tmp_path / "empty",))
@@ -55,7 +55,7 @@ def test_what_can_not_be_measured_is_named(tmp_path: Path) -> None:
         find_runs((tmp_path / "nameless.safetensors",))
 
 
-def test_a_policy_that_was_replaced_is_not_measured_as_the_old_one(tmp_path: Path, in_process: InProcess) -> None:
+def test_a_replaced_policy_is_not_measured_as_the_old_one(tmp_path: Path, in_process: InProcess) -> None:
     (run,) = find_runs((save_run(tmp_path / "run", 0, (10,)),))
     experiments = TaskExperiments(tmp_path / "out", SMALL, run=in_process)
     experiments.record(run.last)

@@ -1,4 +1,4 @@
-"""From run folders to a page: everything once, resumable, and the page says what the tables say."""
+"""From run folders to a page: everything runs once, interruptions continue, and the page agrees with the tables."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_whole_study_runs_once_and_renders_again(
     first = find_runs(runs[:1])[0].last
     episodes = table(record_folder(experiments.folder, first.version), "episodes")
     assert len(episodes) == 3 * 6 + 3 * 4 + 4 * len(table_cells(experiments.folder, "report"))
-    assert len(in_process.jobs) == len(episodes) + 3 * 2 * 3  # and the curves' other three checkpoints
+    assert len(in_process.jobs) == len(episodes) + 3 * 2 * 3  # and the three other checkpoints of the learning curves
 
     again = InProcess()
     assert study(experiments_of(tmp_path, again), find_runs(runs[:1]), find_runs(runs[1:])).read_text() == text
@@ -70,7 +70,7 @@ def table_cells(folder: Path, seeds: str) -> list[dict[str, str]]:
     return [row for row in table(folder, "cells") if row["seeds"] == seeds]
 
 
-def test_the_page_says_what_the_tables_say(runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess) -> None:
+def test_the_page_agrees_with_the_tables(runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess) -> None:
     experiments = experiments_of(tmp_path, outcomes)
     text = study(experiments, find_runs(runs), [], only=("grid", "claims", "verifier")).read_text()
     for label in ("seed 0", "seed 1"):
@@ -110,7 +110,7 @@ def claims_of(text: str, label: str) -> list[str]:
 def outcomes(
     policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int
 ) -> Iterator[list[EpisodeResult]]:
-    """Episodes whose outcome is known: many steps always win, one step wins on even episodes if N is 1."""
+    """Known outcomes: several steps always succeed; one step succeeds on even episodes if N is 1."""
     yield [
         EpisodeResult(
             job=job,
@@ -128,7 +128,7 @@ def outcomes(
     ]
 
 
-def test_verdicts_follow_from_the_outcomes(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_verdicts_follow_from_known_outcomes(runs: tuple[Path, Path], tmp_path: Path) -> None:
     experiments = TaskExperiments(
         tmp_path / "out" / TASK, replace(SMALL, report=replace(SMALL.report, episodes=20)), run=outcomes
     )
@@ -153,11 +153,11 @@ def test_verdicts_follow_from_the_outcomes(runs: tuple[Path, Path], tmp_path: Pa
     assert "seed 0, shortcut error" in missing
     assert "seed 0, learning curve at 10 updates: 2 of 2 cells ((1, 8), (2, 8))" in missing
     values = table(experiments.folder, "values")
-    assert [row["separation"] for row in values] == ["", ""]  # all succeeded: nothing to separate
+    assert [row["separation"] for row in values] == ["", ""]  # all episodes succeeded
     assert [float(row["first_gap"]) for row in values] == [1 + 5, 4 + 5]
 
 
-def test_an_interrupted_study_goes_on_where_it_was(
+def test_an_interrupted_study_continues_where_it_stopped(
     runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
 ) -> None:
     def interrupted(*arguments: Any) -> Iterator[list[EpisodeResult]]:
@@ -174,7 +174,7 @@ def test_an_interrupted_study_goes_on_where_it_was(
     assert not set(rest.jobs) & set(done)
 
 
-def test_the_best_checkpoint_is_the_one_of_most_successes(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_the_best_checkpoint_has_the_most_successes(runs: tuple[Path, Path], tmp_path: Path) -> None:
     def early_wins(policy: Path, *arguments: Any) -> Iterator[list[EpisodeResult]]:
         for results in outcomes(policy, *arguments):
             yield [replace(result, success=policy.name == "policy-10.safetensors") for result in results]
@@ -188,7 +188,7 @@ def test_the_best_checkpoint_is_the_one_of_most_successes(runs: tuple[Path, Path
     assert "over 6 cells and 2 checkpoints" in page.read_text()
 
 
-def test_a_page_is_added_to_though_its_policies_are_gone(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_page_is_extended_without_its_old_policy_files(runs: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = runs
     study(experiments_of(tmp_path, outcomes), find_runs((first,)), [])
     for file in first.iterdir():
@@ -200,7 +200,7 @@ def test_a_page_is_added_to_though_its_policies_are_gone(runs: tuple[Path, Path]
     assert {row["label"] for row in table(experiments.folder, "curves")} == {"seed 0", "seed 1"}
 
 
-def test_other_rules_are_refused_before_anything_is_run(
+def test_another_protocol_is_refused_before_anything_runs(
     runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
 ) -> None:
     study(experiments_of(tmp_path, outcomes), find_runs(runs[:1]), [])
@@ -219,7 +219,7 @@ def test_a_single_file_has_no_learning_curve(runs: tuple[Path, Path], tmp_path: 
     assert "learning curves: no run folder with kept policies was named" in text
 
 
-def test_rendering_nothing_is_an_error(tmp_path: Path) -> None:
+def test_there_must_be_something_to_measure_or_render(tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match=r"plan\.json can't be read"):
         render(tmp_path)
     with pytest.raises(ResultsError, match="not both"):
@@ -233,7 +233,7 @@ def test_more_steps_than_the_policy_has_is_an_error(runs: tuple[Path, Path], tmp
         run(ResultsConfig(policies=runs, num_steps=(1, 16), out=tmp_path / "out"))
 
 
-def test_a_page_is_not_made_of_contradictions(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_contradictory_measurements_are_not_rendered(runs: tuple[Path, Path], tmp_path: Path) -> None:
     experiments = experiments_of(tmp_path, outcomes)
     study(experiments, find_runs(runs[:1]), [], only=("grid",))
     path = record_folder(experiments.folder, find_runs(runs[:1])[0].last.version) / "episodes.csv"

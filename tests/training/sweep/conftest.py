@@ -9,8 +9,8 @@ import pytest
 from tests.training.conftest import TASK
 from training.sweep.plan import Evaluation, Sweep
 
-# Python runs a `sitecustomize` it finds at start: a run's process whose folder holds a file "kill" kills what the file
-# names, once, "child" (itself) or "worker" (the Ray worker above it).
+# Python runs `sitecustomize` when it starts. If the folder of a run's process has a file "kill", the process deletes it
+# and kills what it names: "child" (itself) or "worker" (the Ray worker that started it).
 SITECUSTOMIZE = """
 import os, pathlib, signal, sys
 if "training.sweep.child" in sys.orig_argv:
@@ -24,7 +24,7 @@ if "training.sweep.child" in sys.orig_argv:
 
 @pytest.fixture(scope="session")
 def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A Ray of two CPUs, whose processes obey "kill" files."""
+    """A local Ray of two CPUs, whose processes obey "kill" files."""
     from training.sweep.cluster import connected
 
     folder = tmp_path_factory.mktemp("sitecustomize")
@@ -38,7 +38,7 @@ def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def sweep(dataset_path: Path) -> Sweep:
-    """Four trainings of a second each, and one episode for each of two cells."""
+    """Four trainings of a second each, evaluated on one episode for each of two cells."""
     return Sweep(
         tasks=(TASK,),
         seeds=(0, 1),

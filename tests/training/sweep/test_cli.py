@@ -1,4 +1,4 @@
-"""What the command line makes of flags and files, and what it refuses before anything starts."""
+"""The sweep that flags and files describe, and what is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_flags_alone_describe_a_sweep() -> None:
     )
 
 
-def test_flags_add_to_the_file_and_prevail(file: Path) -> None:
+def test_flags_extend_and_override_the_file(file: Path) -> None:
     assert describe(parse(file)).evaluations == (Evaluation(episodes=3),)
     assert parse(file).folder() == Path("runs/maze").absolute()
     sweep = describe(parse(file, "--seeds", 5, "--set", "batch_size=9", "--grid", "q_agg=min", "--num-steps", 1))
@@ -69,14 +69,14 @@ def test_flags_add_to_the_file_and_prevail(file: Path) -> None:
     assert sweep.evaluations == (Evaluation(num_steps=(1,)),)
 
 
-def test_devices_follow_what_is_granted(file: Path) -> None:
+def test_runs_with_gpus_train_on_cuda(file: Path) -> None:
     assert {run.config.device for run in make_plan(parse(file))} == {"cpu"}
     assert {run.config.device for run in make_plan(parse(file, "--gpus-per-run", 0.5))} == {"cuda"}
     with pytest.raises(SettingError, match="gpus-per-run"):
         make_plan(parse(file, "--set", "device=cuda"))
 
 
-def test_what_is_wrong_is_named(file: Path, tmp_path: Path) -> None:
+def test_errors_name_the_fault(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean batch_size"):
         describe(parse(file, "--set", "batchsize=1"))
     with pytest.raises(SettingError, match="several belong to --grid"):
@@ -105,7 +105,7 @@ def test_a_dry_run_prints_runs_and_folders(
     assert lines[-1] == "4 runs"
 
 
-def test_without_ray_the_extra_is_named(
+def test_without_ray_the_error_names_the_extra(
     file: Path, dataset_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -118,7 +118,7 @@ def test_without_ray_the_extra_is_named(
 def test_two_sweeps_do_not_share_a_folder(
     file: Path, dataset_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # it is not got to
+    monkeypatch.setitem(sys.modules, "ray", ModuleType("ray"))  # it is not used
     config = SweepConfig(file, out=tmp_path, set=(f"dataset={dataset_path}",))
     with locked(tmp_path / ".lock", wait=False), pytest.raises(SweepError, match="another process"):
         sweep(config)

@@ -1,4 +1,4 @@
-"""Variants against plain settings: figures against figures computed otherwise, and the page that shows them."""
+"""Comparisons of variants against independent calculations, and the page that shows them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SWEEP = Sweep(
 
 
 def outcome(setting: str, seed: int, n: int, episode: int) -> int:
-    """Success as a function of everything: `shared_optimizer` solves what plain settings do and more, seed by seed."""
+    """Success of an episode. At each seed, `shared_optimizer` solves what the plain settings solve, and more."""
     draw = (episode * 37 + n * 11 + seed * 5) % 40
     return int(draw < {"default": 10, "shared_optimizer=true": 20 + 2 * seed, "q_loss_coef=0": 10}[setting])
 
 
 def leave_results(run: Run) -> dict[str, object]:
-    """What a finished run leaves behind."""
+    """Write a finished run's episodes; returns its result.json."""
     for evaluation in run.evaluations:
         path = evaluation.config(run.folder / "policy.safetensors", 1).csv
         assert path is not None
@@ -67,7 +67,7 @@ def runs(tmp_path: Path) -> list[Run]:
     return plan(SWEEP, tmp_path / "out", tmp_path, cpus=1)
 
 
-def test_a_comparison_is_of_pairs(runs: list[Run]) -> None:
+def test_a_comparison_is_paired_by_seed_and_episode(runs: list[Run]) -> None:
     for run in runs:
         leave_results(run)
     rows = compare(runs, {run.name for run in runs})
@@ -91,10 +91,10 @@ def test_a_comparison_is_of_pairs(runs: list[Run]) -> None:
     assert (row.seeds, row.verdict) == ((0, 1, 2), "better")
     same = rows[4]
     assert (same.difference, same.verdict) == (0.0, "not separated")
-    assert same.low < 0.0 < same.high  # three seeds that agree are not certainty
+    assert same.low < 0.0 < same.high  # three equal seeds do not give certainty
 
 
-def test_seeds_that_scatter_are_not_separated() -> None:
+def test_scattered_seeds_are_not_separated() -> None:
     one, none = [1] * 50, [0] * 50
     mean, low, high = estimate([(one, none), (one, none), (none, none)])
     assert mean == pytest.approx(2 / 3)
@@ -115,12 +115,12 @@ def test_only_finished_pairs_count(runs: list[Run]) -> None:
     assert "not run" in format_comparisons([unpaired])
 
 
-def test_a_sweep_without_plain_settings_has_nothing_to_compare_with(tmp_path: Path) -> None:
+def test_without_plain_settings_there_is_no_comparison(tmp_path: Path) -> None:
     grid = plan(replace(SWEEP, variants=(), grid={"q_agg": ("min", "mean")}), tmp_path, tmp_path, cpus=1)
     assert compare(grid, {run.name for run in grid}) == []
 
 
-def test_damaged_episodes_are_named(runs: list[Run]) -> None:
+def test_errors_name_damaged_episodes(runs: list[Run]) -> None:
     for run in runs:
         leave_results(run)
     broken = next(runs[0].folder.glob("evaluation-500-*.csv"))
@@ -129,7 +129,7 @@ def test_damaged_episodes_are_named(runs: list[Run]) -> None:
         compare(runs, {run.name for run in runs})
 
 
-def test_the_page_says_what_was_and_was_not_run(runs: list[Run], tmp_path: Path) -> None:
+def test_the_page_lists_finished_and_missing_runs(runs: list[Run], tmp_path: Path) -> None:
     results = {run.name: leave_results(run) for run in runs if run.config.seed < 2}
     page = tmp_path / "three-switches.md"
     write_page(page, runs, results, make_rows(runs, results), compare(runs, set(results)))

@@ -1,4 +1,4 @@
-"""A TOML file means the sweep that it says, and what it can't mean is refused by name."""
+"""TOML descriptions of sweeps, and the errors of wrong ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.sweep.errors import SettingError, SweepError, UnknownName
 from training.sweep.plan import Evaluation, Sweep, plan
 
 
-def test_the_example_of_the_module(tmp_path: Path) -> None:
+def test_the_example_in_the_modules_docstring(tmp_path: Path) -> None:
     text = (description.__doc__ or "").split("TOML file:\n", 1)[1]
     path = tmp_path / "sweep.toml"
     path.write_text(text)
@@ -53,7 +53,7 @@ def test_the_example_of_the_module(tmp_path: Path) -> None:
         ("evaluate = [{num_steps = [1]}, {num_steps = [1, 2]}]", SettingError, "occurs twice"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(text: str, error: type[SweepError], message: str) -> None:
+def test_a_wrong_description_is_refused(text: str, error: type[SweepError], message: str) -> None:
     parsed = tomllib.loads(text)
     if "tasks" not in text and "task " not in text and text:
         parsed["tasks"] = ["maze"]
@@ -61,12 +61,12 @@ def test_what_cannot_be_meant_is_refused(text: str, error: type[SweepError], mes
         make_sweep(parsed)
 
 
-def test_variants_are_settings_of_their_fields_types() -> None:
+def test_variants_have_the_types_of_their_fields() -> None:
     sweep = make_sweep({"tasks": ["maze"], "variants": [{"shared_optimizer": True}, {"hidden": [8], "tau": 1}]})
     assert sweep.variants == ({"shared_optimizer": True}, {"hidden": (8,), "tau": 1.0})
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_errors_name_unreadable_files(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match=r"nothing\.toml"):
         read_description(tmp_path / "nothing.toml")
     broken = tmp_path / "broken.toml"
@@ -75,7 +75,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         read_description(broken)
 
 
-def test_the_example_of_the_documentation() -> None:
+def test_the_example_in_the_documentation() -> None:
     text = (Path(__file__).parents[3] / "docs" / "sweeps.md").read_text()
     sweep = make_sweep(tomllib.loads(text.split("```toml\n")[1].split("```")[0]))
     assert [len(evaluation.cells()) for evaluation in sweep.evaluations] == [9, 1]

@@ -1,4 +1,4 @@
-"""A run survives its folder, and a result counts for the run that made it only."""
+"""A run is read back from its folder, and a result is valid for its own run only."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def run(sweep: Sweep, tmp_path: Path) -> Run:
     return plan(sweep, tmp_path, tmp_path, cpus=1)[2]
 
 
-def test_a_request_is_read_as_it_was_written(run: Run) -> None:
+def test_a_request_is_read_back(run: Run) -> None:
     write_json(run.folder / "error.json", {})
     write_request(run)
     assert read_request(run.folder) == run
     assert not (run.folder / "error.json").exists()
 
 
-def test_a_result_is_of_its_settings_and_data(run: Run, tmp_path: Path) -> None:
+def test_a_result_is_valid_for_its_settings_and_data_only(run: Run, tmp_path: Path) -> None:
     assert read_result(run) is None
     result = {"digest": run.digest(), "dataset_sha256": sha256_of(run.dataset)}
     write_json(run.folder / "result.json", result)
@@ -36,7 +36,7 @@ def test_a_result_is_of_its_settings_and_data(run: Run, tmp_path: Path) -> None:
     assert read_result(replace(run, config=replace(run.config, dataset=other))) is None
 
 
-def test_a_state_in_one_line(run: Run) -> None:
+def test_the_state_of_a_run_in_one_line(run: Run) -> None:
     assert describe_state(run) == WAITING
     running = {"phase": "training", "host": "here", "pid": 1}
     write_json(run.folder / "running.json", running)
@@ -48,7 +48,7 @@ def test_a_state_in_one_line(run: Run) -> None:
     assert describe_state(run) == "evaluating on here"
 
 
-def test_one_process_at_a_time(tmp_path: Path) -> None:
+def test_a_lock_admits_one_process_at_a_time(tmp_path: Path) -> None:
     lock = tmp_path / "out" / ".lock"
     refused = pytest.raises(SweepError, match="another process")
     with locked(lock, wait=False), refused, locked(lock, wait=False):

@@ -1,4 +1,4 @@
-"""Ctrl-C and worse, on the real command: what was trained is kept, and the next start goes on from there."""
+"""The real command, interrupted and killed: training is kept, and the next start continues it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_BACKGROUND = ("sh", "-c", "trap '' INT QUIT; exec \"$@\"", "sh")  # as `sorl-
 
 @contextmanager
 def endless(sweep: Sweep, out: Path, save_every: int, start: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
-    """`sorl-sweep` in a process group of its own, as a shell would start it, training three seeds for ever."""
+    """`sorl-sweep` in its own process group, as a shell starts it, training three seeds without end."""
     settings = {**sweep.settings, "hidden": [8], "save_every": save_every, "updates": FOREVER}
     command = [
         *start,
@@ -45,7 +45,7 @@ def endless(sweep: Sweep, out: Path, save_every: int, start: tuple[str, ...] = (
 
 
 def wait_for_updates(process: subprocess.Popen[str], least: int) -> None:
-    """Read the command's lines until each of two runs has done `least` updates, and saved."""
+    """Read the command's output until two runs have done `least` updates each."""
     assert process.stdout is not None
     reached = set()
     read = []
@@ -69,7 +69,7 @@ def done(run: Run) -> int:
 
 
 def finish(ray: Any, sweep: Sweep, out: Path) -> None:
-    """A few updates more, to an end, when the processes of the first start have ended."""
+    """Once the processes of the first start have ended, continue both runs by a few updates to their end."""
     for run in runs_of(sweep, out, FOREVER):
         with locked(run.folder / ".lock", wait=True):
             pass

@@ -1,4 +1,4 @@
-"""The plan is a function of the sweep: every combination once, in order, in folders whose names stay."""
+"""A sweep's runs: every combination once, in order, each in a folder with a stable name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_run_keeps_its_folder_when_the_grid_grows() -> None:
     assert set(names(SWEEP)) < set(names(larger))
 
 
-def test_a_run_has_what_the_sweep_says() -> None:
+def test_a_run_has_the_sweeps_settings() -> None:
     run = plan(SWEEP, Path("/out"), Path("/data"), cpus=2.5)[0]
     assert run.varied == {"hidden": (64, 64), "learning_rate": 3e-4, "q_agg": "min"}
     assert run.folder == Path("/out") / run.name
@@ -69,7 +69,7 @@ def test_names_are_safe_and_short() -> None:
     assert long[0] != long[1]
 
 
-def test_the_digest_covers_what_determines_a_result() -> None:
+def test_the_digest_covers_everything_that_determines_a_result() -> None:
     def digest(**changes: object) -> str:
         sweep = replace(SWEEP, **changes)  # type: ignore[arg-type]
         return plan(sweep, Path("/out"), Path("/data"), cpus=1)[0].digest()
@@ -105,7 +105,7 @@ def test_impossible_runs_are_refused_before_any_starts(changes: dict[str, object
         names(replace(SWEEP, **changes))  # type: ignore[arg-type]
 
 
-def test_missing_inputs_are_found(dataset_path: Path, tmp_path: Path) -> None:
+def test_missing_datasets_and_unknown_tasks_are_found(dataset_path: Path, tmp_path: Path) -> None:
     def runs(task: str, dataset: Path) -> list:
         return plan(Sweep((task,), settings={"dataset": dataset}), tmp_path, tmp_path, cpus=1)
 

@@ -1,4 +1,4 @@
-"""On a local Ray of two CPUs: every run once, failures reported, killed ones tried again, the rest skipped."""
+"""On a local Ray of two CPUs: failed runs are reported, killed ones tried again, finished ones skipped."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def logs(runs: list[Run]) -> list[str]:
     return [(run.folder / "log.txt").read_text() for run in runs]
 
 
-def test_a_sweep_with_a_run_that_raises(
+def test_a_run_that_raises_does_not_stop_the_others(
     sweep: Sweep, local_ray: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep = replace(sweep, grid={"learning_rate": (1e-3, 1e30)}, settings=sweep.settings | {"updates": 60})
@@ -60,7 +60,7 @@ def test_a_sweep_with_a_run_that_raises(
 
 
 def check_summary(out: Path, good: list[Run]) -> None:
-    """summary.json's means, against episodes.csv counted by hand."""
+    """summary.json's means against the counts in the episode tables."""
     summary = json.loads((out / "summary.json").read_text())
     assert [run["state"] for run in summary["runs"]] == ["finished", "finished", "failed", "failed"]
     by_hand: dict[int, list[int]] = {1: [], 2: []}
@@ -98,7 +98,7 @@ def test_without_retries_a_killed_run_is_reported(sweep: Sweep, local_ray: Any, 
     assert ("killed by SIGKILL" if victim == "child" else "the Ray worker died") in outcome.error
 
 
-def test_more_updates_and_more_cells_continue_what_is_there(sweep: Sweep, local_ray: Any, tmp_path: Path) -> None:
+def test_more_updates_and_cells_continue_a_finished_run(sweep: Sweep, local_ray: Any, tmp_path: Path) -> None:
     sweep = replace(sweep, grid={}, seeds=(0,))
     (run,) = planned(sweep, tmp_path)
     assert run_all(local_ray, [run], Resources())[run.name] == FINISHED
@@ -119,7 +119,7 @@ def test_more_updates_and_more_cells_continue_what_is_there(sweep: Sweep, local_
     assert "has 9 updates, more than 6" in outcome.error
 
 
-def test_what_ray_does_not_have_is_not_waited_for(local_ray: Any) -> None:
+def test_resources_that_ray_does_not_have_are_an_error(local_ray: Any) -> None:
     require_resources(local_ray, cpus=2, gpus=0)
     with pytest.raises(SweepError, match="a run needs 3 CPU, and Ray has 2"):
         require_resources(local_ray, cpus=3, gpus=0)

@@ -1,4 +1,4 @@
-"""Values are checked against the fields of the config they are for."""
+"""Settings are converted to the types of a config's fields, or refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from training.sweep.settings import check_names, convert, known_settings, parse_
         ("updates", 5, 5),
     ],
 )
-def test_values_become_what_fields_are(name: str, written: Any, meant: Any) -> None:
+def test_values_get_the_types_of_their_fields(name: str, written: Any, meant: Any) -> None:
     value = convert(TrainConfig, "grid", {name: written})[name]
     assert value == meant
     assert type(value) is type(meant) or isinstance(value, Path)
@@ -44,12 +44,12 @@ def test_values_become_what_fields_are(name: str, written: Any, meant: Any) -> N
         ("clip_targets", 1, "true or false"),
     ],
 )
-def test_values_that_do_not_fit_are_named(name: str, value: Any, expected: str) -> None:
+def test_errors_name_values_that_do_not_fit(name: str, value: Any, expected: str) -> None:
     with pytest.raises(SettingError, match=f"grid: {name} must be {expected}"):
         convert(TrainConfig, "grid", {name: value})
 
 
-def test_an_unknown_name_comes_with_near_ones() -> None:
+def test_an_unknown_name_is_answered_with_similar_ones() -> None:
     with pytest.raises(UnknownName, match="did you mean q_loss_coef") as caught:
         check_names("grid", ["q_agg", "q_loss_coefficient"], known_settings(TrainConfig))
     assert caught.value.name == "q_loss_coefficient"
@@ -68,11 +68,11 @@ def test_an_unknown_name_comes_with_near_ones() -> None:
         ("dataset=/data/a=b.npz", ["/data/a=b.npz"]),
     ],
 )
-def test_assignments(text: str, values: list[Any]) -> None:
+def test_assignments_are_parsed(text: str, values: list[Any]) -> None:
     assert parse_assignment("--grid", text) == (text.split("=")[0], values)
 
 
 @pytest.mark.parametrize("text", ["q_agg", "=3", "q_agg="])
-def test_what_is_no_assignment_is_refused(text: str) -> None:
+def test_other_texts_are_refused(text: str) -> None:
     with pytest.raises(SettingError, match="NAME=VALUE"):
         parse_assignment("--grid", text)

@@ -1,4 +1,4 @@
-"""Figures of the table against figures computed otherwise."""
+"""The table's figures against independent calculations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RUNS = plan(SWEEP, Path("/out"), Path("/data"), cpus=1)
 
 
 def result(run: Run, success: float) -> dict[str, Any]:
-    """A result.json whose rates differ from cell to cell."""
+    """A result.json with different rates in each cell."""
     return {
         "evaluations": [
             {
@@ -47,13 +47,13 @@ def rows() -> list[Row]:
     return make_rows(RUNS, {run.name: result(run, 0.2 * run.config.seed) for run in RUNS if run.name not in missing})
 
 
-def test_rows_are_in_the_order_of_the_plan(rows: list[Row]) -> None:
+def test_rows_are_in_the_plans_order(rows: list[Row]) -> None:
     cells = [(10_000, 1, 1), (10_000, 1, 4), (10_000, 2, 1), (10_000, 2, 4), (20_000, 2, 3)]
     expected = [(task, f"q_agg={agg}", *cell) for task in "ab" for agg in ("min", "mean") for cell in cells]
     assert [(row.task, row.setting, row.first_seed, row.num_candidates, row.num_steps) for row in rows] == expected
 
 
-def test_a_row_is_of_its_runs_and_cell(rows: list[Row]) -> None:
+def test_a_row_summarises_its_runs_at_its_cell(rows: list[Row]) -> None:
     row = rows[3]
     rates = np.array([0.0, 0.2, 0.4]) + 0.2 + 0.08
     assert (row.runs, row.planned, row.episodes, row.seeds) == (3, 3, 50, (0, 1, 2))
@@ -70,13 +70,13 @@ def test_one_seed_has_wilsons_interval(rows: list[Row]) -> None:
     assert (row.success, row.low, row.high) == pytest.approx((0.46, wilson.low, wilson.high))
 
 
-def test_seeds_that_agree_keep_a_width() -> None:
+def test_equal_seeds_do_not_make_an_empty_interval() -> None:
     wilson = stats.binomtest(0, 150).proportion_ci(method="wilson")
     assert estimate([0.0, 0.0, 0.0], 50) == pytest.approx((0.0, 0.0, wilson.high))
     assert all(map(math.isnan, estimate([], 50)))
 
 
-def test_text_csv_and_json_say_the_same(rows: list[Row], tmp_path: Path) -> None:
+def test_text_csv_and_json_agree(rows: list[Row], tmp_path: Path) -> None:
     text = format_table(rows, width=60)
     blocks = text.split("\n\n")
     assert [block.splitlines()[0] for block in blocks[:4]] == [

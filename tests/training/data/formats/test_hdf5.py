@@ -1,4 +1,4 @@
-"""D4RL's layout: which rows give transitions, in which units, and what is said of faulty files."""
+"""D4RL's layout: the rows that give transitions, their units, and the errors of faulty files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Rows = dict[str, Any]
 
 
 def robot_rows(rows: int = 60, seed: int = 0) -> Rows:
-    """Episodes of ten rows: every third ends by a terminal, others by a timeout. Observation = number of row."""
+    """Episodes of ten rows; every third ends with a terminal, the others with a timeout. Observation = row number."""
     rng = np.random.default_rng(seed)
     last = np.arange(rows) % 10 == 9
     terminals = last & (np.arange(rows) // 10 % 3 == 2)
@@ -39,7 +39,7 @@ def write_hdf5(path: Path, rows: Rows) -> Path:
     with h5py.File(path, "w") as file:
         for key, value in rows.items():
             file.create_dataset(key, data=value, compression="gzip" if np.ndim(value) else None)
-        file.create_dataset("infos/qpos", data=np.zeros((3, 3)))  # D4RL files have such, of no use here
+        file.create_dataset("infos/qpos", data=np.zeros((3, 3)))  # D4RL files have such arrays; they are ignored
         file.attrs["metadata"] = "ours"
     return path
 
@@ -48,8 +48,8 @@ def load(path: Path, **stated: Any) -> Dataset:
     return load_dataset("my-robot", path, stated=StatedUnits(**stated))
 
 
-def test_no_transition_crosses_a_cut(tmp_path: Path) -> None:
-    """A row's transition is to the row below it, except that timeouts have none and terminals need none."""
+def test_no_transition_crosses_an_episodes_end(tmp_path: Path) -> None:
+    """A row's transition leads to the next row. A timeout has no transition, and a terminal needs no next row."""
     rows = robot_rows()
     dataset = load(write_hdf5(tmp_path / "robot.hdf5", rows))
     kept = [row for row in range(60) if row % 10 < 9 or row in (29, 59)]
@@ -78,7 +78,7 @@ def test_a_row_that_is_both_is_a_terminal(tmp_path: Path) -> None:
     assert train.observations[train.masks == 0, 0].tolist() == [29, 59]
 
 
-def test_given_next_observations_are_used(tmp_path: Path) -> None:
+def test_next_observations_in_the_file_are_used(tmp_path: Path) -> None:
     rows = robot_rows()
     following = rows["observations"] + 0.5
     dataset = load(write_hdf5(tmp_path / "robot.hdf5", rows | {"next_observations": following}))
@@ -97,7 +97,7 @@ def test_actions_are_rescaled_by_the_files_bounds(tmp_path: Path) -> None:
     np.testing.assert_allclose(dataset.train.actions.numpy(), unit[kept], atol=1e-6)
 
 
-def test_stated_units_go_first(tmp_path: Path) -> None:
+def test_stated_units_override_the_files(tmp_path: Path) -> None:
     rows = robot_rows()
     rows |= {"actions": 4 * rows["actions"], "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
     path = write_hdf5(tmp_path / "robot.hdf5", rows)
@@ -151,13 +151,13 @@ FAULTS: list[tuple[Rows, str]] = [
 
 
 @pytest.mark.parametrize(("rows", "message"), FAULTS)
-def test_faults_are_named(tmp_path: Path, rows: Rows, message: str) -> None:
+def test_errors_name_array_and_row(tmp_path: Path, rows: Rows, message: str) -> None:
     with pytest.raises(DatasetError, match=message) as raised:
         load(write_hdf5(tmp_path / "faulty.hdf5", rows))
     assert "faulty.hdf5" in str(raised.value)
 
 
-def test_absent_truncated_and_foreign_files(tmp_path: Path) -> None:
+def test_missing_truncated_and_foreign_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
         load(tmp_path / "nothing.hdf5")
     path = write_hdf5(tmp_path / "robot.hdf5", robot_rows())
@@ -172,7 +172,7 @@ def test_absent_truncated_and_foreign_files(tmp_path: Path) -> None:
         load(path)
 
 
-def test_without_h5py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_h5py_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(DatasetError, match=r"needs h5py: pip install 'sorl-serve\[data\]'"):
         load(tmp_path / "robot.hdf5")

@@ -1,4 +1,4 @@
-"""Datasets made with minari's own API: transitions of every step, units of the action space, faults by episode."""
+"""Datasets made with minari's own API: their transitions, their units, and the errors of faulty ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from training.files import sha256_of_folder
 from training.train import train
 
 NAME = "tests/robot-v0"
-pytestmark = pytest.mark.filterwarnings("ignore:(.eval_env. is set to None|env_spec is None):UserWarning")  # creating
+# minari warns when it creates a dataset without an environment.
+pytestmark = pytest.mark.filterwarnings("ignore:(.eval_env. is set to None|env_spec is None):UserWarning")
 VECTOR = Box(-np.inf, np.inf, (3,), np.float32)
 
 
@@ -35,7 +36,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def episodes(scale: float = 1.0) -> list[EpisodeBuffer]:
-    """Five of 4, 5, 6, 7, 8 steps, the odd ones terminated; observation = 100 * episode + step."""
+    """Five episodes of 4, 5, 6, 7 and 8 steps; odd ones are terminated. Observation = 100 * episode + step."""
     rng = np.random.default_rng(0)
     buffers = []
     for number in range(5):
@@ -100,7 +101,7 @@ def test_actions_are_rescaled_by_their_space() -> None:
     assert load(action_low=(-6.0,), action_high=(6.0,)).action_bounds.high == (6.0, 6.0)
 
 
-def test_without_bounds_actions_are_in_the_unit_box() -> None:
+def test_without_bounds_actions_must_be_in_the_unit_box() -> None:
     create(episodes(), box(np.inf))
     assert load().action_bounds.high == (1.0, 1.0)
     minari.delete_dataset(NAME)
@@ -109,7 +110,7 @@ def test_without_bounds_actions_are_in_the_unit_box() -> None:
         load()
 
 
-def test_spaces_that_are_not_vectors() -> None:
+def test_spaces_that_are_not_vectors_are_errors() -> None:
     buffers = episodes()
     for buffer in buffers:
         buffer.actions[:] = [np.int64(1)] * len(buffer.actions)  # type: ignore[index, call-overload]
@@ -123,7 +124,7 @@ def test_spaces_that_are_not_vectors() -> None:
         load()
 
 
-def test_faults_are_named(store: Path) -> None:
+def test_errors_name_episode_array_and_row(store: Path) -> None:
     create(episodes(), box(1))
     path = store / NAME / "data" / "main_data.hdf5"
     with h5py.File(path, "a") as file:
@@ -149,7 +150,7 @@ def test_faults_are_named(store: Path) -> None:
         load()
 
 
-def test_absent_datasets_and_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_datasets_and_libraries_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DatasetError, match="robot-v0: not on this machine: `minari download tests/robot-v0`"):
         load()
     monkeypatch.setitem(sys.modules, "minari", None)

@@ -1,4 +1,4 @@
-"""OGBench's layout: faults are named by file, array and row."""
+"""OGBench's layout: errors name file, array and row."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ FAULTS: list[tuple[Rows, str]] = [
 
 
 @pytest.mark.parametrize(("rows", "message"), FAULTS)
-def test_faults_are_named(tmp_path: Path, rows: Rows, message: str) -> None:
+def test_errors_name_array_and_row(tmp_path: Path, rows: Rows, message: str) -> None:
     path = write(tmp_path / "faulty.npz", rows)
     with pytest.raises(DatasetError, match=message) as raised:
         validate(path)
     assert "faulty.npz" in str(raised.value)
 
 
-def test_absent_truncated_and_foreign_files(tmp_path: Path, dataset_path: Path) -> None:
+def test_missing_truncated_and_foreign_files_are_errors(tmp_path: Path, dataset_path: Path) -> None:
     with pytest.raises(DatasetError, match="does not exist"):
         validate(tmp_path / "nothing.npz")
     damaged = tmp_path / "damaged.npz"
@@ -61,28 +61,28 @@ def test_absent_truncated_and_foreign_files(tmp_path: Path, dataset_path: Path) 
         validate(damaged)
 
 
-def test_a_missing_validation_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_validation_file_is_an_error(tmp_path: Path) -> None:
     path = write(tmp_path / "lonely.npz", point_maze_rows())
     (tmp_path / "lonely-val.npz").unlink()
     with pytest.raises(DatasetError, match=r"lonely-val\.npz does not exist"):
         load_dataset(TASK, path)
 
 
-def test_data_of_another_environment(tmp_path: Path) -> None:
+def test_data_of_another_environment_is_an_error(tmp_path: Path) -> None:
     rows = point_maze_rows()
     path = write(tmp_path / "wide.npz", rows | {"observations": np.tile(rows["observations"], 2)})
     with pytest.raises(DatasetError, match=r"'observations' have 4 dimensions, and .* has 2"):
         load_dataset(TASK, path)
 
 
-def test_tasks_without_rewards(dataset_path: Path) -> None:
+def test_tasks_without_rewards_are_errors(dataset_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"takes its rewards from an OGBench task, and 'my-robot' is none"):
         load_dataset("my-robot", dataset_path)
     with pytest.raises(DatasetError, match="'pointmaze-medium-navigate-v0' has no rewards; name a single task"):
         load_dataset("pointmaze-medium-navigate-v0", dataset_path)
 
 
-def test_stated_units(dataset_path: Path) -> None:
+def test_a_stated_rate_applies_and_stated_bounds_are_refused(dataset_path: Path) -> None:
     assert load_dataset(TASK, dataset_path, stated=StatedUnits(control_hz=7.0)).control_hz == 7.0
     with pytest.raises(DatasetError, match="--action-low and --action-high do not apply"):
         load_dataset(TASK, dataset_path, stated=StatedUnits(None, (-2.0,), (2.0,)))
