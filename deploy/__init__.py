@@ -1,1 +1,1 @@
-"""Everything between the service and the machines it runs on."""
+"""Deployment: Ray Serve application (`ray`), dashboard (`grafana`), Prometheus, Kubernetes, and shipped policies."""

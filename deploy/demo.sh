@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Serve the shipped cube-single policy and drive the simulated arm through POST /act: fixed seeds, ten episodes.
-# Extra arguments go to sorl-drive. RECORD_DIR=folder also records every request, for sorl-replay.
+# Serves the shipped cube-single policy and drives the simulated arm through POST /act, for ten episodes of fixed seeds.
+# Extra arguments are passed to sorl-drive. RECORD_DIR=folder also records every request, for sorl-replay.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bin=.venv/bin

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# kubectl and prometheus for the tests of this folder, into the folder given: from Debian's packages, unpacked and not
-# installed, so that no root is needed and no daemon starts. What the machine has already is used as it is.
+# Puts kubectl and prometheus, which the tests of this folder need, into the given folder. It unpacks Debian's packages
+# without installing them, so it needs no root and starts no daemon. Programs that the machine already has are skipped.
 set -euo pipefail
 folder=$1
 mkdir -p "$folder"

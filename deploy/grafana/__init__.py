@@ -1,1 +1,1 @@
-"""The dashboard, from one list of panels."""
+"""The Grafana dashboard: `panels` lists its panels, `promql` builds their queries, `dashboard` writes its JSON."""

@@ -1,4 +1,4 @@
-"""Grafana's JSON from `panels`: `python -m deploy.grafana.dashboard` writes the file that is provisioned."""
+"""Render `panels` as Grafana's JSON. `python -m deploy.grafana.dashboard` writes the provisioned file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from deploy.grafana.panels import PANELS, Panel
 FILE = Path(__file__).parent / "provisioning" / "dashboards" / "sorl.json"
 SOURCE = DataSourceRef(type_val="prometheus", uid="prometheus")
 PEAK = "425.6e9"
-"""FLOP/s: bf16 products of two cores of the machine of docs/results/bench/engine-cube-single.json."""
+"""Default peak, in FLOP/s: bf16 products on two cores of the machine in docs/results/bench/engine-cube-single.json."""
 
 HEIGHT = 8
 
@@ -79,7 +79,7 @@ def _panel(panel: Panel) -> Any:
 
 
 def _join(builder: Any, panel: Panel) -> None:
-    """One row for each (N, M), sorted by the first query's value, with a column a query."""
+    """Join the queries into a table: a row per (N, M), sorted by the first query's value, and a column per query."""
     legends = [query.legend for query in panel.queries]
     columns = {
         f"Value #{reference}": legend for reference, legend in zip(string.ascii_uppercase, legends, strict=False)

@@ -1,4 +1,4 @@
-"""What the dashboard shows: every panel with its queries, in reading order. `dashboard` makes Grafana's JSON of it."""
+"""The dashboard's panels with their queries, in reading order. `dashboard` renders them as Grafana's JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Kind = Literal["lines", "stacked", "heatmap", "trend", "table", "stat"]
 
 @dataclass(frozen=True)
 class Query:
-    """PromQL, and what its series are called."""
+    """A PromQL expression, and the legend of its series."""
 
     expression: str
     legend: str
@@ -23,11 +23,11 @@ class Panel:
     """One panel.
 
     Attributes:
-        text: what to see in it.
-        unit: Grafana's name of one.
-        kind: "trend" and "table" join their queries by N and M, into columns called by the legends; a trend's first is
-            its x.
-        width: of 24.
+        text: its description.
+        unit: the unit's name in Grafana.
+        kind: "trend" and "table" join their queries by N and M into columns, named by the legends; a trend's first
+            column is its x axis.
+        width: columns of 24.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Panel:
 
 BUDGET = "candidates, steps"
 BUDGET_LEGEND = "N {{candidates}}, M {{steps}}"
-# Over the whole range that is looked at; a comparison leaves out budgets that nobody asked for in it.
+# Over the whole range shown. The comparison "> 0" leaves out budgets without requests in it.
 _BY_BUDGET = (
     Query(
         f"{rate('sorl_granted_evaluations_total', BUDGET, '$__range')}"
@@ -55,31 +55,31 @@ _STAGES = ("queue", "compute", "serialise")
 PANELS = (
     Panel(
         "Latency versus compute",
-        "What a request's network evaluations cost in time: p50 and p99 of the range shown, a point for each (N, M). "
-        "A straight line is compute; what it has at 0 is everything else.",
+        "Latency over network evaluations per request: p50 and p99 of the range shown, a point for each (N, M). "
+        "The slope is the cost of compute; the intercept is all other time.",
         "s",
         _BY_BUDGET,
         "trend",
     ),
     Panel(
-        "Latency by budget", "The same points in figures. N is rounded up to a power of two.", "s", _BY_BUDGET, "table"
+        "Latency by budget", "The same points as numbers. N is rounded up to a power of two.", "s", _BY_BUDGET, "table"
     ),
     Panel(
         "p99 by budget",
-        "Receipt to encoded reply.",
+        "From receipt to the encoded reply.",
         "s",
         (Query(quantile(0.99, "sorl_request_by_budget_seconds", BUDGET), BUDGET_LEGEND),),
     ),
     Panel(
         "Latency",
-        "Answered requests a second; the rows are control periods.",
+        "Answered requests per second by latency; the rows are control periods.",
         "s",
         (Query(rate("sorl_request_seconds_bucket", "le"), "{{le}}"),),
         "heatmap",
     ),
     Panel(
         "Where the time goes",
-        "Means of answered requests. The rest is reading and checking the request, and waking the event loop.",
+        "Means over answered requests. The rest is parsing and checking the request, and waking the event loop.",
         "s",
         (
             *(Query(mean(f"sorl_{stage}_seconds"), stage) for stage in _STAGES),
@@ -94,8 +94,8 @@ PANELS = (
     ),
     Panel(
         "Deadlines met, by control rate",
-        "Share of requests with a deadline that were answered in time; a deadline counts for the slowest rate whose "
-        "period holds it.",
+        "Share of requests with a deadline that were answered in time, by the slowest control rate whose period "
+        "is at least the deadline.",
         "percentunit",
         (
             Query(
@@ -106,7 +106,7 @@ PANELS = (
     ),
     Panel(
         "Requested and granted compute",
-        "Network evaluations a second of answered requests. Between the two is what was degraded.",
+        "Network evaluations per second of answered requests. The difference was degraded.",
         "short",
         (
             Query(rate("sorl_requested_evaluations_total"), "requested"),
@@ -115,14 +115,14 @@ PANELS = (
     ),
     Panel(
         "Degraded",
-        "Answered requests a second that were granted less than asked.",
+        "Answered requests per second that were granted less than requested.",
         "reqps",
         (Query(rate("sorl_degraded_total", "reason"), "{{reason}}"),),
     ),
     Panel(
         "Goodput and shedding",
-        "Requests a second: answered, refused or given up for want of time or readiness, dropped by their clients, "
-        "ended as 4xx or 5xx in all.",
+        "Requests per second: answered; refused or given up because there was no time or the server was not ready; "
+        "abandoned by their clients; and all with status 4xx or 5xx.",
         "reqps",
         (
             Query(rate("sorl_requests_total", outcome="ok"), "answered"),
@@ -133,36 +133,36 @@ PANELS = (
     ),
     Panel(
         "Queue",
-        "Requests waiting, and being answered.",
+        "Requests that wait in the queue, and requests in flight.",
         "short",
         (Query(now("sorl_queue_requests"), "waiting"), Query(now("sorl_requests_in_flight"), "in flight")),
     ),
     Panel(
         "Backlog and lag",
-        "Predicted compute waiting; how much later than predicted one request in a hundred is computed, and how long "
-        "it waits for the event loop.",
+        "Predicted compute time in the queue; the 99th percentiles of schedule delay (how much later than predicted a "
+        "request is computed) and of event-loop lag.",
         "s",
         (
             Query(now("sorl_queue_backlog_seconds"), "backlog"),
-            Query(now("sorl_queue_slip_seconds"), "slip"),
+            Query(now("sorl_queue_slip_seconds"), "schedule delay"),
             Query(now("sorl_loop_lag_seconds"), "loop lag"),
         ),
     ),
     Panel(
         "Batch size",
-        "Means. Rows are observations x candidates.",
+        "Means per batch. Rows are observations x candidates.",
         "short",
         (Query(mean("sorl_batch_requests"), "requests"), Query(mean("sorl_batch_rows"), "rows")),
     ),
     Panel(
         "Q gain of best of N",
-        "How much better the chosen candidate is than the first, by the ensemble: what N buys.",
+        "Value of the chosen candidate minus value of the first, by the ensemble: the benefit of N.",
         "short",
         (Query(mean("sorl_q_gain", "candidates"), "N {{candidates}}"),),
     ),
     Panel(
-        "Q gain an evaluation",
-        "The same, divided by the network evaluations that were spent on it: what compute buys, and where it stops. "
+        "Q gain per evaluation",
+        "The same divided by the network evaluations spent: the benefit of compute, and where it ends. "
         "A request of several observations counts with its mean gain and all its evaluations.",
         "short",
         (
@@ -174,32 +174,32 @@ PANELS = (
     ),
     Panel(
         "Q of chosen actions",
-        "Median, and the median spread of the ensemble: a policy that meets what it does not know has a low one and a "
-        "wide other.",
+        "Median Q, and median standard deviation over the ensemble. On observations unlike its training data a policy "
+        "has a low Q and a large standard deviation.",
         "short",
-        (Query(quantile(0.5, "sorl_q"), "Q"), Query(quantile(0.5, "sorl_q_std"), "spread")),
+        (Query(quantile(0.5, "sorl_q"), "Q"), Query(quantile(0.5, "sorl_q_std"), "standard deviation")),
     ),
     Panel(
         "Share of peak FLOP/s",
-        "While computing, and of all time. The peak is the variable of that name, in FLOP/s; `sorl-bench engine` "
-        "measures it.",
+        "While computing, and over all time. The peak is the dashboard variable of that name, in FLOP/s; "
+        "`sorl-bench engine` measures it.",
         "percentunit",
         (
             Query(f"{rate('sorl_network_flops_total')} / {rate('sorl_batch_seconds_sum')} / $peak", "while computing"),
-            Query(f"{rate('sorl_network_flops_total')} / count({now('sorl_ready')}) / $peak", "of all time"),
+            Query(f"{rate('sorl_network_flops_total')} / count({now('sorl_ready')}) / $peak", "over all time"),
         ),
     ),
     Panel(
         "FLOP/s by network",
-        "Of matrix products, as needed at the least.",
+        "Floating-point operations of matrix products, counted as the fewest that are needed.",
         "FLOPS",
         (Query(rate("sorl_network_flops_total", "network"), "{{network}}"),),
         "stacked",
     ),
     Panel(
         "Cost model",
-        "How far predictions of batches are off (mean of |measured / predicted - 1|), and how much slower batches are "
-        "than at warm-up.",
+        "Relative error of predicted batch times (mean of |measured / predicted - 1|), and batch time relative to "
+        "warm-up.",
         "short",
         (
             Query(now("sorl_cost_relative_error"), "error, {{model}}"),
@@ -208,13 +208,14 @@ PANELS = (
     ),
     Panel(
         "Reloads",
-        "In the range of a point, by outcome.",
+        "Reloads per interval, by outcome.",
         "short",
         (Query(rise("sorl_reloads_total", "model, outcome"), "{{model}}: {{outcome}}"),),
     ),
     Panel(
         "Faults",
-        "Each should be 0: NaN or infinity from the policy, batches that raised, worker threads that died.",
+        "Each should be 0: requests with NaN or infinity from the policy, batches that raised, worker threads that "
+        "died, and records that were dropped.",
         "short",
         tuple(
             Query(rise(metric), legend)
@@ -226,18 +227,20 @@ PANELS = (
             )
         ),
     ),
-    Panel("Ready", "1: /readyz says so.", "short", (Query(now("sorl_ready"), "{{instance}}"),), "stat", 6),
+    Panel("Ready", "1 if /readyz succeeds.", "short", (Query(now("sorl_ready"), "{{instance}}"),), "stat", 6),
     Panel(
-        "Processor",
+        "CPU",
         "Cores used.",
         "short",
         (Query(rate("process_cpu_seconds_total", "instance"), "{{instance}}"),),
         width=6,
     ),
-    Panel("Memory", "Resident.", "bytes", (Query(now("process_resident_memory_bytes"), "{{instance}}"),), width=6),
+    Panel(
+        "Memory", "Resident memory.", "bytes", (Query(now("process_resident_memory_bytes"), "{{instance}}"),), width=6
+    ),
     Panel(
         "Versions",
-        "What is served, by what.",
+        "The served models, and the software's versions.",
         "short",
         (
             Query(now("sorl_model_info"), "{{name}} {{version}}"),

@@ -1,1 +1,1 @@
-"""The service as a Ray Serve application."""
+"""The service as a Ray Serve application: `application` builds it from `options`; `autoscaling` scales it."""

@@ -1,7 +1,7 @@
-"""`create_app` as a Ray Serve application, for `serve run deploy.ray.application:build` and `serve deploy serve.yaml`.
+"""The Ray Serve application, for `serve run deploy.ray.application:build` and `serve deploy serve.yaml`.
 
-Ray starts, watches and counts replicas, and shares requests out; everything else is the same application as
-`sorl-serve`'s. The queue, its bound and its errors are each replica's own.
+Ray starts, monitors and scales replicas, and distributes requests. Each replica is the same application as
+`sorl-serve`'s, with its own queue, queue limit and errors.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from service.app import create_app
 from service.runtime import Runtime
 from service.settings import Settings
 
-REPLY_SECONDS = 5  # for replies on their way, once a replica's queue is drained
+REPLY_SECONDS = 5  # for the last replies, after a replica's queue is drained
 
 
 class Replica:
-    """What Ray asks of a replica, beside HTTP."""
+    """The methods that Ray calls on a replica, beside HTTP."""
 
-    app: FastAPI  # Ray's wrapper puts it there
+    app: FastAPI  # set by Ray's wrapper
 
     @property
     def _runtime(self) -> Runtime:
@@ -33,17 +33,17 @@ class Replica:
         return runtime
 
     async def check_health(self) -> None:
-        """Raises NotReady after a failure that only a restart mends; Ray then replaces the replica."""
+        """Raise NotReady after a failure that only a restart can repair; Ray then replaces the replica."""
         self._runtime.lifecycle.check_ready()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What `LoadPolicy` decides by."""
+        """The load that `LoadPolicy` decides by."""
         meter: LoadMeter = self.app.state.load
         return meter.read()
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """The application; `arguments` are the fields of `Options`.
+    """Build the application; `arguments` are the fields of `Options`.
 
     Raises:
         ValueError: an option or a setting is unknown or out of range.
@@ -81,7 +81,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
 
 
 def create_warm_app(settings: Settings) -> FastAPI:
-    """`create_app`, but its start ends when warm-up has: Ray sends requests to a replica from then on.
+    """`create_app`, with a start that lasts until warm-up has ended, because Ray sends requests once it has.
 
     Raises:
         CheckpointError, BackendUnavailable, OSError: see `Runtime`. NotReady, at the start: warm-up failed.

@@ -1,4 +1,4 @@
-"""How many replicas: from what every replica says about its own queue and its own compute."""
+"""Autoscaling: each replica reports its backlog and busy share (`LoadMeter`); `LoadPolicy` sets the replica count."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ BUSY = "busy"
 
 
 class LoadMeter:
-    """Reads one replica's load off its own metrics.
+    """Reads one replica's load from its metrics.
 
     Args:
-        registry: of the application (`Metrics.registry`).
-        clock: seconds, monotonic.
+        registry: the application's `Metrics.registry`.
+        clock: a monotonic clock, in seconds.
     """
 
     def __init__(self, registry: CollectorRegistry, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,10 +29,10 @@ class LoadMeter:
         self._at, self._computed = clock(), self._sample("sorl_batch_seconds_sum")
 
     def read(self) -> dict[str, float]:
-        """`backlog_seconds`: predicted compute that waits now; `busy`: share of the time since the last call spent
-        computing, 0 to 1."""
+        """The current load. `backlog_seconds`: predicted compute time in the queue; `busy`: the share of the time since
+        the last call spent computing, 0 to 1."""
         now, computed = self._clock(), self._sample("sorl_batch_seconds_sum")
-        # Two calls at the same instant have nothing between them.
+        # 0 if the clock has not advanced since the last call.
         busy = (computed - self._computed) / (now - self._at) if now > self._at else 0.0
         self._at, self._computed = now, computed
         return {BACKLOG: self._sample("sorl_queue_backlog_seconds"), BUSY: min(busy, 1.0)}
@@ -45,20 +45,22 @@ class LoadMeter:
 
 
 class LoadPolicy:
-    """A Ray Serve autoscaling policy. The larger wish wins: backlog says that replicas are missing, busy how many are
-    needed once it is gone. By backlog alone the last of them would go as soon as the queue is empty.
+    """A Ray Serve autoscaling policy: as many replicas as backlog or busy share need, whichever is more.
+
+    The backlog shows that replicas are missing; the busy share shows how many are needed once the backlog is gone. By
+    backlog alone, replicas would be removed as soon as the queue is empty.
 
     Args:
-        target_backlog_seconds: that may wait at a replica, on average.
-        target_busy: share of its time that a replica may compute, on average.
+        target_backlog_seconds: mean backlog per replica, in seconds of compute.
+        target_busy: mean share of its time that a replica computes.
     """
 
     def __init__(self, target_backlog_seconds: float, target_busy: float) -> None:
         self._targets = {BACKLOG: target_backlog_seconds, BUSY: target_busy}
 
     def __call__(self, context: AutoscalingContext) -> tuple[float, dict[str, Any]]:
-        """(replicas wanted, state to keep: none). Ray applies bounds and delays, and rounds up."""
-        told = context.aggregated_metrics or {}
-        if not any(told.get(name) for name in self._targets):
+        """The number of replicas needed, and an empty state. Ray rounds up, and applies limits and delays."""
+        reported = context.aggregated_metrics or {}
+        if not any(reported.get(name) for name in self._targets):
             return context.target_num_replicas, {}
-        return max(sum(told.get(name, {}).values()) / target for name, target in self._targets.items()), {}
+        return max(sum(reported.get(name, {}).values()) / target for name, target in self._targets.items()), {}

@@ -1,4 +1,4 @@
-"""What the Dockerfile's last stage says, read from its text."""
+"""The contents of the Dockerfile's last stage, parsed from its text."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def exposed_port() -> int:
 
 
 def copied() -> list[str]:
-    """Everything that is copied from the build context."""
+    """All paths that are copied from the build context."""
     lines = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)
     assert lines
     return [word for line in lines for word in line.split()]
 
 
 def tool(name: str) -> str:
-    """A program that `make test-all` has installed, or the machine has."""
+    """The path of a program that the machine has, or that `make test-all` installed."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:{ROOT / '.venv' / 'tools' / 'usr' / 'bin'}")
     assert found, f"{name} is not there: deploy/tools.sh .venv/tools"
     return found

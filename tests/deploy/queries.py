@@ -1,4 +1,4 @@
-"""The PromQL of the dashboard and of the alerts, as Grafana and Prometheus would send it."""
+"""The PromQL expressions of the dashboard and of the alerts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 
 
 def dashboard_queries() -> list[tuple[str, str]]:
-    """(panel's title, query) of every query, with `$` variables in it."""
+    """(panel's title, expression) of every query, with its `$` variables."""
     panels = json.loads(DASHBOARD.read_text())["panels"]
     return [(panel["title"], target["expr"]) for panel in panels for target in panel["targets"]]
 
 
 def alerts() -> list[dict[str, Any]]:
-    """The rules, as they are in the file."""
+    """The alerting rules in the file."""
     return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
 
 
 def always_answering(expression: str) -> str:
-    """An alert's condition as 0 or 1: with its comparison alone, what is well has no answer."""
+    """An alert's condition with the value 0 or 1. A plain comparison has no result where it is false."""
     condition, comparisons = re.subn(r" (==|!=|<=?|>=?) ", r" \1 bool ", expression)
     assert comparisons == 1
     return condition
 
 
 def metric_names(expression: str) -> set[str]:
-    """The metrics that a query reads."""
+    """The metrics in a query."""
     return set(re.findall(r"\b(?:sorl|process)_[a-z_]+", expression))

@@ -1,4 +1,4 @@
-"""Alerts fire when they should (`alerts_test.yml` has the cases), and each has its page of the runbook."""
+"""Alerts: they fire when they should (cases in `alerts_test.yml`), and each has a section in the runbook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The container files name things that exist: settings, files, ports, commands. No engine is needed to check that."""
+"""The container files name existing settings, files, ports and commands. These tests need no container engine."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_prometheus_scrapes_the_services_ports(compose: dict[str, Any]) -> None:
     assert set(OURS) < set(compose["services"])
 
 
-def test_grafana_asks_that_prometheus(compose: dict[str, Any]) -> None:
+def test_grafanas_data_source_is_that_prometheus(compose: dict[str, Any]) -> None:
     path = ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml"
     (source,) = yaml.safe_load(path.read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"

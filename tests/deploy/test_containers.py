@@ -35,7 +35,7 @@ def compose() -> dict[str, Any]:
 
 
 def parsed(*options: str) -> dict[str, Any]:
-    """The compose file as podman-compose reads it. It only looks for an engine's name here, so `echo` will do."""
+    """The compose file as podman-compose reads it. It needs only the name of an engine, so `echo` is enough."""
     command = [BIN / "podman-compose", "--podman-path", "/bin/echo", *options, "config"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SORL_")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
@@ -44,13 +44,13 @@ def parsed(*options: str) -> dict[str, Any]:
 
 
 def mounts(service: dict[str, Any], volumes: Path) -> dict[str, Path]:
-    """What is mounted where; named volumes are folders below `volumes`."""
+    """Host paths by their mount points; named volumes are folders below `volumes`."""
     pairs = [volume.split(":")[:2] for volume in service["volumes"]]
     return {target: (ROOT if source.startswith(".") else volumes) / source for source, target in pairs}
 
 
 def here(text: str, mounted: dict[str, Path]) -> str:
-    """`text` with paths in the container replaced by what is mounted there."""
+    """`text` with container paths replaced by the mounted host paths."""
     targets = "|".join(map(re.escape, mounted))
     return re.sub(rf"(?<![\w./-])({targets})(?=/|$)", lambda found: str(mounted[found[1]]), text)
 
@@ -97,7 +97,7 @@ def test_the_dockerfile_passes_hadolint() -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_gpu_service_is_there_only_when_asked_for(compose: dict[str, Any]) -> None:
+def test_the_gpu_service_needs_its_profile(compose: dict[str, Any]) -> None:
     assert set(compose["services"]) == {"sorl", "prometheus", "grafana"}
     with_gpu = parsed("--profile", "gpu")["services"]
     assert set(with_gpu) == {"sorl", "sorl-gpu", "prometheus", "grafana"}
@@ -105,7 +105,7 @@ def test_the_gpu_service_is_there_only_when_asked_for(compose: dict[str, Any]) -
     assert device == {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
 
 
-def test_the_images_health_check_says_what_readyz_says(served: str) -> None:
+def test_the_images_health_check_agrees_with_readyz(served: str) -> None:
     command = [word.replace(f"127.0.0.1:{image.exposed_port()}", served) for word in image.health_command()]
     assert served in command[-1]
     command[0] = str(BIN / command[0])
@@ -137,7 +137,7 @@ def test_prometheus_scrapes_the_service(served: str, compose: dict[str, Any], tm
 
 
 def scraped(url: str, wanted: dict[str, str], process: subprocess.Popen[str]) -> dict[str, str]:
-    """Values of the job `sorl`, once they are as wanted; else the last ones."""
+    """Values of the job `sorl`: the wanted ones once they come, else the last."""
     found: dict[str, str] = {}
     with httpx.Client(base_url=url) as client:
         for _ in range(LOOKS):
@@ -147,6 +147,6 @@ def scraped(url: str, wanted: dict[str, str], process: subprocess.Popen[str]) ->
                     found[name] = sample["value"][1]
             if found == wanted:
                 break
-            with pytest.raises(subprocess.TimeoutExpired):  # it goes on running
+            with pytest.raises(subprocess.TimeoutExpired):  # it must keep running
                 process.wait(0.2)
     return found

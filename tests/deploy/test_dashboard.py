@@ -1,4 +1,4 @@
-"""The dashboard's file: made from its panels, of metrics that exist, and provisioned."""
+"""The dashboard's file: rendered from its panels, with existing metrics, and provisioned."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.deploy.queries import DASHBOARD, ROOT, alerts, dashboard_queries, met
 
 
 def exported() -> set[str]:
-    """Every sample's name of a server that has one model."""
+    """The names of all samples that a server with one model exports."""
     metrics = Metrics()
     metrics.show_model("small", "0", "reference")
     metrics.show_cost("small", CostModel())
@@ -29,8 +29,8 @@ def exported() -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_file_is_what_the_panels_give() -> None:
-    """Grafana's SDK comes with the extra `deploy`."""
+def test_the_file_is_rendered_from_the_panels() -> None:
+    """Needs Grafana's SDK, from the extra `deploy`."""
     from deploy.grafana.dashboard import FILE, render
 
     assert FILE == DASHBOARD
@@ -50,7 +50,7 @@ def test_queries_and_alerts_read_metrics_that_are_exported() -> None:
 
 
 def test_every_metric_is_in_the_docs() -> None:
-    """By its name, or a histogram's and a summary's without what their samples add to it."""
+    """By its name; of a histogram or summary without the suffixes of its samples."""
     text = (ROOT / "docs" / "operations.md").read_text()
     documented = metric_names(text)
     for name in exported():

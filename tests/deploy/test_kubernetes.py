@@ -1,4 +1,4 @@
-"""The manifests, rendered by kubectl and held against Kubernetes' schemas, and against what they are said of."""
+"""The manifests, rendered by kubectl and checked against Kubernetes' schemas, the server and its settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.deploy.image import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
 BASE = FOLDER / "base"
-# Of monitoring.coreos.com/v1, whose schema ships with the operator and not with Kubernetes.
+# For monitoring.coreos.com/v1, whose schema comes with the operator, not with Kubernetes.
 SERVICE_MONITOR = {"endpoints", "jobLabel", "namespaceSelector", "selector", "targetLabels"}
 ENDPOINT = {"interval", "path", "port", "scheme", "scrapeTimeout"}
 
@@ -54,7 +54,7 @@ def rendered(folder: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["base", "gpu"])
-def test_what_is_rendered_is_valid(folder: str) -> None:
+def test_rendered_manifests_are_valid(folder: str) -> None:
     import kubernetes_validate
 
     resources = rendered(folder)
@@ -75,7 +75,7 @@ def test_what_is_rendered_is_valid(folder: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_gpu_overlay_asks_for_a_card_and_keeps_the_rest() -> None:
+def test_the_gpu_overlay_requests_a_gpu_and_keeps_the_rest() -> None:
     base, gpu = (rendered(folder)["Deployment"]["spec"]["template"]["spec"] for folder in ("base", "gpu"))
     (plain,), (with_card,) = base.pop("containers"), gpu.pop("containers")
     assert with_card["resources"]["limits"] == {"cpu": "2", "memory": "8Gi", "nvidia.com/gpu": "1"}
@@ -109,7 +109,7 @@ def paths() -> set[str]:
     return {route.path for route in router.routes}  # type: ignore[attr-defined]
 
 
-def test_probes_ask_for_pages_that_exist(container: dict[str, Any]) -> None:
+def test_probes_use_existing_routes(container: dict[str, Any]) -> None:
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
     assert {probe["path"] for probe in probes.values()} <= paths()
     assert {probe["port"] for probe in probes.values()} == {"http"}
@@ -146,13 +146,13 @@ def test_variables_set_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_no_variables_of_kubernetes_look_like_settings(pod: dict[str, Any]) -> None:
-    """A service called sorl-serve is described in SORL_SERVE_PORT and the like, if it may be."""
+    """Service links would describe a service called sorl-serve in SORL_SERVE_PORT and others."""
     with pytest.raises(ValueError, match="SORL_SERVE_SERVICE_HOST sets nothing"):
         refuse_unknown_environment({"SORL_SERVE_SERVICE_HOST": "10.0.0.1"}, Settings.model_fields)
     assert pod["enableServiceLinks"] is False
 
 
-def test_the_pod_is_locked_down_as_its_namespace_demands(pod: dict[str, Any], container: dict[str, Any]) -> None:
+def test_the_pod_meets_its_namespaces_security_standard(pod: dict[str, Any], container: dict[str, Any]) -> None:
     assert read(BASE / "namespace.yaml")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     security = pod["securityContext"]
     assert f"{security['runAsUser']}:{security['runAsGroup']}" == image.user()
@@ -183,7 +183,7 @@ def test_cores_are_whole_and_guaranteed(container: dict[str, Any]) -> None:
     assert int(resources["limits"]["cpu"]) >= 1
 
 
-def test_the_autoscaler_asks_for_metrics_that_the_adapter_makes_of_the_servers() -> None:
+def test_the_autoscalers_metrics_come_from_the_adapter() -> None:
     autoscaler = read(BASE / "horizontalpodautoscaler.yaml")["spec"]
     assert autoscaler["scaleTargetRef"]["name"] == read(BASE / "deployment.yaml")["metadata"]["name"]
     asked = {metric["pods"]["metric"]["name"] for metric in autoscaler["metrics"] if metric["type"] == "Pods"}
@@ -194,7 +194,7 @@ def test_the_autoscaler_asks_for_metrics_that_the_adapter_makes_of_the_servers()
 
 
 @pytest.mark.slow
-def test_prometheus_understands_the_adapters_queries(tmp_path: Path) -> None:
+def test_prometheus_accepts_the_adapters_queries(tmp_path: Path) -> None:
     rules = []
     for rule in read(FOLDER / "monitoring" / "prometheus-adapter.yaml")["rules"]["custom"]:
         query = rule["metricsQuery"].replace("<<.Series>>", rule["seriesQuery"].split("{")[0])

@@ -1,4 +1,4 @@
-"""A real Prometheus reads a real server under load, and every query of the dashboard and the alerts has an answer."""
+"""A real Prometheus scrapes a real server under load: every query of the dashboard and the alerts has a result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.deploy.queries import DASHBOARD, ROOT, alerts, always_answering, dash
 
 pytestmark = pytest.mark.slow
 POLICY = ROOT / "deploy" / "policies" / "pointmaze-medium.safetensors"
-ROUNDS = 1000  # of load, each some tenths of a second: far more than the scrapes take
+ROUNDS = 1000  # rounds of load, each some tenths of a second: more than enough for the scrapes
 SCRAPES = 6
 BUDGETS = [(1, 1), (2, 1), (8, 4), (32, 4), (128, 8)]
 
@@ -68,7 +68,7 @@ def requests(obs_dim: int) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def load(client: httpx.Client, pool: ThreadPoolExecutor, bodies: list[tuple[int, dict[str, Any]]]) -> None:
-    """One round. A status of 0: whatever becomes of a deadline on a machine of whatever speed."""
+    """Send one round. A status of 0 allows any: whether a deadline is met depends on the machine."""
 
     def ask(body: dict[str, Any]) -> int:
         return client.post("/act", json=body).status_code
@@ -79,7 +79,7 @@ def load(client: httpx.Client, pool: ThreadPoolExecutor, bodies: list[tuple[int,
 
 
 def answer(prometheus: httpx.Client, query: str) -> list[dict[str, Any]]:
-    """An instant query's vector. Fails on an error, and on a warning or hint of Prometheus'."""
+    """An instant query's vector. Fails on an error, a warning or a hint of Prometheus."""
     reply = prometheus.get("/api/v1/query", params={"query": query}).json()
     assert reply["status"] == "success", (query, reply)
     assert not reply.get("warnings"), (query, reply)
@@ -88,7 +88,7 @@ def answer(prometheus: httpx.Client, query: str) -> list[dict[str, Any]]:
 
 
 def settled(prometheus: httpx.Client) -> bool:
-    """Has Prometheus read the server often enough for rates, and evaluated every rule without an error?"""
+    """Whether Prometheus has enough scrapes for rates, and has evaluated every rule without an error."""
     scrapes = answer(prometheus, 'count_over_time(up{job="sorl"}[5m])')
     groups = prometheus.get("/api/v1/rules").json()["data"]["groups"]
     health = [rule["health"] for group in groups for rule in group["rules"]]
@@ -98,8 +98,8 @@ def settled(prometheus: httpx.Client) -> bool:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """Prometheus' API, once it has read a loaded server; its configuration is the shipped one, but for names of hosts
-    and intervals."""
+    """The API of a Prometheus that has scraped a server under load, with the shipped configuration except for host
+    names and intervals."""
     folder = tmp_path_factory.mktemp("prometheus")
     path = f"{os.environ['PATH']}:{ROOT / '.venv' / 'tools' / 'usr' / 'bin'}"
     program = shutil.which("prometheus", path=path)
@@ -131,7 +131,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Clien
 
 
 def filled_in(expression: str) -> str:
-    """With a value for each of Grafana's variables; there must be no other."""
+    """The query with values for all of Grafana's variables. Fails if it has others."""
     variables = {
         v["name"]: v.get("allValue") or v["query"] for v in json.loads(DASHBOARD.read_text())["templating"]["list"]
     }
@@ -142,29 +142,29 @@ def filled_in(expression: str) -> str:
 
 
 @pytest.mark.parametrize(("panel", "query"), dashboard_queries())
-def test_every_query_of_the_dashboard_has_an_answer(prometheus: httpx.Client, panel: str, query: str) -> None:
+def test_every_query_of_the_dashboard_has_a_result(prometheus: httpx.Client, panel: str, query: str) -> None:
     values = [float(sample["value"][1]) for sample in answer(prometheus, filled_in(query))]
     assert values, f"{panel}: no answer to {query}"
     assert not all(map(math.isnan, values)), f"{panel}: nothing but NaN in answer to {query}"
 
 
 @pytest.mark.parametrize("rule", alerts(), ids=lambda rule: rule["alert"])
-def test_every_alert_can_be_told_from_what_is_exported(prometheus: httpx.Client, rule: dict[str, Any]) -> None:
+def test_every_alert_reads_exported_metrics(prometheus: httpx.Client, rule: dict[str, Any]) -> None:
     values = [float(sample["value"][1]) for sample in answer(prometheus, always_answering(rule["expr"]))]
     assert values, rule["expr"]
     assert set(values) <= {0.0, 1.0}
 
 
-def test_figures_agree_with_the_load(prometheus: httpx.Client) -> None:
-    """Each comparison in one query, which sees one scrape, which sees one moment of the server."""
-    of_two = '{candidates="2", steps="1"}'  # nothing else is rounded up to N = 2
+def test_metrics_agree_with_the_load(prometheus: httpx.Client) -> None:
+    """Each comparison is one query, so both sides are from the same scrape."""
+    of_two = '{candidates="2", steps="1"}'  # no other request has N rounded up to 2
     query = f"sorl_granted_evaluations_total{of_two} / sorl_request_by_budget_seconds_count{of_two}"
     (evaluations,) = answer(prometheus, query)
     assert float(evaluations["value"][1]) == 2 * (1 + load_policy(POLICY).spec.ensemble_size)
     shed = 'sum(sorl_shed_total{reason="too_short"})'
     for other in ('outcome="invalid_request", code="422"', 'outcome="unknown_model", code="404"'):
         (difference,) = answer(prometheus, f"{shed} - sum(sorl_requests_total{{{other}}})")
-        assert abs(float(difference["value"][1])) <= 1  # one each a round, which a scrape may catch half done
+        assert abs(float(difference["value"][1])) <= 1  # one of each per round; a scrape may be in the middle of one
 
 
 def test_a_deadline_that_can_not_be_met_is_missed(prometheus: httpx.Client) -> None:

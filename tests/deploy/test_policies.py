@@ -1,4 +1,4 @@
-"""Shipped policies: cards that keep the rules, and actions that move the simulated robot to success."""
+"""Shipped policies: their model cards are complete, and they succeed in simulation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_four_are_shipped() -> None:
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
-def test_a_card_says_where_a_policy_comes_from_and_what_it_can(path: Path) -> None:
+def test_a_card_has_a_policys_origin_and_results(path: Path) -> None:
     spec = load_policy(path).spec
     assert spec.name == path.stem
     assert spec.provenance.environment.startswith(spec.name)
@@ -56,8 +56,8 @@ def test_float32_agrees_with_float64(path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "least"), [("pointmaze-medium", 0.8), ("scene", 0.7), ("cube-double", 0.7)])
 def test_a_policy_reaches_its_goal(name: str, least: float) -> None:
-    """Ten episodes whose seeds nothing else uses. Rounding differs between machines: there is room below the headlines.
-    A policy of 90.5 % misses 4 of 10 once in ninety times, one of 96 % once in two thousand."""
+    """Ten episodes, with seeds that nothing else uses. Rounding differs between machines, so the limit is below the
+    headlines: a policy of 90.5 % fails 4 of 10 with probability 1/90, one of 96 % with 1/2000."""
     path = ROOT / "deploy" / "policies" / f"{name}.safetensors"
     budget = load_policy(path).spec.default_budget
     report = evaluate_policy(
@@ -116,6 +116,6 @@ def test_the_demo_succeeds_and_its_recording_replays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
-def test_a_card_names_no_folder_of_the_machine_that_trained_it(path: Path) -> None:
+def test_a_card_has_no_paths_of_the_training_machine(path: Path) -> None:
     config = load_policy(path).spec.provenance.config
     assert not [value for value in config.values() if isinstance(value, str) and Path(value).is_absolute()]

@@ -1,4 +1,4 @@
-"""On a real local Ray: load brings a second replica, a killed one takes no request with it, and actions are right."""
+"""On a real local Ray: load starts a second replica, a killed replica loses no request, and actions are correct."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def children() -> dict[int, list[int]]:
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         found.setdefault(parent, []).append(int(stat.parent.name))
     return found
 
 
 def replicas(pid: int) -> set[int]:
-    """Processes of replicas below `pid`."""
+    """The replicas' processes among the descendants of `pid`."""
     tree, below = children(), [pid]
     for one in below:
         below.extend(tree.get(one, []))
@@ -57,7 +57,7 @@ def replicas(pid: int) -> set[int]:
 
 
 class Robots:
-    """Clients in a closed loop, each in a thread, until told to stop. Every request has a seed of its own."""
+    """Closed-loop clients, each in a thread, until stopped. Every request has its own seed."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -80,7 +80,7 @@ class Robots:
             thread.join()
 
     def until(self, condition: Callable[[], Any]) -> Any:
-        """Look again after every reply until `condition` gives something; an error after `SECONDS`."""
+        """Check `condition` after every reply until it returns something; fails after `SECONDS`."""
         with self._answered:
             return self._answered.wait_for(lambda: self.failures or condition(), SECONDS)
 
@@ -103,7 +103,7 @@ class Robots:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Any]:
-    """One replica at first, two at most, wanted as soon as there is any load."""
+    """Ray Serve with one replica, which adds a second as soon as there is any load."""
     from bench.ray_serve import ray_serving
 
     settings = {"model": str(MODEL), "precision": "fp32"}
@@ -112,7 +112,7 @@ def served() -> Iterator[Any]:
         yield serve
 
 
-def test_replicas_come_with_load_and_one_that_is_killed_loses_no_request(served: Any) -> None:
+def test_load_adds_a_replica_and_a_killed_replica_loses_no_request(served: Any) -> None:
     (first,) = replicas(served.pid)
     with Robots(served.url) as robots:
         assert robots.until(lambda: len(replicas(served.pid)) == 2), "no second replica for all that load"
@@ -145,12 +145,12 @@ def test_errors_are_the_servers_own(served: Any) -> None:
     assert httpx.get(f"{served.url}/readyz", timeout=30).json()["status"] == "ready"
 
 
-# What Ray's modules do with pydantic as they are imported.
+# Ray's modules cause deprecation warnings of pydantic at import.
 ignore_rays_warnings = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @ignore_rays_warnings
-def test_a_share_of_a_card_is_passed_on_to_ray() -> None:
+def test_a_fraction_of_a_gpu_is_passed_to_ray() -> None:
     from deploy.ray.application import build
 
     application = build({"num_cpus": 3, "num_gpus": 0.5, "settings": {"model": str(MODEL)}})
@@ -159,7 +159,7 @@ def test_a_share_of_a_card_is_passed_on_to_ray() -> None:
 
 
 @ignore_rays_warnings
-def test_a_replica_starts_warm_and_tells_its_load() -> None:
+def test_a_replica_starts_warm_and_reports_its_load() -> None:
     from deploy.ray.application import Replica, create_warm_app
 
     async def life() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Replicas by arithmetic: what a replica tells, and what the policy makes of it."""
+"""`LoadMeter`: a replica's reported load. `LoadPolicy`: the replica count for it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def decide(told: dict[str, dict[str, float]] | None, **targets: float) -> float:
     return wanted
 
 
-def test_a_replica_tells_its_backlog_and_the_share_of_time_it_computed(clock: Clock) -> None:
+def test_a_replica_reports_its_backlog_and_busy_share(clock: Clock) -> None:
     registry = CollectorRegistry()
     backlog = Gauge("sorl_queue_backlog_seconds", "", registry=registry)
     compute = Histogram("sorl_batch_seconds", "", registry=registry)
-    compute.observe(7.0)  # before the meter was there
+    compute.observe(7.0)  # before the meter existed
     meter = LoadMeter(registry, clock)
     compute.observe(1.5)
     compute.observe(0.5)
@@ -46,7 +46,7 @@ def test_a_replica_tells_its_backlog_and_the_share_of_time_it_computed(clock: Cl
 def test_the_server_exports_what_the_meter_reads(clock: Clock) -> None:
     metrics = Metrics()
     meter = LoadMeter(metrics.registry, clock)
-    metrics.count_batch(BatchSize(1, 4, 4), requests=1, members=1, flops=Flops(1, 1, 1, 1), seconds=0.3)
+    metrics.count_batch(BatchSize(1, 4, 4), requests=1, nonfinite=0, members=1, flops=Flops(1, 1, 1, 1), seconds=0.3)
     clock.now += 1.0
     assert meter.read() == {"backlog_seconds": 0.0, "busy": pytest.approx(0.3)}
 
@@ -59,23 +59,23 @@ def test_an_application_without_these_metrics_is_an_error(clock: Clock) -> None:
 @pytest.mark.parametrize(
     ("backlog", "busy", "wanted"),
     [
-        ([0.02, 0.02], [0.7, 0.7], 2.0),  # both at their targets: as many as there are
-        ([0.08, 0.0], [0.9, 0.3], 4.0),  # 80 ms wait, 20 ms each may
-        ([0.0, 0.0], [0.7, 0.7], 2.0),  # nothing waits, and yet one alone could not do it
+        ([0.02, 0.02], [0.7, 0.7], 2.0),  # both at their targets: the same number
+        ([0.08, 0.0], [0.9, 0.3], 4.0),  # 80 ms of backlog, 20 ms per replica
+        ([0.0, 0.0], [0.7, 0.7], 2.0),  # no backlog, but one replica would be too busy
         ([0.0, 0.0], [0.1, 0.04], 0.2),  # Ray keeps min_replicas
     ],
 )
-def test_the_larger_wish_wins(backlog: list[float], busy: list[float], wanted: float) -> None:
+def test_the_larger_replica_count_wins(backlog: list[float], busy: list[float], wanted: float) -> None:
     told = {"backlog_seconds": dict(zip("ab", backlog, strict=True)), "busy": dict(zip("ab", busy, strict=True))}
     assert decide(told) == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("told", [None, {}, {"backlog_seconds": {}, "busy": {}}])
-def test_before_a_replica_has_spoken_nothing_changes(told: dict[str, dict[str, float]] | None) -> None:
+def test_without_reports_nothing_changes(told: dict[str, dict[str, float]] | None) -> None:
     assert decide(told) == 3
 
 
-def test_targets_are_what_they_are_called() -> None:
+def test_targets_have_their_names() -> None:
     told = {"backlog_seconds": {"a": 1.0}, "busy": {"a": 0.9}}
     assert decide(told, target_backlog_seconds=0.1) == pytest.approx(10.0)
     assert decide(told, target_backlog_seconds=10.0, target_busy=0.3) == pytest.approx(3.0)

@@ -1,4 +1,4 @@
-"""Options of the Ray application: wrong ones are named, right ones reach the server."""
+"""`Options`: errors name the invalid one, and valid ones reach the server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _no_sorl_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"settings": {"threads": -1}}, "threads"),
     ],
 )
-def test_what_is_wrong_is_named(arguments: dict[str, Any], fault: str) -> None:
+def test_an_invalid_option_is_named(arguments: dict[str, Any], fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         Options.model_validate(arguments).server_settings()
 
@@ -45,12 +45,12 @@ def test_a_replica_computes_on_the_cores_it_reserved(monkeypatch: pytest.MonkeyP
     assert Options(num_cpus=3).server_settings().threads == 2
 
 
-def test_what_a_command_line_gives_is_text() -> None:
+def test_options_may_be_text_from_a_command_line() -> None:
     options = Options.model_validate({"num_cpus": "4", "num_gpus": "0.5", "max_replicas": "3"})
     assert (options.num_cpus, options.num_gpus, options.max_replicas) == (4, 0.5, 3)
 
 
-def test_the_shipped_file_says_what_is_the_default_anyway() -> None:
+def test_the_shipped_file_has_the_defaults() -> None:
     (application,) = yaml.safe_load(FILE.read_text())["applications"]
     assert Options.model_validate(application["args"]) == Options()
     refuse_unknown_environment(application["runtime_env"]["env_vars"], Settings.model_fields)
