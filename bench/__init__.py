@@ -1,1 +1,5 @@
-"""`sorl-bench`: what can be measured, modelled or gated; one module a subcommand. Each prints a table."""
+"""`sorl-bench`: benchmarks, a cost model and checks. Each subcommand is a module or a folder, and prints a table.
+
+`cli` finds the subcommand. Modules without a subcommand are shared: `process`, `connection`, `openloop` and `wrk` run
+servers and load, `table` and `machine` report, and `cpu_peers`, `peers`, `peers_http`, `released` run other software.
+"""

@@ -1,8 +1,8 @@
-"""`sorl-bench aot`: the compile gate. Every tile that a card may be given, compiled for it, without owning one.
+"""`sorl-bench aot`: compile every kernel tile for every GPU that may use it, and check the result. Needs no GPU.
 
-A breach is a register spill, more shared memory than the card has (which the compiler itself does not refuse), a
-matrix product without the card's matrix instruction, serialised wgmma, a barrier that the compiler has optimised away,
-or a run-time number that it would specialise on.
+Breaches are: a register spill, more shared memory than the GPU has (which the compiler does not check), a matrix
+product without the GPU's matrix instruction, serialised wgmma, a barrier that the compiler removed, and a run-time
+number that Triton would specialise on.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ KERNELS = Path(__file__).parent.parent / "kernels" / "gpu"
 
 
 def pairs() -> list[tuple[Tile, str]]:
-    """Every tile with every card that may be given it."""
+    """Every tile with every GPU architecture that may use it."""
     return [(tile, card) for card in CARDS for tile in TILES.values() if card in tile.cards]
 
 
 def cache_folder() -> Path:
-    """Where results are kept, by hash of what they depend on."""
+    """The folder of cached results; files are named by `cache_key`."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sorl-serve" / "aot"
 
 
 def cache_key(tile: Tile, card: str) -> str:
-    """Equal keys compile to equal code: our sources, the tile, the card, the compiler."""
+    """A hash of all that the compiled code depends on: our sources, the tile, the GPU and the compiler."""
     digest = hashlib.sha256(f"{tile}{card}{version('triton')}".encode())
     for source in [*sorted(KERNELS.glob("*.py")), *sorted(Path(__file__).parent.glob("*aot*.py"))]:
         digest.update(source.read_bytes())
@@ -48,7 +48,12 @@ def cache_key(tile: Tile, card: str) -> str:
 
 
 def gate(folder: Path | None, progress: Callable[[Compiled], None] = lambda compiled: None) -> list[Compiled]:
-    """Compile what `folder` does not know yet, on all cores; `progress` hears of each."""
+    """The results of all `pairs`, from `folder`'s cache or compiled now, on all cores.
+
+    Args:
+        folder: the cache; None compiles everything.
+        progress: called with each new result.
+    """
     from bench.aot_compile import compile_tile
 
     found: dict[tuple[str, str], Compiled] = {}
@@ -76,7 +81,8 @@ def gate(folder: Path | None, progress: Callable[[Compiled], None] = lambda comp
 
 @contextmanager
 def _fresh_triton() -> Iterator[None]:
-    """Processes started in here import a triton that compiles, also where this one interprets, and caches nothing."""
+    """Processes that start within this context import a triton that compiles, even if TRITON_INTERPRET is set here, and
+    has an empty cache."""
     before = dict(os.environ)
     with tempfile.TemporaryDirectory() as scratch:
         os.environ.pop("TRITON_INTERPRET", None)
@@ -89,15 +95,15 @@ def _fresh_triton() -> Iterator[None]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 all within limits, 1 a breach, 2 triton is missing."""
+    """Run the command. Returns the exit status: 0 without breaches, 1 with some, 2 if triton is missing."""
     parser = argparse.ArgumentParser(prog="sorl-bench aot", description=__doc__)
-    parser.add_argument("--no-cache", action="store_true", help="compile everything again")
+    parser.add_argument("--no-cache", action="store_true", help="ignore cached results")
     add_json_option(parser)
     options = parser.parse_args(arguments)
     try:
         compiler = version("triton")
     except PackageNotFoundError:
-        print("sorl-bench aot: error: it needs the package triton: pip install 'sorl-serve[gpu]'", file=sys.stderr)
+        print("sorl-bench aot: error: the package triton is missing: pip install 'sorl-serve[gpu]'", file=sys.stderr)
         return 2
 
     def progress(compiled: Compiled) -> None:

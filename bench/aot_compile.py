@@ -1,4 +1,7 @@
-"""Compiling one tile for one card, and reading from the result what it will take. Runs in a process of its own."""
+"""`compile_tile`: compile one tile for one GPU architecture, and read its resources from the result.
+
+`bench.aot` runs it in other processes. `Compiled`, what it returns, is in `bench.aot_result`.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,7 @@ from kernels.gpu.configuration import Tile
 
 
 def compile_tile(tile: Tile, card: str) -> Compiled:
-    """Compile `tile` for `card`.
-
-    Raises:
-        Whatever triton or the assembler raise.
-    """
+    """Compile `tile` for the architecture `card`. Raises what triton and the assembler raise."""
     os.environ["TRITON_DUMP_PTXAS_LOG"] = "1"
     import triton
     from triton.backends.compiler import GPUTarget
@@ -59,7 +58,7 @@ _POINTERS = {
 
 
 def _arguments(tile: Tile) -> dict[str, Any]:
-    """What the launcher passes, for a policy as odd as they come: nothing of it may show in the compiled code."""
+    """The launcher's arguments for a policy of odd sizes, on which the compiled code must not depend."""
     import torch
 
     from kernels.gpu.bucket import Bucket
@@ -77,12 +76,12 @@ def _arguments(tile: Tile) -> dict[str, Any]:
 
 
 def expected_instruction(tile: Tile, card: str) -> str:
-    """The instruction that should multiply matrices there."""
+    """The instruction that the tile's matrix products should compile to."""
     if card.startswith("gfx"):
         return "v_mfma"
     if tile.precision == "fp32":
         return "fma.rn.f32"  # IEEE products have no matrix instruction
-    if tile.rows >= 64:  # both want 64 rows at least
+    if tile.rows >= 64:  # both need at least 64 rows
         return {"sm_90": "wgmma.mma_async", "sm_100": "tcgen05.mma"}.get(card, "mma.sync")
     return "mma.sync"
 
@@ -111,7 +110,7 @@ def _of_amd(tile: Tile, card: str, kernel: Any, instruction: str, remarks: list[
     def figure(pattern: str) -> int:
         return max(int(value) for value in re.findall(pattern, assembly))
 
-    # Scalar registers go to lanes of a vector register, not to memory; what reaches memory is the private segment.
+    # The private segment has the bytes spilled to memory. Scalar registers spill to lanes of vector registers instead.
     return Compiled(
         tile.name, card, figure(r"\.vgpr_count:\s*(\d+)"), figure(r"\.private_segment_fixed_size:\s*(\d+)"),
         kernel.metadata.shared, instruction, assembly.count(instruction), figure(r"codeLenInByte = (\d+)"),
@@ -120,7 +119,7 @@ def _of_amd(tile: Tile, card: str, kernel: Any, instruction: str, remarks: list[
 
 
 def _text_bytes(elf: bytes) -> int:
-    """Machine code of a 64-bit little-endian ELF file: its executable sections."""
+    """Bytes of machine code in a 64-bit little-endian ELF file: the size of its executable sections."""
     (table,) = struct.unpack_from("<Q", elf, 0x28)
     entry, count = struct.unpack_from("<HH", elf, 0x3A)
     sections = [struct.unpack_from("<IIQQQQ", elf, table + i * entry) for i in range(count)]

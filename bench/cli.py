@@ -1,4 +1,4 @@
-"""`sorl-bench SUBCOMMAND ...`: finds the subcommand's module and hands it the rest."""
+"""`sorl-bench SUBCOMMAND ...`: import the subcommand's module, and run it with the other arguments."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import sys
 
 COMMANDS = {
     "engine": ("bench.engine", "sample-and-score on the CPU: our engines and peers, in alternating rounds"),
-    "precision": ("bench.precision", "what fp32 and bf16 do to candidates and choices, against float64"),
-    "serve": ("bench.serving.cli", "over HTTP: our server and its peers at peak, beside large requests, overloaded"),
-    "drill": ("bench.drill.cli", "faults under load: reloads, restarts, hang-ups, poison; every request accounted for"),
-    "ray": ("bench.ray", "requests/s of Ray Serve by replicas against one plain server (needs wrk and Ray)"),
-    "metrics": ("bench.metrics", "what recording metrics adds to a request of one candidate and one step"),
-    "train": ("bench.train", "an update of training: ours and the released code's, in alternating rounds"),
-    "aot": ("bench.aot", "compile every GPU configuration for every card, without one, and check its resources"),
-    "gpu": ("bench.gpu", "on a CUDA card: correctness, then the GPU kernel against torch; writes a report"),
-    "model": ("bench.model", "what the GPU kernel should cost on paper, and what that says about its configurations"),
+    "precision": ("bench.precision", "errors of fp32 and bf16 in candidates and choices, against float64"),
+    "serve": ("bench.serving.cli", "our server and peers over HTTP: peak, head-of-line blocking, overload, elasticity"),
+    "drill": ("bench.drill.cli", "faults under load: reloads, restarts, hang-ups, poison; checks every reply"),
+    "ray": ("bench.ray", "requests/s of Ray Serve by replicas, against one plain server (needs wrk and Ray)"),
+    "metrics": ("bench.metrics", "time that recording metrics adds to a request of one candidate and one step"),
+    "train": ("bench.train", "a training update: ours and the released code's, in alternating rounds"),
+    "aot": ("bench.aot", "compile every kernel tile for every GPU, and check its resources (needs no GPU)"),
+    "gpu": ("bench.gpu", "on a CUDA device: check the GPU kernel, then time it against torch"),
+    "model": ("bench.model", "cost model of the GPU kernel: predicted times of its tiles and of alternatives"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: the subcommand's; 2 for one that does not exist."""
+    """Run the command. Returns the subcommand's exit status, or 2 if there is no such subcommand."""
     given = sys.argv[1:] if arguments is None else arguments
     name, rest = (given[0], given[1:]) if given else ("", [])
     if name not in COMMANDS:

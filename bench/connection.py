@@ -1,5 +1,4 @@
-"""One HTTP/1.1 connection, as thin as load generation wants it: one request at a time, and it notices what it did not
-ask for."""
+"""A minimal HTTP/1.1 client connection for load generators: one request at a time; it counts unsolicited responses."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ import httptools
 
 @dataclass(frozen=True)
 class Response:
-    """What came back; header names are in lower case."""
+    """An HTTP response; header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -29,17 +28,17 @@ Answered = Callable[[Response | ConnectionError], None]
 
 
 def encode_request(method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bytes:
-    """A request's bytes; JSON unless `headers` say otherwise."""
+    """The bytes of a request. The content type is JSON unless `headers` sets another."""
     lines = {"Host": "localhost", "Content-Type": "application/json", "Content-Length": str(len(body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in {**lines, **(headers or {})}.items())
     return f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body
 
 
 class Connection(asyncio.Protocol):
-    """See the module; made by `connect`.
+    """A connection, made by `connect`.
 
     Attributes:
-        surplus: answers that came without a question.
+        surplus: how many responses came without a request.
     """
 
     def __init__(self) -> None:
@@ -51,11 +50,11 @@ class Connection(asyncio.Protocol):
 
     @property
     def usable(self) -> bool:
-        """Can it take a request?"""
+        """Whether it can send a request now: open, and without one in flight."""
         return self._open and self._waiting is None
 
     def ask(self, request: bytes, answered: Answered) -> None:
-        """Send, and call `answered` once: with the answer, or with a ConnectionError if the connection breaks first."""
+        """Send `request`. `answered` is called once, with the response, or with a ConnectionError if there is none."""
         assert self._waiting is None
         assert self._transport is not None
         if self._open:
@@ -65,11 +64,11 @@ class Connection(asyncio.Protocol):
             answered(ConnectionResetError("closed by the server"))
 
     def send(self, request: bytes) -> asyncio.Future[Response]:
-        """As `ask`, with a future."""
+        """Send `request`. Returns a future of the response, or of a ConnectionError."""
         waiting: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
         def answered(answer: Response | ConnectionError) -> None:
-            if waiting.done():  # nobody waits any more
+            if waiting.done():  # cancelled
                 return
             if isinstance(answer, Response):
                 waiting.set_result(answer)
@@ -80,7 +79,7 @@ class Connection(asyncio.Protocol):
         return waiting
 
     def close(self) -> None:
-        """Hang up, answered or not."""
+        """Abort the connection, even with a request in flight."""
         self._open = False
         if self._transport is not None:
             self._transport.abort()
@@ -88,7 +87,7 @@ class Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # uvloop's is no subclass
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")  # uvloop's is not a subclass
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
@@ -118,7 +117,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200:  # an interim answer; the answer follows
+        if status < 200:  # an interim response; the final one follows
             return
         self._open = self._open and bool(self._parser.should_keep_alive())
         waiting, self._waiting = self._waiting, None
@@ -134,7 +133,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(url: str) -> Connection:
-    """Raises OSError."""
+    """Connect to the host and port of `url`. Raises OSError."""
     address = urlsplit(url)
     assert address.hostname is not None
     assert address.port is not None

@@ -1,6 +1,6 @@
-"""Other ways to run the same network: what `sorl-bench engine` compares with.
+"""Other CPU runtimes for the same network, which `sorl-bench engine` compares with.
 
-Each takes a `Sampler` of static shapes and gives a call (observation, noise) -> (action, q).
+Each function takes a `Sampler` of static shapes and returns a call (observation, noise) -> (action, q).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PeerCall = Callable[[Tensor, Tensor], Any]
 
 
 class Sampler(nn.Module):
-    """Sample-and-score as one would write it for one (R, N, M): plain linear layers, nothing fused by hand."""
+    """A plain sample-and-score for one (R, N, M): ordinary linear layers, without manual fusion."""
 
     def __init__(self, policy: Policy, requests: int, num_candidates: int, num_steps: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Sampler(nn.Module):
         self.requests, self.num_candidates = requests, num_candidates
         self.steps = [(float(step.t), float(step.log2_steps)) for step in dyadic_steps(num_steps)]
         self.k = float(critic_steps(num_steps, spec.max_backprop_steps))
-        # Any: to mypy, what a ModuleList holds is a Module, and its weight may be one.
+        # Any, because mypy takes the weight of a module in a ModuleList for a Module.
         actor: Any = policy.actor.layers
         layers: Any = policy.critic.layers
         norms: Any = policy.critic.norms
@@ -46,7 +46,7 @@ class Sampler(nn.Module):
         )
 
     def forward(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, obs_dim), (R N, action_dim) -> chosen actions (R, action_dim), their values (R,)."""
+        """The chosen actions (R, action_dim) and their values (R,), of (R, obs_dim) and noise (R N, action_dim)."""
         s, x = observation.repeat_interleave(self.num_candidates, 0), noise
         one = torch.ones_like(x[:, :1])
         for t, d in self.steps:
@@ -90,7 +90,7 @@ def torch_eager(sampler: Sampler, observation: Tensor, noise: Tensor, precision:
 
 
 def torch_compiled(sampler: Sampler, observation: Tensor, noise: Tensor, precision: str, threads: int) -> PeerCall:
-    """Frozen weights; compiling takes 7-25 s a shape."""
+    """torch.compile with frozen weights. Compilation takes 7 to 25 s per shape."""
     import torch._inductor.config as inductor
 
     inductor.freezing = True
@@ -99,14 +99,14 @@ def torch_compiled(sampler: Sampler, observation: Tensor, noise: Tensor, precisi
     compiled = torch.compile(sampler.to(dtype).eval(), dynamic=False)
 
     def call(s: Tensor, x: Tensor) -> Any:
-        with torch.no_grad():  # freezing knows no inference mode
+        with torch.no_grad():  # freezing does not work in inference mode
             return compiled(s.to(dtype), x.to(dtype))
 
     return call
 
 
 def fused_onednn(sampler: Sampler, observation: Tensor, noise: Tensor, precision: str, threads: int) -> PeerCall:
-    """Linear + bias + GELU as one oneDNN call on weights in its own layout; the observation's share computed once."""
+    """Linear, bias and GELU as one oneDNN call on weights in its layout. The observation's share is computed once."""
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     pointwise = torch.ops.mkldnn._linear_pointwise
     rows = len(noise)
@@ -149,11 +149,11 @@ def fused_onednn(sampler: Sampler, observation: Tensor, noise: Tensor, precision
 
 
 def openvino_model(sampler: Sampler, observation: Tensor, noise: Tensor, precision: str, threads: int) -> PeerCall:
-    """At its better thread count, one or `threads`; arrays shared, not copied."""
+    """OpenVINO with the faster of one and `threads` threads; arrays are shared, not copied."""
     import openvino
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing warns of constants, which static shapes are
+        warnings.simplefilter("ignore")  # tracing warns that shapes become constants
         model = openvino.convert_model(
             sampler, example_input=(observation, noise), input=[list(observation.shape), list(noise.shape)]
         )
@@ -171,7 +171,7 @@ def openvino_model(sampler: Sampler, observation: Tensor, noise: Tensor, precisi
 
 
 def _faster(calls: list[PeerCall], observation: Tensor, noise: Tensor) -> PeerCall:
-    """The one with the lower median of ten."""
+    """The call with the lowest median time of ten runs."""
 
     def median(call: PeerCall) -> float:
         times = []

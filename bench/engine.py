@@ -1,6 +1,7 @@
-"""`sorl-bench engine`: sample-and-score by our engines and by peers, at several (R, N, M), in alternating rounds.
+"""`sorl-bench engine`: time sample-and-score by our engines and by peers, at several (R, N, M), in alternating rounds.
 
-Peers get their noise ready-made and one graph of static shapes per point, which is what suits them best; ours draw it.
+Peers get the most favourable conditions: noise drawn in advance, and a graph of static shapes for each point. Our
+engines draw their noise.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ class EngineBenchConfig:
     size: str = "cube-single"
     """Observation and action dimensions: cube-single (28, 5) or humanoidmaze (69, 21)."""
     rounds: int = 7
-    """Rounds; the table shows the median of the rounds' medians."""
+    """Number of rounds; the table shows the median of the rounds' medians."""
     seconds: float = 0.15
-    """Length of a contestant's turn in a round."""
+    """Seconds per contestant and round."""
     threads: int = 0
-    """Compute threads of everyone; 0 means all available cores."""
+    """Compute threads of every contestant; 0 means all available cores."""
     peers: tuple[str, ...] = ()
-    """Only contestants whose names contain one of these; without it, all that are installed."""
+    """Only contestants whose names contain one of these; by default, all that are installed."""
     release: Path | None = None
     """Checkout of the released code, to time its sampler too (R = 1 only; needs jax, flax, optax, distrax)."""
     release_python: Path = Path(sys.executable)
-    """Python that has the released code's requirements."""
+    """Python interpreter that has the released code's requirements."""
     json: Path | None = None
-    """Write everything here."""
+    """Write the report to this file."""
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -66,7 +67,7 @@ class EngineBenchConfig:
 
 
 def make_policy(config: EngineBenchConfig) -> Policy:
-    """Random weights: the time does not depend on them."""
+    """A policy of the configured sizes with random weights; the time does not depend on them."""
     obs_dim, action_dim = SIZES[config.size]
     torch.manual_seed(0)
     return (
@@ -94,7 +95,8 @@ def make_policy(config: EngineBenchConfig) -> Policy:
 
 
 def gflop(policy: Policy, num_candidates: list[int], num_steps: list[int]) -> float:
-    """Products that the batch needs: M actor rows and one row of each critic a candidate, observations once."""
+    """GFLOP of a batch's matrix products: per candidate M actor rows and a row of each critic, per request one
+    observation."""
     cost = flops_of(policy.spec)
     rows = sum(n * (m * cost.actor_row + cost.critic_row) for n, m in zip(num_candidates, num_steps, strict=True))
     return 1e-9 * (rows + len(num_candidates) * (cost.actor_observation + cost.critic_observation))
@@ -102,7 +104,13 @@ def gflop(policy: Policy, num_candidates: list[int], num_steps: list[int]) -> fl
 
 @dataclass
 class Contestant:
-    """Someone who can be timed: `prepare(requests, N, M)` gives a call, or None for what it can't do."""
+    """An engine or runtime to be timed.
+
+    Attributes:
+        prepare: (requests, N, M) -> the call to time, or None if it can't do that.
+        ragged: the same for a batch of mixed budgets; None if it can't do those.
+        medians: median seconds of each round, by point.
+    """
 
     name: str
     precision: str
@@ -112,7 +120,7 @@ class Contestant:
 
 
 def contestants(config: EngineBenchConfig, policy: Policy, threads: int) -> list[Contestant]:
-    """Everyone who is installed, ours first."""
+    """The installed contestants, ours first."""
     spec = policy.spec
 
     def ours(name: str, backend: Any, precision: str) -> Contestant:
@@ -146,7 +154,7 @@ def contestants(config: EngineBenchConfig, policy: Policy, threads: int) -> list
 
 
 def run(config: EngineBenchConfig) -> dict[str, Any]:
-    """Time everything. Returns what `--json` writes."""
+    """Time all contestants. Returns the report that `--json` writes."""
     threads = config.threads or available_cores()
     limit_torch_threads(threads)
     torch.set_float32_matmul_precision("medium")

@@ -1,8 +1,8 @@
-"""`sorl-bench gpu`: for whoever has a CUDA card. Is the kernel right there, and what does it cost next to torch?
+"""`sorl-bench gpu`: on a CUDA device, check the GPU kernel and time it against torch.
 
-First the backend's own check in every mode; a mode that is wrong is reported and not timed. Then medians by device
-events over the points of docs/performance.md, the share of the card's floor where the model knows the card, and POST
-/act from end to end. Everything goes into one report.
+The steps are: the backend's comparison with the reference in every mode (a mode that fails is reported and not timed);
+median times by device events at the points of docs/performance.md, with the share of the GPU's floor if the model knows
+the GPU; and POST /act from end to end. One report has all results.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ MODES = {
 }
 WARM_UPS, REPEATS = 20, 200
 TILE_REQUESTS = tuple(2**power for power in range(10))
-"""Batches of so many requests of (32, 4) show where the choice of a tile should turn."""
+"""Requests of (32, 4) per batch, to find the batch sizes at which another tile becomes faster."""
 CLIENTS = (16, 64)
-"""Of the closed loops on POST /act, where wrk is installed."""
+"""Clients of the closed loops on POST /act, if wrk is installed."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0 all modes are right, 1 some mode is not, 2 it can't run here."""
+    """Run the command. Returns the exit status: 0 if all modes are correct, 1 if one is not, 2 if it can't run."""
     parser = argparse.ArgumentParser(prog="sorl-bench gpu", description=__doc__)
     parser.add_argument("--model", type=Path, default=Path("deploy/policies/cube-single.safetensors"))
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES), help="default: all")
     parser.add_argument(
-        "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes a shape"
+        "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes per shape"
     )
     parser.add_argument(
         "--requests",
         type=int,
         default=500,
-        help="POST /act at the end, one after the other, and then from 16 and 64 clients if wrk is installed; 0: none",
+        help="number of POST /act requests at the end, sent one by one; then closed loops of 16 and 64 clients if wrk "
+        "is installed; 0: none",
     )
     add_json_option(parser)
     options = parser.parse_args(arguments)
@@ -81,20 +82,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _missing() -> str | None:
-    """What this machine lacks, or None."""
+    """The reason why this machine can't run it, or None."""
     import torch
 
     try:
         import triton
     except ImportError:
-        return "it needs the package triton: pip install 'sorl-serve[gpu]'"
+        return "the package triton is missing: pip install 'sorl-serve[gpu]'"
     if not torch.cuda.is_available():
         return (
-            f"no CUDA device: torch {torch.__version__} sees none. On a machine with one, and with torch's CUDA build, "
-            "this checks the kernel against the reference and times it; `sorl-bench aot` and `model` need no device"
+            f"torch {torch.__version__} has no CUDA device. With a GPU and torch's CUDA build, this checks the kernel "
+            "against the reference and times it; `sorl-bench aot` and `sorl-bench model` need no GPU"
         )
     if triton.knobs.runtime.interpret:
-        return "TRITON_INTERPRET is set: unset it, or the kernel would run on the CPU"
+        return "TRITON_INTERPRET is set, so the kernel would run on the CPU: unset it"
     return None
 
 
@@ -115,7 +116,7 @@ def _device() -> dict[str, Any]:
 
 
 def check_modes(policy: Policy, modes: list[str]) -> tuple[list[dict[str, str]], dict[str, TritonBackend]]:
-    """Each mode's verdict, and the backends of those that are right."""
+    """Each mode's verdict, and the backends of the correct modes."""
     from kernels.backend import DeviceFailure
     from kernels.gpu.backend import TritonBackend
 
@@ -135,7 +136,7 @@ def check_modes(policy: Policy, modes: list[str]) -> tuple[list[dict[str, str]],
 def time_point(
     policy: Policy, backends: dict[str, TritonBackend], point: tuple[int, int, int], compiled: bool
 ) -> dict[str, Any]:
-    """A row of the table: median microseconds of each way to compute one batch."""
+    """A row of the table: median microseconds of one batch by torch and by each mode."""
     import torch
 
     from bench.peers import graphed, torch_sampler
@@ -177,7 +178,7 @@ def _network(policy: Policy) -> Network:
 
 
 def _median_of_backend(backend: TritonBackend, point: tuple[int, int, int]) -> float:
-    """The graph alone: copy in, kernel, copy out."""
+    """Median microseconds of the backend's CUDA graph: copy in, kernel, copy out."""
     import numpy as np
     import torch
 
@@ -193,7 +194,8 @@ def _median_of_backend(backend: TritonBackend, point: tuple[int, int, int]) -> f
 
 
 def _median(run: Callable[[], Any]) -> float:
-    """Microseconds on the current stream, by device events: what the host waits for is in it, if the device idles."""
+    """Median microseconds of `run` on the current stream, by device events. They include the time that the device waits
+    for the host."""
     import torch
 
     for _ in range(WARM_UPS):
@@ -212,7 +214,7 @@ def _median(run: Callable[[], Any]) -> float:
 
 
 def server_flags(mode: str) -> tuple[str, ...]:
-    """Of `sorl-serve`, to compute on the card as `mode` does; "reference" is torch, eager."""
+    """The flags with which `sorl-serve` computes as `mode` does; "reference" is eager torch on the GPU."""
     if mode == "reference":
         return ("--backend", "reference", "--device", "cuda")
     chosen = MODES[mode]
@@ -221,7 +223,7 @@ def server_flags(mode: str) -> tuple[str, ...]:
 
 
 def _serve(model: Path, policy: Policy, requests: int, modes: list[str]) -> list[dict[str, Any]]:
-    """POST /act through a real server, for the reference and each right mode."""
+    """Latency and throughput of POST /act on a real server, for the reference and each correct mode."""
     from bench.latency import act_latency
 
     budget = policy.spec.default_budget

@@ -1,4 +1,4 @@
-"""How long POST /act takes, against a real `sorl-serve` process on this machine."""
+"""Latency of POST /act, measured against a real `sorl-serve` process on this machine."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def act_latency(
     *arguments: str,
     clients: tuple[int, ...] = (),
 ) -> dict[str, float]:
-    """Start a server, ask `requests` times, one after the other, over one connection.
+    """Start a server and send `requests` requests, one after another, over one connection.
 
     Args:
-        arguments: flags of `sorl-serve` beyond model and port.
-        clients: of closed loops afterwards (wrk), three seconds each.
+        arguments: flags of `sorl-serve` besides model and port.
+        clients: numbers of clients of closed loops afterwards (wrk), three seconds each.
 
     Returns:
-        p50 and p99 in milliseconds: of the whole request, and of what the server calls compute. Then of each closed
-        loop the requests/s that were answered with 2xx.
+        p50 and p99, in ms, of the whole request and of the server's compute time; then for each closed loop the
+        requests/s with a 2xx response.
 
     Raises:
-        RuntimeError: the server did not become ready, or answered with an error; the message has its last words.
+        RuntimeError: the server did not become ready (the message has the end of its log), or replied with an error.
     """
     with serving(sorl_serve(model, *arguments)) as server:
         connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)

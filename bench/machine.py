@@ -1,4 +1,4 @@
-"""What machine a figure was taken on, and the matrix-product rate that shares are shares of."""
+"""The machine of a measurement: its description, and its peak rate of matrix products."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 PEAK_SHAPE = (256, 512, 512)
-"""Rows, inputs, outputs: the product that the paper's networks consist of."""
+"""Rows, inputs, outputs of the measured product: a batch of 256 through a hidden layer of the paper's width."""
 
 
 def describe() -> str:
@@ -24,13 +24,13 @@ def describe() -> str:
 
 
 def gemm_peak(dtype: torch.dtype, threads: int, seconds: float = 0.5) -> float:
-    """GFLOP/s of the best product of `PEAK_SHAPE` seen in `seconds`, through oneDNN, torch's threads set to `threads`.
+    """The highest GFLOP/s of a product of `PEAK_SHAPE` in `seconds`, by torch and oneDNN with `threads` threads.
 
-    The best and not the median: it stands for what the machine can do when nothing disturbs it.
+    It is the highest, not the median, because it stands for the undisturbed machine.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("medium")  # oneDNN for fp32 too; MKL keeps AMD processors on AVX2
+    torch.set_float32_matmul_precision("medium")  # uses oneDNN for fp32 too: MKL uses only AVX2 on AMD processors
     m, k, n = PEAK_SHAPE
     a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
     best, until = float("inf"), time.perf_counter() + seconds

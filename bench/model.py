@@ -1,7 +1,7 @@
-"""`sorl-bench model`: what the GPU kernel should cost on paper, next to what else could serve the same batch.
+"""`sorl-bench model`: predicted times of the GPU kernel's tiles, and of alternatives for the same batch.
 
-Figures of the hardware are the vendor's; those marked "assumed" are round numbers for what no data sheet says. Nothing
-here has been measured: `sorl-bench gpu` is there to correct it.
+The hardware's figures are the vendor's. Those marked "assumed" are round numbers that no data sheet has. Nothing here
+is measured; `sorl-bench gpu` measures.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from kernels.gpu.configuration import LARGE_ROWS, SMALL_ROWS, SPLIT_ROWS, TILES,
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU as the model sees it.
+    """The parameters of a GPU.
 
     Attributes:
-        name: what `kernels.gpu.configuration` calls it.
-        sms, clock: streaming multiprocessors, and their rate in Hz.
-        flops: bf16 operations a clock and SM, dense; `small_share` of it through mma.sync.
-        port: bytes a clock that one SM can take from the L2 cache.
-        l2: bytes a second that all of them can.
-        special: exponentials or reciprocals a clock and SM.
+        name: its architecture, as in `kernels.gpu.configuration`.
+        sms: number of streaming multiprocessors.
+        clock: their clock rate in Hz.
+        flops: dense bf16 operations per clock and SM.
+        small_share: the share of `flops` that mma.sync reaches.
+        port: bytes per clock from the L2 cache to one SM.
+        l2: bytes per second from the L2 cache to all SMs.
+        special: exponentials or reciprocals per clock and SM.
     """
 
     name: str
@@ -44,14 +46,14 @@ CARDS = {
 }
 
 # Assumed.
-EAGER_OPERATOR = 4.7e-6  # seconds of host time for an operator that the host launches
-EAGER_OPERATORS = (44, 16.5)  # of a batch, and more for each step (the reference's, 4 layers, 2 critics)
+EAGER_OPERATOR = 4.7e-6  # seconds of host time per operator launch
+EAGER_OPERATORS = (44, 16.5)  # operators per batch, and per step (the reference with 4 layers and 2 critics)
 GRAPH_NODE = 3.75e-6  # seconds from one small dependent kernel to the next in a CUDA graph
-GRAPH_NODES = (13, 6)  # per-layer kernels of a batch, and more for each step
-GRAPH_EFFICIENCY = 0.65  # of the peak, large cuBLAS products
-LAUNCH = 12e-6  # seconds: copy in, launch, copy out, as one graph
+GRAPH_NODES = (13, 6)  # kernels per batch, and per step, with one kernel per layer
+GRAPH_EFFICIENCY = 0.65  # share of the peak that large cuBLAS products reach
+LAUNCH = 12e-6  # seconds for copy in, launch and copy out, as one graph
 BLOCK_FILL = 900  # clocks in which a block of columns loads its first operands, and reduces and stores its last
-BARRIER = 1.2e-6  # seconds for programs to meet through L2
+BARRIER = 1.2e-6  # seconds for programs to synchronise through L2
 LATENCY = 0.6e-6  # seconds from a barrier to the first weights
 
 
@@ -66,11 +68,11 @@ class Network:
     members: int
 
     def passes(self, steps: int) -> int:
-        """Evaluations of a network that one row costs."""
+        """Network evaluations per row: the actor once per step, each critic once."""
         return steps + self.members
 
     def flop(self, requests: int, rows: int, steps: int) -> float:
-        """Operations that no algorithm saves: the observation's share once a request."""
+        """The fewest floating-point operations; the observation's share counts once per request."""
         inner = (self.layers - 1) * self.width**2
         actor = inner + self.width * (2 * self.action_dim + 2)
         critic = inner + self.width * (self.action_dim + 2)
@@ -89,23 +91,23 @@ POINTS = [(1, 1, 1), (1, 32, 4), (1, 256, 8), (16, 32, 4), (64, 32, 4), (256, 64
 
 
 def floor_seconds(card: Card, network: Network, requests: int, rows: int, steps: int) -> float:
-    """Operations at the card's dense bf16 peak."""
+    """The lower bound: all operations at the GPU's dense bf16 peak."""
     return network.flop(requests, rows, steps) / (card.flops * card.clock * card.sms)
 
 
 def activation_bytes(network: Network, tile: Tile, steps: int) -> float:
-    """Bytes of activations that a program reads again for every block of columns."""
+    """Bytes of activations that one program reads; it reads them again for every block of columns."""
     blocks = math.ceil(network.width / tile.columns)
     return 2.0 * network.passes(steps) * (network.layers - 1) * blocks * tile.rows * network.width
 
 
 def special_clocks(card: Card, network: Network, rows: int, steps: int) -> float:
-    """Clocks of one SM for the GELUs of `rows` rows: an exponential and a reciprocal each."""
+    """Clocks of one SM for the GELUs of `rows` rows: an exponential and a reciprocal per activation."""
     return 2 * rows * network.passes(steps) * network.layers * network.width / card.special
 
 
 def fused_seconds(card: Card, network: Network, tile: Tile, rows: int, steps: int) -> float:
-    """The fused kernel: programs come in waves, one an SM; loads and products overlap, GELU follows."""
+    """Time of the fused kernel. Programs run in waves, one per SM; loads and products overlap, GELU comes after."""
     programs = math.ceil(rows / tile.rows)
     at_once = min(programs, card.sms)
     traffic = network.weights(steps) + activation_bytes(network, tile, steps)
@@ -118,7 +120,7 @@ def fused_seconds(card: Card, network: Network, tile: Tile, rows: int, steps: in
 
 
 def split_seconds(card: Card, network: Network, rows: int, steps: int) -> float:
-    """Columns spread over programs: a layer costs a barrier, and its share of the weights through each port."""
+    """Time of the split mode. Each layer costs a barrier, and each program loads only its share of the weights."""
     tile = TILES["16x64/split"]
     groups = math.ceil(rows / tile.rows)
     slices = max(1, min(math.ceil(network.width / tile.columns), card.sms // groups))
@@ -130,7 +132,7 @@ def split_seconds(card: Card, network: Network, rows: int, steps: int) -> float:
 
 
 def graphed_seconds(card: Card, network: Network, requests: int, rows: int, steps: int) -> float:
-    """One kernel a layer in a CUDA graph: a node's latency, or its products, with activations through L2."""
+    """Time of one kernel per layer in a CUDA graph: node latencies, products, and activations through L2."""
     nodes = GRAPH_NODES[0] + GRAPH_NODES[1] * steps
     multiply = floor_seconds(card, network, requests, rows, steps) / GRAPH_EFFICIENCY
     move = 2 * 2.0 * rows * network.width * network.passes(steps) * network.layers / card.l2
@@ -138,7 +140,7 @@ def graphed_seconds(card: Card, network: Network, requests: int, rows: int, step
 
 
 def eager_seconds(card: Card, network: Network, requests: int, rows: int, steps: int) -> float:
-    """The host launches every operator; GELU and LayerNorm are operators of their own."""
+    """Time of eager torch: the host launches every operator; GELU and LayerNorm are separate operators."""
     host = EAGER_OPERATOR * (EAGER_OPERATORS[0] + EAGER_OPERATORS[1] * steps)
     nodes = GRAPH_NODE * (GRAPH_NODES[0] + GRAPH_NODES[1] * steps)
     device = graphed_seconds(card, network, requests, rows, steps) - nodes
@@ -176,7 +178,8 @@ def predictions(card: Card, network: Network, point: tuple[int, int, int]) -> di
 
 
 def thresholds(card: Card, network: Network, steps: int) -> Mapping[str, int]:
-    """Powers of two: the first rows at which a larger tile is no slower, the last at which the split mode is faster."""
+    """Rows at which the fastest tile changes, as powers of two: the first where a larger tile is no slower, and the
+    last where the split mode is faster."""
     sizes = [1 << power for power in range(4, 17)]
 
     def first(smaller: str, larger: str) -> int:
@@ -197,7 +200,7 @@ def thresholds(card: Card, network: Network, steps: int) -> Mapping[str, int]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Print the table."""
+    """Run the command: print the tables. Returns 0."""
     parser = argparse.ArgumentParser(prog="sorl-bench model", description=__doc__)
     parser.add_argument("--card", choices=sorted(CARDS), default="H100")
     for name, default in vars(PAPER).items():
@@ -209,7 +212,7 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [predictions(card, network, point) for point in POINTS]
     print_table(rows)
     found = {steps: thresholds(card, network, steps) for steps in (1, 4, 8)}
-    print(f"\nrows at which the choice of tile turns (set: {SMALL_ROWS}, {LARGE_ROWS}, {SPLIT_ROWS}):")
+    print(f"\nrows at which the fastest tile changes (configured: {SMALL_ROWS}, {LARGE_ROWS}, {SPLIT_ROWS}):")
     print_table([{"steps": steps, **crossings} for steps, crossings in found.items()])
     write_json(options.json, {"card": options.card, "network": vars(network), "table": rows, "thresholds": found})
     return 0

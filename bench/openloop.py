@@ -1,8 +1,8 @@
-"""Load that does not wait for answers: requests leave at the times of a Poisson process, whatever the server does.
+"""Open-loop load: requests are sent at the times of a Poisson process, independent of the server's responses.
 
-A closed loop sends less to a slow server and so never sees the queue that real robots would stand in. Here latency
-counts from the moment a request was meant to leave, so neither a stalled server nor a late generator can flatter the
-figures; and how late the generator was is part of the result.
+A closed loop sends less to a slow server, so it never builds the queue that real robots would. Here latency counts from
+the intended send time, which includes delays of the server and of the generator (no coordinated omission). The
+generator's own lag is part of the result.
 """
 
 from __future__ import annotations
@@ -25,32 +25,32 @@ from numpy.typing import NDArray
 from bench.connection import Connection, Response, connect, encode_request
 
 TRANSIT_MS = 1.0
-"""What a client keeps back of its deadline for the way there and back, as `sorl_client` does."""
+"""Milliseconds of its deadline that a client reserves for the network, as `sorl_client` does."""
 TICK_SECONDS = 0.001
-"""How often a process of its own looks up. To wake for every answer, too, would cost it three times as much of a core
-that the server needs (at 1,750 requests/s, on a virtual machine); latencies may come out longer by as much, never
-shorter."""
+"""The polling period of the generator's process. Waking for every response would take three times as much CPU from the
+server's cores (at 1,750 requests/s, on a virtual machine). Latencies may be overstated by up to this, never
+understated."""
 LEAD_SECONDS = 0.1
-"""From the generator being ready to its process's time zero."""
+"""Seconds from the start of the generator to time zero of the arrivals."""
 
 
 class GeneratorTooSlow(RuntimeError):
-    """The figures would be the generator's, not the server's."""
+    """The generator was too late, so the latencies would not be the server's."""
 
 
 @dataclass(frozen=True)
 class OpenLoad:
-    """What to send.
+    """The load on a server.
 
     Attributes:
-        url: of the server; requests go to POST /act there.
-        body: a request's fields.
-        rate: requests/s, on average.
-        seconds: how long requests keep leaving.
-        deadline_ms: from a request's intended time; the server is told what is left of it when it is sent.
-        give_up_ms: from the intended time; then the client hangs up.
-        seed: of the arrivals.
-        max_connections: at most this many requests unanswered at a time.
+        url: the server's URL; requests go to POST /act.
+        body: the fields of every request.
+        rate: mean requests/s.
+        seconds: duration of sending.
+        deadline_ms: deadline from a request's intended time; each request has the time left of it when it is sent.
+        give_up_ms: time from the intended time after which the client closes the connection.
+        seed: seed of the arrival times.
+        max_connections: the most requests in flight.
     """
 
     url: str
@@ -65,14 +65,14 @@ class OpenLoad:
 
 @dataclass(frozen=True)
 class Samples:
-    """What became of R requests, in order of their intended times.
+    """The results of R requests, in order of their intended times.
 
     Attributes:
-        intended: (R,) seconds from the start, when each was meant to leave.
-        lag: (R,) seconds by which the generator was late with it.
-        latency: (R,) seconds from the intended time to the answer; infinite without one.
-        status: (R,) HTTP status; 0 where the connection broke or the client gave up, -1 where it was never sent.
-        num_candidates, num_steps: (R,) as granted; 0 where the answer was not 200.
+        intended: (R,), the intended send time, in seconds from the start.
+        lag: (R,), seconds by which the generator sent it late.
+        latency: (R,), seconds from the intended time to the response; infinite without one.
+        status: (R,), HTTP status; 0 if the connection broke or the client gave up, -1 if it was not sent.
+        num_candidates, num_steps: (R,), as granted; 0 if the status is not 200.
     """
 
     intended: NDArray[np.float64]
@@ -98,30 +98,30 @@ class Samples:
         return 1e3 * _quantile(self.lag, quantile)
 
     def latency_ms(self, quantile: float) -> float | None:
-        """Of requests that were answered 200; None if none was."""
+        """The quantile of latency in ms, over responses with status 200; None without any."""
         ok = self.latency[self.status == 200]
         return 1e3 * _quantile(ok, quantile) if len(ok) else None
 
     def met(self, deadline_ms: float) -> NDArray[np.bool_]:
-        """(R,): answered 200 within the deadline, as the client's clock has it."""
+        """(R,): whether the status is 200 and the latency within the deadline, by the client's clock."""
         found: NDArray[np.bool_] = (self.status == 200) & (self.latency <= deadline_ms / 1e3)
         return found
 
     def check(self, max_lag_ms: float) -> Samples:
-        """Itself.
+        """Return these samples if the generator was fast enough.
 
         Raises:
-            GeneratorTooSlow: 1 % of requests or more left later than `max_lag_ms`, or some never left.
+            GeneratorTooSlow: the p99 of its lag is above `max_lag_ms`, or a request was not sent.
         """
         if unsent := int((self.status == -1).sum()):
             raise GeneratorTooSlow(f"{unsent} of {len(self.status)} requests found no free connection")
         if (lag := self.lag_ms(0.99)) > max_lag_ms:
-            raise GeneratorTooSlow(f"the generator itself was {lag:.1f} ms late at p99 (limit {max_lag_ms:g} ms)")
+            raise GeneratorTooSlow(f"the generator's lag was {lag:.1f} ms at p99 (limit {max_lag_ms:g} ms)")
         return self
 
 
 def poisson_arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Times in [0, seconds) of a Poisson process of `rate` a second, ascending.
+    """Arrival times in [0, seconds) of a Poisson process of `rate` per second, ascending.
 
     Raises:
         ValueError: rate or seconds are not positive.
@@ -134,7 +134,7 @@ def poisson_arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.float
 
 
 def measure(load: OpenLoad, meanwhile: Callable[[], None] = lambda: None, every_s: float = 1.0) -> Samples:
-    """Send `load` from a process of its own; `meanwhile` is called every `every_s` seconds until it has ended."""
+    """Send `load` from another process, and call `meanwhile` every `every_s` seconds until it has ended."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = pool.submit(_in_own_process, load)
         while not wait([running], timeout=every_s).done:
@@ -145,18 +145,18 @@ def measure(load: OpenLoad, meanwhile: Callable[[], None] = lambda: None, every_
 def _in_own_process(load: OpenLoad) -> Samples:
     import uvloop
 
-    gc.disable()  # its pauses would be lag
+    gc.disable()  # its pauses would add to the lag
     with suppress(PermissionError):
-        # On shared cores others' threads would otherwise hold it up for whole scheduler slices: p99 of its lag was 8 ms
-        # beside eight busy processes on two cores, 12 with nice -10 (which autogroups undo), and 1 with this.
+        # Without it, other threads on shared cores delay the generator by whole scheduler slices: beside eight busy
+        # processes on two cores, the p99 of its lag was 8 ms, 12 with nice -10 (which autogroups undo), and 1 with it.
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     return uvloop.run(send(load, TICK_SECONDS))
 
 
 async def send(load: OpenLoad, tick: float = 0.0) -> Samples:
-    """`load` from the running event loop; ends when every request has an answer or was given up.
+    """Send `load` from the running event loop. Returns when every request has a response or was given up.
 
-    With a `tick`, in seconds, the loop does nothing in between: what came is seen, and what is due sent, at its end.
+    With `tick` > 0, in seconds, the loop polls: it receives responses and sends due requests at the end of each tick.
     """
     samples = Samples.unanswered(poisson_arrivals(load.rate, load.seconds, load.seed))
     sender = _Sender(load, samples)
@@ -168,13 +168,14 @@ async def send(load: OpenLoad, tick: float = 0.0) -> Samples:
             else:
                 await asyncio.sleep(early)
         sender.send(index, intended, -early)
-        await asyncio.sleep(0)  # else requests that are due at once would leave together, after the last one's encoding
+        await asyncio.sleep(0)  # else requests that are due together would all wait until the last is encoded
     await sender.settle()
     return samples
 
 
 class _Sender:
-    """Callbacks and no tasks: 0.24 ms of CPU time a request were 0.09, which on shared cores are the server's."""
+    """Sends requests and records results, by callbacks instead of tasks: 0.09 instead of 0.24 ms of CPU time a request,
+    which the server on the same cores would lose."""
 
     def __init__(self, load: OpenLoad, samples: Samples) -> None:
         self._load = load
@@ -184,12 +185,12 @@ class _Sender:
         self._idle: list[Connection] = []
         self._unanswered: dict[int, Connection | None] = {}  # by index, in order; None: not connected yet
         self._connecting: set[asyncio.Task[None]] = set()
-        self.now = time.monotonic  # uvloop's own clock ticks in milliseconds
+        self.now = time.monotonic  # uvloop's clock has a resolution of 1 ms
         self.start = self.now() + LEAD_SECONDS
         self._request = encode_request("POST", "/act", self._body(0.0))
 
     def send(self, index: int, intended: float, lag: float) -> None:
-        """Send request `index` and note what becomes of it."""
+        """Send request `index`; its result goes to the samples."""
         self._samples.lag[index] = lag
         self._drop_late()
         if len(self._unanswered) >= self._load.max_connections:
@@ -205,7 +206,7 @@ class _Sender:
         task.add_done_callback(self._connecting.discard)
 
     async def settle(self) -> None:
-        """Wait for the last answers, or give them up, and hang up."""
+        """Wait until every request has a response or was given up, then close all connections."""
         while self._unanswered:
             await asyncio.sleep(0.001)
             self._drop_late()
@@ -246,7 +247,7 @@ class _Sender:
         connection.ask(self._request[: -len(body)] + body, answered)
 
     def _drop_late(self) -> None:
-        """Hang up on those that have had their time."""
+        """Give up requests older than `give_up_ms`: close their connections."""
         limit = self.now() - self.start - self._give_up
         while self._unanswered:
             index = next(iter(self._unanswered))
@@ -259,9 +260,11 @@ class _Sender:
         if self._load.deadline_ms is None:
             return f"{self._fixed}}}".encode()
         left = self._load.deadline_ms - 1e3 * (self.now() - self.start - intended) - TRANSIT_MS
-        return f'{self._fixed}, "deadline_ms": {max(left, 0.01):12.3f}}}'.encode()  # always as long, for Content-Length
+        return (
+            f'{self._fixed}, "deadline_ms": {max(left, 0.01):12.3f}}}'.encode()
+        )  # a fixed width keeps Content-Length the same
 
 
 def _quantile(values: NDArray[np.float64], share: float) -> float:
-    """Nearest rank: a value that was really seen."""
+    """The quantile by nearest rank, so it is a measured value."""
     return float(np.quantile(values, share, method="inverted_cdf")) if len(values) else 0.0

@@ -1,4 +1,4 @@
-"""Sample-and-score in plain torch for batches of equal N and M: what the GPU kernel has to beat."""
+"""Sample-and-score in plain torch for batches of equal N and M, to compare the GPU kernel and other servers with."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Sampler = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def torch_sampler(policy: Policy, candidates: int, steps: int) -> Sampler:
-    """Eager operators, on the policy's device and in its precision.
+    """A sampler of eager operators, on the policy's device and in its precision.
 
-    Not `kernels.reference.euler_sample`: for mixed M that one copies from the host, which a CUDA graph can't capture.
+    It does not use `kernels.reference.ReferenceBackend`, which copies from the host and so can't be captured by a CUDA
+    graph.
     """
     spec = policy.spec
     k = float(critic_steps(steps, spec.max_backprop_steps))
@@ -42,7 +43,7 @@ def torch_sampler(policy: Policy, candidates: int, steps: int) -> Sampler:
 
 
 def graphed(sample: Sampler, observation: Tensor, noise: Tensor) -> Callable[[], None]:
-    """`sample` as a CUDA graph that draws its noise anew; the call replays it."""
+    """Capture `sample` as a CUDA graph that also draws new noise. The returned call replays it."""
 
     def run() -> None:
         noise.normal_()

@@ -1,4 +1,4 @@
-"""`sorl-bench precision`: what fp32 and bf16 do to a policy's candidates and choices, against the float64 reference."""
+"""`sorl-bench precision`: errors of fp32 and bf16 in a policy's candidates and choices, against float64."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class PrecisionConfig:
     policy: tyro.conf.Positional[Path] = Path("deploy/policies/cube-single.safetensors")
     """A .safetensors policy whose provenance names its environment."""
     observations: int = 256
-    """How many, from the first 64 steps of consecutive episodes."""
+    """Number of observations, from the first 64 steps of consecutive episodes."""
     first_seed: int = 70_000
     """Seed of the first episode."""
     json: Path | None = None
-    """Write everything here."""
+    """Write the report to this file."""
 
 
 def run(config: PrecisionConfig) -> dict[str, Any]:
-    """Returns what `--json` writes."""
+    """Compare the precisions. Returns the report that `--json` writes."""
     policy = load_policy(config.policy)
     observation = np.stack([row for row, _ in zip(_visited(policy, config), range(config.observations), strict=False)])
     rows = []

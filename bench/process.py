@@ -1,4 +1,4 @@
-"""Servers as processes: started, awaited, measured and ended. Their output goes to a file that nobody has to read."""
+"""Server processes: start, wait until ready, measure memory, stop. Their output goes to a temporary file."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 600.0
-"""Longest wait for a server to be ready: the first start may compile."""
+"""The longest wait for a server to become ready: its first start may compile."""
 STOP_SECONDS = 60.0
-"""Longest wait for a server to end, draining included."""
+"""The longest wait for a server to end, draining included."""
 
 NO_GRACE = ("--drain-grace-seconds", "0")
-"""Of our server: for those who stop it when their load is over."""
+"""Flags of our server that end it without the grace period, for callers that stop it after their load."""
 
 Ready = Callable[[str], str | None]
-"""What the server has written so far -> its address once it is ready, None before."""
+"""The server's output so far -> its URL once it is ready, None before."""
 
 
 class ServerProcess:
-    """A server that runs until `stop`, in a session of its own so that its workers end with it.
+    """A server process that runs until `stop`. It has its own process session, so that `stop` also ends its workers.
 
     Attributes:
-        url: its address, once `wait_until_ready` has returned.
+        url: its URL, once `wait_until_ready` has returned.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         self._name = command[2] if command[1:2] == ["-m"] else command[0]
-        # A peer's own environment has its framework, and not this project.
+        # A peer's virtual environment has its framework, but not this project.
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `stop`
         self._process = subprocess.Popen(
@@ -52,15 +52,16 @@ class ServerProcess:
         return self._process.pid
 
     def log(self) -> str:
-        """All it has written."""
+        """Its output so far."""
         size = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size, 0).decode(errors="replace")
 
     def wait_until_ready(self, ready: Ready, seconds: float = START_SECONDS) -> str:
-        """Its address, once `ready` knows it.
+        """Wait until `ready` returns the server's URL, and return it.
 
         Raises:
-            RuntimeError: it ended, said that it never will be, or took too long; the message has its last words.
+            RuntimeError: the server ended, logged that it stays not ready, or took longer than `seconds`. The message
+                has the end of its log.
         """
         until = time.monotonic() + seconds
         while time.monotonic() < until:
@@ -74,7 +75,7 @@ class ServerProcess:
         raise RuntimeError(f"{self._name} did not become ready:\n{words}")
 
     def stop(self) -> tuple[int, str]:
-        """SIGTERM, and wait. (exit status, everything it wrote); what is left of its processes is killed."""
+        """Send SIGTERM and wait; then kill its remaining processes. Returns the exit status and the whole output."""
         self._process.terminate()
         try:
             status = self._process.wait(STOP_SECONDS)
@@ -89,12 +90,12 @@ class ServerProcess:
 
 
 def sorl_serve(model: Path, *flags: str, port: int = 0) -> list[str]:
-    """The command of our server; port 0 takes a free one."""
+    """The command that starts our server; port 0 takes a free one."""
     return [sys.executable, "-m", "service.cli", "--model", str(model), "--port", str(port), *flags]
 
 
 def sorl_serve_ready(log: str) -> str | None:
-    """`Ready` of our server, which says where it listens and when it has warmed up."""
+    """`Ready` for our server, from the log lines "listening on" and "ready"."""
     found = re.search(r"listening on (http://\S+:\d+)", log)
     return found[1] if found and re.search(r"\bready: ", log) else None
 
@@ -103,7 +104,7 @@ def sorl_serve_ready(log: str) -> str | None:
 def serving(
     command: Sequence[str], ready: Ready = sorl_serve_ready, environment: Mapping[str, str] | None = None
 ) -> Iterator[ServerProcess]:
-    """A server that is ready, and is ended with the block."""
+    """Context manager: starts a server, waits until it is ready, and stops it at the end."""
     server = ServerProcess(command, environment)
     try:
         server.wait_until_ready(ready)
@@ -113,11 +114,11 @@ def serving(
 
 
 def memory_mib(pid: int) -> float:
-    """Memory of a process and its descendants: proportional set size, so that shared pages count once. MiB."""
+    """Memory of a process and its descendants in MiB: the proportional set size, so shared pages count once."""
     kib, waiting = 0, [pid]
     while waiting:
         found = waiting.pop()
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the process has ended
             rollup = Path(f"/proc/{found}/smaps_rollup").read_text()
             kib += int(re.findall(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)[0])
             for children in Path(f"/proc/{found}/task").glob("*/children"):

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class RayBenchConfig:
-    """Start a plain server and local Ray Serves in turn and load each with wrk (Debian's package), in rounds."""
+    """Load a plain server and local Ray Serve instances in turn with wrk (Debian's package), in rounds."""
 
     model: Path = ROOT / "deploy" / "policies" / "cube-single.safetensors"
     """Policy to serve."""
@@ -33,19 +33,19 @@ class RayBenchConfig:
     num_steps: int = 4
     """M of every request."""
     connections: tuple[int, ...] = (1, 16, 64)
-    """Closed-loop clients."""
+    """Numbers of closed-loop clients."""
     threads: int = 1
     """Compute threads of the plain server and of each replica."""
     seconds: int = 4
-    """Length of a measurement; one of a second before it is thrown away."""
+    """Seconds per measurement, after one second of warm-up."""
     rounds: int = 3
-    """Rounds; the table shows medians."""
+    """Number of rounds; the table shows medians."""
     json: Path | None = None
-    """Write everything here."""
+    """Write the report to this file."""
 
 
 def run(config: RayBenchConfig) -> dict[str, Any]:
-    """Returns what `--json` writes.
+    """Measure all servers. Returns the report that `--json` writes.
 
     Raises:
         FileNotFoundError: wrk is not installed.

@@ -1,4 +1,4 @@
-"""Ray Serve on a local Ray of its own, with the shipped configuration, as a process that is started and ended."""
+"""Start and stop Ray Serve with the shipped configuration, on its own local Ray instance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START_SECONDS, STOP_SECONDS, POLL_SECONDS = 120, 60, 0.2
 
 @dataclass(frozen=True)
 class RayServe:
-    """Where it listens, and the process above all of its processes."""
+    """A running Ray Serve: its URL, and the id of its root process."""
 
     url: str
     pid: int
@@ -32,10 +32,10 @@ class RayServe:
 
 @contextlib.contextmanager
 def ray_serving(arguments: dict[str, Any]) -> Iterator[RayServe]:
-    """`serve run` with deploy/ray/serve.yaml on a Ray of its own and a free port, ready.
+    """Context manager: `serve run` of deploy/ray/serve.yaml on its own local Ray and a free port, until ready.
 
     Args:
-        arguments: of `deploy.ray.application.build`, instead of the file's.
+        arguments: arguments of `deploy.ray.application.build`, in place of the file's.
 
     Raises:
         ChildProcessError: it did not become ready; the message has its log.
@@ -62,7 +62,7 @@ def ray_serving(arguments: dict[str, Any]) -> Iterator[RayServe]:
                     raise ChildProcessError(f"Ray Serve is not ready after {START_SECONDS} s:\n{log.read_text()}")
                 yield RayServe(url, process.pid)
             finally:
-                process.send_signal(signal.SIGINT)  # which ends replicas first, and waits for them
+                process.send_signal(signal.SIGINT)  # ends the replicas first, and waits for them
                 try:
                     process.wait(STOP_SECONDS)
                 except subprocess.TimeoutExpired:
@@ -70,7 +70,10 @@ def ray_serving(arguments: dict[str, Any]) -> Iterator[RayServe]:
 
 
 def _becomes_ready(url: str, process: subprocess.Popen[bytes]) -> bool:
-    """False if the process ends first, or takes too long. Until it is, Ray's proxy refuses or says 404."""
+    """Wait until /readyz succeeds; before, Ray's proxy refuses connections or answers 404.
+
+    Returns False if the process ends or START_SECONDS pass.
+    """
     end = time.monotonic() + START_SECONDS
     with httpx.Client(timeout=START_SECONDS) as client:
         while time.monotonic() < end:

@@ -1,4 +1,4 @@
-"""The released JAX code in a process of its own, in a Python that has its requirements: a line in, JSON out."""
+"""Run the released JAX code in another process, with a Python that has its requirements. See `released_driver`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 Ask = Callable[[str], dict[str, Any]]
-"""Sends a line to `released_driver.py` and gives its reply."""
+"""Sends a command line to `released_driver.py` and returns its JSON reply."""
 
 
 @contextmanager
 def released_code(
     checkout: Path | None, python: Path, *, hidden: tuple[int, ...], batch: int, obs_dim: int, action_dim: int
 ) -> Iterator[Ask | None]:
-    """Start it, with networks and data of these sizes; None without a checkout.
+    """Context manager: starts the released code with networks and data of these sizes. None without a checkout.
 
     Raises (on use):
-        ChildProcessError: it ended; its message went to standard error.
+        ChildProcessError: the process ended; its message is on standard error.
     """
     if checkout is None:
         yield None

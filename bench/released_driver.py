@@ -1,7 +1,7 @@
-"""Runs the released JAX code on request: a line in, a line of JSON out.
+"""A process that times the released JAX code: reads commands, a line each, and writes a line of JSON for each.
 
-"24" runs 24 updates; "sample 32 4" draws once with N = 32, M = 4. Executed by `sorl-bench train` and `engine` with
-`--release DIR`, in a Python of the user's that has the released code's requirements.
+"24" runs 24 updates; "sample 32 4" samples once with N = 32, M = 4. `sorl-bench train` and `sorl-bench engine` start it
+for `--release DIR`, with the user's Python that has the released code's requirements.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def following_ks(jax: Any, key: Any, choices: int) -> tuple[Any, tuple[int, int]]:
-    """The key after an update and the (critic_k, q_k) that it draws: `SORLAgent.update`'s own splits."""
+    """The key after an update and the (critic_k, q_k) that it draws, by the same splits as `SORLAgent.update`."""
     following, rng = jax.random.split(key)
     critic_switch, _ = jax.random.split(rng, 2)
     _, actor_rng = jax.random.split(rng)

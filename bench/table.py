@@ -1,4 +1,4 @@
-"""What a subcommand found: a table for people, JSON for machines."""
+"""Output of the subcommands: tables, JSON reports, and the common command line."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Row = Mapping[str, Any]
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """--json FILE, the same for every subcommand."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table there")
+    """Add --json FILE, as every subcommand has it."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Rows of equal keys as columns: text left, numbers right."""
+    """Print rows of equal keys as a table: text aligned left, numbers right."""
     if not rows:
         return
     heads = list(rows[0])
@@ -30,7 +30,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
-    """Write `content`, if a file was asked for."""
+    """Write `content` as JSON to `path`, unless that is None."""
     if path is not None:
         path.write_text(json.dumps(content, indent=2) + "\n")
 
@@ -43,10 +43,11 @@ def run_subcommand(
     print_report: Callable[[dict[str, Any]], None],
     failed: Callable[[dict[str, Any]], bool] = lambda report: False,
 ) -> int:
-    """A subcommand that a dataclass describes: parse, run, print, and write the report where `config.json` says.
+    """Run a subcommand: parse `config_type` from the arguments, call `run`, print its report, and write it to
+    `config.json`.
 
     Returns:
-        The exit status: 1 for a report that `failed` says so of.
+        The exit status: 1 if `failed(report)`, else 0.
     """
     import tyro
 

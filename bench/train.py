@@ -1,7 +1,7 @@
-"""`sorl-bench train`: time of one update, ours and the released code's in alternating rounds.
+"""`sorl-bench train`: time one training update, ours and the released code's, in alternating rounds.
 
-The released code draws its k (steps of the sampled actions) inside its compiled update; its driver reports them, and
-our side repeats the same sequence. Every figure is a mean over that sequence, because the cost depends on k.
+An update's cost depends on k, the steps of its sampled actions, which the released code draws inside its compiled
+update. Its driver reports the sequence of k, and our updates repeat it. Times are means over the sequence.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class TrainBenchConfig:
     updates: int = 64
     """Updates per round and contestant."""
     rounds: int = 5
-    """Rounds; the table shows the median of the rounds' means."""
+    """Number of rounds; the table shows the median of the rounds' means."""
     threads: int = 0
-    """Compute threads of ours; 0 means all available cores. The released code takes what XLA takes."""
+    """Compute threads of our updates; 0 means all available cores. The released code uses XLA's default."""
     release: Path | None = None
-    """Checkout of the released code, to be timed too (needs jax, flax, optax, distrax, ml_collections)."""
+    """Checkout of the released code, to time it too (needs jax, flax, optax, distrax, ml_collections)."""
     release_python: Path = Path(sys.executable)
-    """Python that has the released code's requirements."""
+    """Python interpreter that has the released code's requirements."""
     device: str = "cpu"
-    """torch device of ours."""
+    """torch device of our updates."""
     json: Path | None = None
-    """Write everything here."""
+    """Write the report to this file."""
 
 
 CONTESTANTS: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ CONTESTANTS: dict[str, dict[str, Any]] = {
 
 
 class Ours:
-    """A learner on random data of the right shape."""
+    """Our learner with random data of the configured sizes."""
 
     def __init__(self, config: TrainBenchConfig, **settings: Any) -> None:
         train = TrainConfig(
@@ -119,13 +119,13 @@ class Ours:
 
 
 def _run_released(release: Ask, updates: int) -> tuple[float, Ks]:
-    """(mean seconds per update, the ks it drew)."""
+    """Run updates of the released code. Returns the mean seconds per update and the ks that it drew."""
     reply = release(str(updates))
     return reply["seconds"], [(critic_k, q_k) for critic_k, q_k in reply["ks"]]
 
 
 def update_gflop(config: TrainBenchConfig, ks: Ks) -> float:
-    """Matrix-product work of an update, mean over `ks`, in GFLOP, as torch's counter sees torch's operators."""
+    """Mean GFLOP of an update's matrix products over `ks`, by torch's FLOP counter."""
     contestant = Ours(config, compute="torch")
     counted: dict[tuple[int, int], int] = {}
     for pair in set(ks):
@@ -136,7 +136,7 @@ def update_gflop(config: TrainBenchConfig, ks: Ks) -> float:
 
 
 def run(config: TrainBenchConfig) -> dict[str, Any]:
-    """Time everything in alternating rounds. Returns what `--json` writes."""
+    """Time all contestants in alternating rounds. Returns the report that `--json` writes."""
     threads = config.threads or available_cores()
     torch.set_float32_matmul_precision("medium")
     ours = {name: Ours(config, **settings) for name, settings in CONTESTANTS.items()}

@@ -1,1 +1,5 @@
-"""`sorl-bench drill`: faults under load, and an account of every request."""
+"""`sorl-bench drill`: inject faults into a server under load, and check the reply to every request.
+
+`plan` makes the requests, `client` sends them, and `ledger` records the replies. `faults` runs the server and injects
+the faults. `versions` has the policies and their correct actions, and `judge` finds the violations.
+"""

@@ -1,4 +1,4 @@
-"""`sorl-bench drill`: faults under load. Prints counts; exit status 1 for any violation."""
+"""`sorl-bench drill`: run the drill and print counts. The exit status is 1 if there is a violation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.drill.client import ask_all
-from bench.drill.faults import Victim, schedule
+from bench.drill.client import send_all
+from bench.drill.faults import ServerUnderTest, schedule
 from bench.drill.judge import judge
 from bench.drill.ledger import Ledger
-from bench.drill.plan import Ask, keep_asking, plan
+from bench.drill.plan import Ask, plan, repeat_until
 from bench.drill.versions import broken_files, make_versions
 from bench.machine import describe
 from bench.table import print_table, run_subcommand
@@ -26,27 +26,27 @@ SHOWN = 20
 
 @dataclass(frozen=True)
 class DrillConfig:
-    """Break things around a server under load, and account for every request: exactly one final answer, of the version
-    it names, to the bit. Exit status 1 otherwise."""
+    """Inject faults into a server under load, and check every request: it must have exactly one final reply, with the
+    action of the version that the reply names, to the bit. Otherwise the exit status is 1."""
 
     requests: int = 20_000
-    """Requests at least, each with an id and a seed of its own; they go on until the last fault is over."""
+    """Least number of requests, each with its own id and seed; they continue until the last fault is over."""
     hang_ups: int = 1_000
-    """Of so many, how many clients leave before the answer and ask again."""
+    """How many of them are sent by clients that disconnect before the reply and then send the request again."""
     poison: int = 500
-    """Of so many, how many are malformed (half) or have observations that overflow every network (half)."""
+    """How many of them are malformed (half) or have observations that overflow in every network (half)."""
     reloads: int = 10
-    """New versions of the policy, broken ones included."""
+    """Reloads of the policy's file, broken ones included."""
     broken: int = 2
-    """Of these, how many files are damaged and must be refused."""
+    """How many of the reloads are of damaged files, which must be refused."""
     restarts: int = 3
-    """SIGTERM and a new process at the same address."""
+    """Restarts: SIGTERM, and a new process at the same address."""
     clients: int = 32
-    """Requests open at a time."""
+    """Requests in flight at a time."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Of the native engine, whose answers do not depend on company."""
+    """Precision of the native engine, whose actions do not depend on the other requests of a batch."""
     threads: int = 0
-    """Compute threads of the server; 0 is its own choice."""
+    """Compute threads of the server; 0 is its default."""
     json: Path | None = None
     """Write counts and violations here."""
 
@@ -59,7 +59,7 @@ class DrillConfig:
 
 
 def run(config: DrillConfig) -> dict[str, Any]:
-    """Returns what `--json` writes.
+    """Run the drill. Returns the report that `--json` writes.
 
     Raises:
         ValueError: the native engine can't run here.
@@ -72,7 +72,7 @@ def run(config: DrillConfig) -> dict[str, Any]:
         except BackendUnavailable as error:
             raise ValueError(str(error)) from None
         started = time.monotonic()
-        victim = Victim(
+        server = ServerUnderTest(
             folder / "served.safetensors",
             versions,
             broken_files(versions[0].content, folder),
@@ -82,11 +82,11 @@ def run(config: DrillConfig) -> dict[str, Any]:
         asks = plan(config.requests, config.hang_ups, config.poison)
         ledger = Ledger()
         try:
-            asyncio.run(_drill(config, victim, asks, ledger))
+            asyncio.run(_drill(config, server, asks, ledger))
         finally:
-            victim.stop()
+            server.stop()
         seconds = time.monotonic() - started
-        violations = victim.violations + judge(asks, ledger, {v.sha: v for v in versions}, victim.timeline)
+        violations = server.violations + judge(asks, ledger, {v.sha: v for v in versions}, server.timeline)
     statuses = Counter(str(answer.response.status) for answers in ledger.answers.values() for answer in answers)
     return {
         "machine": describe(),
@@ -95,19 +95,19 @@ def run(config: DrillConfig) -> dict[str, Any]:
         "asked": dict(Counter(ask.kind for ask in asks)),
         "final answers": dict(sorted(statuses.items())),
         "on the way": dict(ledger.counts),
-        "faults": dict(victim.counts),
+        "faults": dict(server.counts),
         "violations": [asdict(violation) for violation in violations],
     }
 
 
-async def _drill(config: DrillConfig, victim: Victim, asks: list[Ask], ledger: Ledger) -> None:
+async def _drill(config: DrillConfig, server: ServerUnderTest, asks: list[Ask], ledger: Ledger) -> None:
     faults = schedule(config.requests, config.reloads, config.broken, config.restarts)
     async with asyncio.TaskGroup() as group:
-        suffering = group.create_task(victim.suffer(faults, ledger))
-        # To the end of the last fault: a restart takes seconds, and each should happen under load.
-        stream = keep_asking(asks, suffering.done)
-        group.create_task(ask_all(victim.url, stream, victim.versions[0].obs_dim, ledger, config.clients))
-    await victim.settle()
+        injecting = group.create_task(server.inject(faults, ledger))
+        # Send until the last fault is over: a restart takes seconds, and each fault should happen under load.
+        stream = repeat_until(asks, injecting.done)
+        group.create_task(send_all(server.url, stream, server.versions[0].obs_dim, ledger, config.clients))
+    await server.settle()
 
 
 def print_report(report: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Clients that ask until they have a final answer: /act is pure, so asking again is safe."""
+"""Clients that send each request until it has a final reply. Retries are safe, since /act has no side effects."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from sorl_client.retry import RetryPolicy
 
 PATIENCE_S = 60.0
-"""An accepted request that is not answered in this time is lost."""
+"""Seconds after which a request without a reply counts as lost."""
 
 
-async def ask_all(url: str, asks: Iterable[Ask], obs_dim: int, ledger: Ledger, clients: int = 32) -> None:
-    """Put every request to the server at `url`, `clients` at a time; the ledger has what came of it.
+async def send_all(url: str, asks: Iterable[Ask], obs_dim: int, ledger: Ledger, clients: int = 32) -> None:
+    """Send every request to the server at `url`, `clients` at a time, and record the replies in `ledger`.
 
-    `url` must stay the same while the server behind it comes and goes.
+    `url` must stay the same while the server is restarted.
     """
     remaining = iter(asks)
     async with asyncio.TaskGroup() as group:
@@ -30,11 +30,11 @@ async def ask_all(url: str, asks: Iterable[Ask], obs_dim: int, ledger: Ledger, c
 
 
 class _GaveUp(Exception):
-    """A request has no final answer, and no more attempts are made."""
+    """A request has no final reply, and is not sent again."""
 
 
 class _Client:
-    """One connection at a time, kept between requests."""
+    """A client with one connection, which it keeps between requests."""
 
     def __init__(self, url: str, obs_dim: int, ledger: Ledger, number: int) -> None:
         self._url = url
@@ -72,7 +72,7 @@ class _Client:
                 self._ledger.counts["answers 503"] += 1
                 why, after = "503", retry_after_s(response)
             except TimeoutError:
-                raise _GaveUp(f"no answer in {PATIENCE_S:g} s on an open connection") from None
+                raise _GaveUp(f"no reply in {PATIENCE_S:g} s on an open connection") from None
             except OSError as error:
                 self._ledger.counts["connections refused or broken"] += 1
                 why = str(error)
@@ -80,7 +80,7 @@ class _Client:
             await self._back_off(failures, why, after)
 
     async def _hang_up(self, ask: Ask) -> None:
-        """Leave in the middle of the body (even numbers), or with the request sent."""
+        """Disconnect in the middle of the body (requests of even number), or after the whole request."""
         request = ask.encode(self._obs_dim)
         failures = 0
         while True:
@@ -91,7 +91,7 @@ class _Client:
                 failures += 1
                 await self._back_off(failures, str(error))
         answer = connection.send(request if ask.number % 2 else request[: len(request) - 20])
-        await asyncio.sleep(0)  # so that it leaves before the connection does
+        await asyncio.sleep(0)  # so that the bytes are sent before the connection is closed
         answer.cancel()
         self._ledger.counts["hang-ups"] += 1
         self._drop()
@@ -99,7 +99,7 @@ class _Client:
     async def _back_off(self, failures: int, why: str, after: float | None = None) -> None:
         wait = self._retry.wait_s(failures - 1, after, self._random.random)
         if wait is None:
-            raise _GaveUp(f"{failures} attempts, the last one: {why}")
+            raise _GaveUp(f"{failures} failed attempts, the last one: {why}")
         await asyncio.sleep(wait)
 
     async def _connected(self) -> Connection:
@@ -116,14 +116,14 @@ class _Client:
 
 
 def retry_policy() -> RetryPolicy:
-    """That of `sorl_client`, with attempts for as long as a restart takes."""
+    """The retry policy of `sorl_client`, with enough attempts to outlast a restart."""
     from sorl_client.retry import RetryPolicy
 
     return RetryPolicy(attempts=200)
 
 
 def retry_after_s(response: Response) -> float | None:
-    """What a 503 asks for: milliseconds in its problem, else the header's whole seconds."""
+    """The retry time of a 503, in seconds: `retry_after_ms` of its problem document, else the Retry-After header."""
     try:
         return float(response.json()["retry_after_ms"]) / 1e3
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What is done to the server while it answers: new versions, broken files, restarts."""
+"""The server under test, and the faults injected into it: new versions, broken files, restarts."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from bench.process import ServerProcess, sorl_serve, sorl_serve_ready
 
 Fault = Literal["reload", "broken reload", "restart"]
 SETTLE_SECONDS = 30.0
-"""At the end, until the server has noticed every client that left."""
+"""At the end: seconds within which the server must notice every client that disconnected."""
 
 
 def schedule(requests: int, reloads: int, broken: int, restarts: int) -> list[tuple[int, Fault]]:
-    """(after how many requests, what), spread evenly: broken files among the reloads, restarts among all.
+    """The faults as (number of requests before it, fault), spread evenly over the requests.
 
     Raises:
         ValueError: more broken files than reloads, or a number below 0.
@@ -39,16 +39,17 @@ def schedule(requests: int, reloads: int, broken: int, restarts: int) -> list[tu
 
 
 @dataclass
-class Victim:
-    """Our server under the drill, always at the same address.
+class ServerUnderTest:
+    """Our server in the drill, always at the same address.
 
     Attributes:
-        path: the file it serves.
-        versions: good contents of that file; the first is served at first.
+        path: the policy file that it serves.
+        versions: valid contents of that file; it starts with the first.
         broken: contents that it must refuse.
-        flags: of its command line.
-        reloadable: give it an admin key.
-        violations, counts: what happened to it.
+        flags: flags of its command line.
+        reloadable: whether it gets an admin key.
+        violations: violations found in the server itself.
+        counts: how many faults were injected, by kind.
     """
 
     path: Path
@@ -67,8 +68,8 @@ class Victim:
         self._server = self._start(0)
         self.url = self._server.url
 
-    async def suffer(self, faults: Iterable[tuple[int, Fault]], ledger: Ledger) -> None:
-        """Each fault once the ledger has as many requests as it waits for; one after the other."""
+    async def inject(self, faults: Iterable[tuple[int, Fault]], ledger: Ledger) -> None:
+        """Inject the faults one after another, each once the ledger has the number of requests before it."""
         for after, fault in faults:
             await ledger.reached(after)
             if fault == "restart":
@@ -79,7 +80,7 @@ class Victim:
                 await self._reload_broken()
 
     async def settle(self) -> None:
-        """Is nothing left behind, once every client has gone?"""
+        """Check that the server has no requests left, now that all clients have disconnected."""
         loop = asyncio.get_running_loop()
         until = loop.time() + SETTLE_SECONDS
         while True:
@@ -93,7 +94,7 @@ class Victim:
             await asyncio.sleep(0.1)
 
     def stop(self) -> None:
-        """SIGTERM; the server must drain, end with 0 and have logged no traceback."""
+        """Send SIGTERM, and check that the server drains, exits with 0 and has logged no traceback."""
         status, log = self._server.stop()
         if status != 0:
             self.violations.append(Violation("bad end", "server", f"exit status {status}: {log[-400:]}"))
@@ -145,7 +146,7 @@ class Victim:
         return server
 
     def _replace_file(self, content: bytes) -> None:
-        """Whole, as a deployment would."""
+        """Replace the file by a rename, as a deployment does."""
         temporary = self.path.with_suffix(".new")
         temporary.write_bytes(content)
         temporary.replace(self.path)

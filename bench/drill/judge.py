@@ -1,4 +1,4 @@
-"""The account: every request has exactly one final answer, the right one, or it is a violation."""
+"""`judge`: find the violations in a drill. Each request must have exactly one final reply, with the correct action."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.drill.versions import Timeline, Version
 
 @dataclass(frozen=True)
 class Violation:
-    """What must not happen. `kind` is for counting; `where` is a request's id or a fault's name."""
+    """Something that must not happen. `kind` is counted; `where` is a request's id or the fault's name."""
 
     kind: str
     where: str
@@ -25,13 +25,13 @@ class Violation:
 
 
 def judge(asks: Sequence[Ask], ledger: Ledger, versions: Mapping[str, Version], timeline: Timeline) -> list[Violation]:
-    """All violations of a drill's requests. `versions` by sha256."""
+    """All violations among a drill's requests. `versions` has all policy versions, by sha256."""
     found: list[Violation] = []
     answered: dict[str, list[Answer]] = defaultdict(list)
     for ask in asks:
         answers = ledger.answers.get(ask.number, [])
         if not answers:
-            found.append(Violation("lost", ask.id, ledger.given_up.get(ask.number, "never asked")))
+            found.append(Violation("lost", ask.id, ledger.given_up.get(ask.number, "never sent")))
         if len(answers) > 1:
             found.append(Violation("answered twice", ask.id, f"{len(answers)} final answers"))
         for answer in answers:
@@ -42,17 +42,17 @@ def judge(asks: Sequence[Ask], ledger: Ledger, versions: Mapping[str, Version], 
     for sha, answers in answered.items():
         found += _faults_of_content(versions[sha], answers, timeline)
     if surplus := ledger.counts["surplus answers"]:
-        found.append(Violation("answered twice", "connections", f"{surplus} answers that nobody asked for"))
+        found.append(Violation("answered twice", "connections", f"{surplus} replies without a request"))
     return found
 
 
 def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator[Violation]:
-    """Status, id and members: what can be said without computing."""
+    """Violations in a reply's status, id and fields, found without computing the action."""
     ask, response = answer.ask, answer.response
     reply = _object(response.body)
     ids = {response.headers.get("x-request-id"), reply.get("request_id")}
     if ids != {ask.id}:
-        yield Violation("wrong id", ask.id, f"answered as {', '.join(sorted(map(str, ids)))}")
+        yield Violation("wrong id", ask.id, f"the reply has {', '.join(sorted(map(str, ids)))}")
     problem = response.headers.get("content-type") == "application/problem+json" and "code" in reply
     said = f"{response.status} {reply.get('code', '')}".strip()
     if ask.kind == "malformed":
@@ -66,11 +66,12 @@ def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator
     elif not (problem and reply.get("code") == "nonfinite_output"):
         yield Violation("poison not contained", ask.id, said)
     elif all(version.actions([ask])[0] is not None for version in versions.values()):
-        yield Violation("wrong action", ask.id, "called nonfinite_output, and is finite in every version")
+        yield Violation("wrong action", ask.id, "reported as nonfinite_output, but finite in every version")
 
 
 def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Timeline) -> Iterator[Violation]:
-    """Answers that name `version`: is each what that version gives, to the bit, and was it being served?"""
+    """Violations among replies that name `version`: the version was not served then, or the action differs from its
+    action in any bit."""
     expected = version.actions([answer.ask for answer in answers])
     for answer, action in zip(answers, expected, strict=True):
         ask, reply = answer.ask, answer.response.json()
@@ -87,7 +88,7 @@ def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Ti
 
 
 def _equal(found: Any, expected: np.ndarray) -> bool:
-    """JSON carries every float32 exactly."""
+    """Whether the actions are equal to the bit: JSON represents every float32 exactly."""
     return bool(isinstance(found, list) and np.array_equal(np.asarray(found, dtype=np.float64), expected))
 
 

@@ -1,4 +1,4 @@
-"""What came of every request: noted while it happens, judged afterwards."""
+"""`Ledger`: the record of every request's replies, written during the drill and judged after it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.drill.plan import Ask
 
 @dataclass(frozen=True)
 class Answer:
-    """A final answer; times are the event loop's, seconds."""
+    """A final reply. Times are the event loop's, in seconds."""
 
     ask: Ask
     response: Response
@@ -22,7 +22,13 @@ class Answer:
 
 @dataclass
 class Ledger:
-    """Notes of a drill. `counts` has what happened on the way: attempts, retries, hang-ups, surplus answers, ..."""
+    """The record of a drill.
+
+    Attributes:
+        answers: the final replies, by request number.
+        given_up: the reason why a request has no final reply, by request number.
+        counts: attempts, retries, hang-ups, surplus answers, ...
+    """
 
     answers: dict[int, list[Answer]] = field(default_factory=dict)
     given_up: dict[int, str] = field(default_factory=dict)
@@ -35,12 +41,12 @@ class Ledger:
         self._advance()
 
     def gave_up(self, ask: Ask, reason: str) -> None:
-        """No final answer came, and no more attempts are made."""
+        """Record that a request has no final reply and is not sent again."""
         self.given_up[ask.number] = reason
         self._advance()
 
     async def reached(self, closed: int) -> None:
-        """Wait until this many requests have ended, one way or the other."""
+        """Wait until this many requests have a final reply or were given up."""
         event = asyncio.Event()
         self._waiting.append((closed, event))
         self._wake()

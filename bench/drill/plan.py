@@ -1,4 +1,4 @@
-"""What is asked in a drill: every request with an id, a seed and a budget of its own, some of them hostile."""
+"""The requests of a drill: each has its own id, seed and budget; some are malformed or extreme."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Kind = Literal["plain", "hang-up", "malformed", "extreme"]
 BUDGETS = [(1, 1), (4, 2), (8, 8), (32, 4)]
 OBSERVATIONS = 16
 EXTREME = 3e38
-"""Finite in float32, and beyond it after the first product."""
+"""Finite in float32; the first matrix product overflows."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Ask:
 
     Attributes:
         number: 0, 1, ...; also its seed.
-        kind: plain; hang-up, whose client leaves before the answer and asks again; malformed, to be refused; extreme,
-            an observation that no network can take.
+        kind: plain; hang-up: the client disconnects before the reply and sends it again; malformed: must be refused;
+            extreme: the observation overflows in every network.
     """
 
     number: int
@@ -50,7 +50,7 @@ class Ask:
         return drawn.round(4).astype(np.float32)
 
     def encode(self, obs_dim: int) -> bytes:
-        """As it travels. The id is in a header, since a malformed body may hide it."""
+        """The bytes of the HTTP request. The id is in a header, because a malformed body can't be read."""
         if self.kind == "malformed":
             body, headers = _MALFORMED[self.number % len(_MALFORMED)]
         else:
@@ -64,10 +64,11 @@ class Ask:
 
 
 def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[Ask]:
-    """`requests` of them, shuffled; `hang_ups` and `poison` (half malformed, half extreme) are among them.
+    """Make `requests` requests in random order, with `hang_ups` hang-ups and `poison` malformed or extreme ones (half
+    each) among them.
 
     Raises:
-        ValueError: more of the special ones than requests, or fewer than none.
+        ValueError: these are more than `requests`, or negative.
     """
     if min(hang_ups, poison) < 0 or hang_ups + poison > requests:
         raise ValueError(f"need 0 <= hang_ups + poison <= requests, got {hang_ups}, {poison} and {requests}")
@@ -79,8 +80,8 @@ def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[Ask]:
     return [Ask(number, kind) for number, kind in enumerate(kinds)]
 
 
-def keep_asking(asks: list[Ask], enough: Callable[[], bool]) -> Iterator[Ask]:
-    """The plan, and then its kinds over again until `enough` says so; what is asked beyond the plan joins `asks`."""
+def repeat_until(asks: list[Ask], enough: Callable[[], bool]) -> Iterator[Ask]:
+    """Yield the planned requests, then more of the same kinds until `enough` is true. These are appended to `asks`."""
     planned = len(asks)
     yield from asks[:planned]
     while not enough():
@@ -89,7 +90,7 @@ def keep_asking(asks: list[Ask], enough: Callable[[], bool]) -> Iterator[Ask]:
 
 
 def _malformed() -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Bodies that no policy of another size than one number could answer, each with headers of its own."""
+    """Invalid bodies, each with its headers. They are invalid for every policy with an obs_dim above 1."""
     yield b"", {}
     yield b'{"observation": [1, 2', {}
     yield b"[" * 10_000, {}

@@ -1,4 +1,4 @@
-"""The versions of the policy in a drill: their files, what each answers to every request, and when each was served."""
+"""The policy versions of a drill: their files, their correct actions, and when each was served."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ SPEC = PolicySpec(
 
 
 class Version:
-    """One policy file and the backend that knows its answers.
+    """One policy file, and a backend that computes its correct actions.
 
     Attributes:
-        sha: what replies call model_version.
-        content: of the file.
-        obs_dim: of its observations.
-        engine: what replies must call engine.
+        sha: the file's sha256, `model_version` in replies.
+        content: the file's bytes.
+        obs_dim: the policy's observation dimension.
+        engine: the expected `engine` in replies.
     """
 
     def __init__(self, path: Path, backend: BackendChoice, precision: Precision) -> None:
@@ -48,7 +48,7 @@ class Version:
         self.engine = self._backend.engine
 
     def actions(self, asks: Sequence[Ask]) -> list[np.ndarray | None]:
-        """(action_dim,) float32 in environment units for each; None where this policy gives NaN or infinity."""
+        """The action of each request, (action_dim,) float32 in environment units, or None if it is not finite."""
         found: list[np.ndarray | None] = []
         for start in range(0, len(asks), BATCH):
             part = asks[start : start + BATCH]
@@ -61,7 +61,7 @@ class Version:
 
 
 def make_versions(folder: Path, backend: BackendChoice, precision: Precision) -> tuple[Version, Version]:
-    """Two policies of one name with other weights.
+    """Make two policies with the same name and different weights.
 
     Raises:
         BackendUnavailable: `backend` can't run here.
@@ -78,7 +78,7 @@ def make_versions(folder: Path, backend: BackendChoice, precision: Precision) ->
 
 
 def broken_files(good: bytes, folder: Path) -> list[bytes]:
-    """Contents that must not be served: half a file, and one with a weight that is no number."""
+    """Contents that a server must refuse: half a file, and a file with a NaN weight."""
     path = folder / "broken.safetensors"
     path.write_bytes(good)
     policy = load_policy(path)
@@ -95,19 +95,19 @@ class _Span:
 
 
 class Timeline:
-    """When which version may have answered; times are the event loop's, seconds."""
+    """When each version may have been served. Times are the event loop's, in seconds."""
 
     def __init__(self, sha: str) -> None:
         self._spans = [_Span(sha, float("-inf"))]
 
     def begins(self, sha: str, when: float) -> None:
-        """From here on (the reload has been asked for) answers may be of this version, beside the one before."""
+        """A reload to version `sha` was requested at `when`: later replies may be of it or of the version before."""
         self._spans.append(_Span(sha, when))
 
     def replaced(self, when: float) -> None:
-        """From here on (the reload was answered) what is asked may only be answered by the newest version."""
+        """The reload was done at `when`: requests sent later may get only the newest version."""
         self._spans[-2].last = when
 
     def allows(self, sha: str, sent: float, received: float) -> bool:
-        """May a request that was open from `sent` to `received` have been answered by this version?"""
+        """Whether a request in flight from `sent` to `received` may have got its reply from version `sha`."""
         return any(span.sha == sha and span.first <= received and sent <= span.last for span in self._spans)

@@ -1,1 +1,1 @@
-"""The same policy behind other servers, each written as a user of that framework would. They share `sampler.py`."""
+"""The same policy served by other frameworks, each as its users would write it. They share `sampler`."""

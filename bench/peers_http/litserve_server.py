@@ -1,4 +1,4 @@
-"""LitServe: dynamic batches in worker processes, ZeroMQ between them and the web server."""
+"""LitServe: dynamic batching in worker processes, which ZeroMQ connects to the web server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mosec: a web server in Rust, dynamic batches in worker processes. It reads --port from the command line itself."""
+"""mosec: a web server in Rust, with dynamic batching in worker processes. mosec itself reads --port."""
 
 from __future__ import annotations
 

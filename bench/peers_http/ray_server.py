@@ -1,4 +1,4 @@
-"""Ray Serve: dynamic batches in replicas behind its HTTP proxy."""
+"""Ray Serve: dynamic batching in replicas behind its HTTP proxy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all peers compute with: a policy file, eager torch, and a batch of decoded JSON bodies."""
+"""The computation of all peers: a policy in eager torch, for batches of decoded JSON bodies."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from policy import load_policy
 
 MAX_BATCH = 16
 BATCH_WAIT_MS = 1
-"""Where a framework collects batches: up to this many requests, waiting this long for more after the first."""
+"""Limits of a framework's dynamic batching: the most requests, and the longest wait after the first, in ms."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a peer runs: compute threads of each of its worker processes, and the precision of all products."""
+    """A peer's options: `threads` are compute threads per worker process, `precision` is that of all products."""
 
     model: Path
     port: int
@@ -31,7 +31,7 @@ class Options:
 
     @classmethod
     def parse(cls) -> Options:
-        """From the command line; processes that a framework starts see the same one."""
+        """Parse the command line, which a framework's worker processes share."""
         parser = argparse.ArgumentParser()
         parser.add_argument("--model", type=Path, required=True)
         parser.add_argument("--port", type=int, required=True)
@@ -42,17 +42,18 @@ class Options:
 
 
 class TorchPolicy:
-    """Samples a policy for many requests at once; those of equal N and M share their matrix products."""
+    """Samples a policy for a batch of requests; those of equal N and M share their matrix products."""
 
     def __init__(self, options: Options) -> None:
         torch.set_num_threads(options.threads)
-        torch.set_float32_matmul_precision("medium")  # oneDNN for fp32 too: MKL keeps AMD processors on AVX2
+        torch.set_float32_matmul_precision("medium")  # uses oneDNN for fp32 too: MKL uses only AVX2 on AMD processors
         self._dtype = torch.float32 if options.precision == "fp32" else torch.bfloat16
         self._policy = load_policy(options.model).to(self._dtype)
 
     @torch.inference_mode()
     def __call__(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Bodies with observation, num_candidates, num_steps and perhaps noise (N, action_dim) -> replies, in order."""
+        """Replies to decoded bodies, in order. A body has observation, num_candidates, num_steps, and optionally noise
+        (N, action_dim)."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             groups[request["num_candidates"], request["num_steps"]].append(index)

@@ -1,1 +1,5 @@
-"""`sorl-bench serve`: our server and its peers over HTTP, one module a section."""
+"""`sorl-bench serve`: our server and its peers over HTTP.
+
+`peak`, `head_of_line`, `overload` and `elastic` are the sections. `contestants` has the servers, `check` compares their
+replies with the reference, and `setup` has the settings.
+"""

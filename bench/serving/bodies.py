@@ -1,4 +1,4 @@
-"""The observation that all load asks about."""
+"""The observation of all benchmark requests."""
 
 from __future__ import annotations
 

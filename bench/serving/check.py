@@ -1,4 +1,4 @@
-"""Does a server compute the same thing? Its answers against the reference's, given the same noise."""
+"""`Checker`: compare a server's replies with the reference's actions, for the same noise."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from policy import Policy
 
 SEED = 7
 TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
-"""In actions, whose range is 2. bf16 keeps 8 bits, in every layer of every step."""
+"""The largest error of an action, whose range is 2. bf16 rounds to 8 bits in every layer of every step."""
 
 
 class WrongAnswer(RuntimeError):
-    """A server answered something that the policy would not."""
+    """A server's action is not the policy's."""
 
 
 class Checker:
-    """Knows what `policy` answers to a request with given noise."""
+    """Has a request with fixed noise and the reference's actions for it."""
 
     def __init__(self, policy: Policy, num_candidates: int = 32, num_steps: int = 4) -> None:
         spec = policy.spec
@@ -40,12 +40,12 @@ class Checker:
         self._fields = {"observation": seen, **budget, "noise": noise.tolist()}
 
     def check(self, url: str, precision: str) -> None:
-        """Ask the peer at `url`.
+        """Send the request to the peer at `url`, and compare its reply.
 
         Raises:
-            WrongAnswer: it is not the reference's choice (fp32) or none of the reference's candidates (bf16, where
-                values within rounding of each other may change places).
-            OSError: no answer.
+            WrongAnswer: the action is not the reference's choice (fp32), or not one of the reference's candidates
+                (bf16, where rounding may change the order of values).
+            OSError: no reply.
         """
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{url}/act", json.dumps(self._fields).encode(), headers)
@@ -53,7 +53,7 @@ class Checker:
             self.compare(json.loads(response.read()), precision)
 
     def compare(self, reply: dict[str, Any], precision: str) -> None:
-        """Raises WrongAnswer, as `check`."""
+        """Compare a decoded reply. Raises WrongAnswer as `check` does."""
         action = np.asarray(reply.get("action"), dtype=np.float64)
         if action.shape != self._best.shape or not np.isfinite(action).all():
             raise WrongAnswer(f"action: expected {len(self._best)} finite numbers, found {reply.get('action')}")

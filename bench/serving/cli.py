@@ -1,4 +1,4 @@
-"""`sorl-bench serve`: calibrate the peers, run the sections that were asked for, print a table of each."""
+"""`sorl-bench serve`: calibrate the peers, run the requested sections, and print a table of each."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ RUN: Mapping[Section, Callable[[Setup], dict[str, Any]]] = {
 
 
 def run(config: ServeBenchConfig) -> dict[str, Any]:
-    """Returns what `--json` writes.
+    """Measure all servers. Returns the report that `--json` writes.
 
     Raises:
         FileNotFoundError: wrk is not installed.
-        ValueError: no server of a name that was asked for.
+        ValueError: a requested server does not exist.
     """
     wrk.require_wrk()
     everyone = contestants(config.servers, config.threads, config.peer_python)
@@ -62,7 +62,7 @@ def run(config: ServeBenchConfig) -> dict[str, Any]:
 
 
 def _section(name: Section, setup: Setup) -> dict[str, Any]:
-    """Its report; one that fails says why, and costs the others nothing."""
+    """The section's report; if the section fails, a report with the reason."""
     try:
         return RUN[name](setup)
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:

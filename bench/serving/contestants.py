@@ -1,4 +1,4 @@
-"""Who is measured: our server with each engine, and the peers, each at its best setting."""
+"""The measured servers: ours with each engine, and the peers, each with its best setting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bench.serving.check import Checker, WrongAnswer
 from kernels.threads import available_cores
 
 ONE_THREAD = "ours, cpu/bf16, 1 thread"
-"""Slower, and it leaves the event loop a core of its own, which counts when most requests must be refused."""
+"""Computes more slowly, but leaves the event loop a core, which matters when most requests must be refused."""
 OURS = {
     "ours, cpu/bf16": ("--backend", "cpu", "--precision", "bf16"),
     ONE_THREAD: ("--backend", "cpu", "--precision", "bf16", "--threads", "1"),
@@ -25,7 +25,7 @@ OURS = {
     "ours, reference": ("--backend", "reference"),
 }
 PEERS = {"FastAPI": "fastapi", "LitServe": "litserve", "mosec": "mosec", "Ray Serve": "ray"}
-"""Names, and the packages they need; `bench.peers_http` has a module of each."""
+"""The peers' names and packages; `bench.peers_http` has a module for each."""
 CALIBRATION_CLIENTS = 16
 
 
@@ -34,10 +34,10 @@ class Contestant:
     """A server that can be started.
 
     Attributes:
-        name: in tables.
-        flags: of its command line.
-        package: a peer's; "" is our own server.
-        python: that runs it.
+        name: its name in tables.
+        flags: flags of its command line.
+        package: a peer's package; "" for our server.
+        python: a peer's Python interpreter.
         failed: why it can't take part; "" if it can.
     """
 
@@ -52,21 +52,23 @@ class Contestant:
         return not self.package
 
     def serving(self, model: Path, body: Path) -> AbstractContextManager[ServerProcess]:
-        """It serves `model` until the block ends; a peer is ready when it answers `body`."""
+        """Context manager: serves `model` until the end of the block. A peer is ready once it replies 200 to `body`."""
         if self.ours:
             return serving(sorl_serve(model, *self.flags, *NO_GRACE))
         url = f"http://127.0.0.1:{free_port()}"
         command = [str(self.python), "-m", f"bench.peers_http.{self.package}_server", "--model", str(model)]
         command += ["--port", url.rpartition(":")[2], *self.flags]
-        # Spinning OpenMP threads fight the web server for its core: kinder to peers than torch's default.
+        # Better for peers than torch's default: spinning OpenMP threads would take cores from the web server.
         return serving(command, lambda log: url if _answers(url, body) else None, {"OMP_WAIT_POLICY": "passive"})
 
 
 def contestants(wanted: tuple[str, ...], threads: int, python: Path) -> list[Contestant]:
-    """Ours first. Peers that `python` lacks are there too, with the reason why they can't take part.
+    """The servers whose names contain one of `wanted` (all if empty), ours first.
+
+    Peers that are not installed in `python` are included, with the reason in `failed`.
 
     Raises:
-        ValueError: `wanted` has a part of no name.
+        ValueError: an entry of `wanted` is in no name.
     """
     chosen = ("--threads", str(threads))
     everyone = [Contestant(name, flags if name == ONE_THREAD else (*flags, *chosen)) for name, flags in OURS.items()]
@@ -76,15 +78,15 @@ def contestants(wanted: tuple[str, ...], threads: int, python: Path) -> list[Con
     for part in wanted:
         if not any(part in contestant.name for contestant in everyone):
             known = ", ".join(contestant.name for contestant in everyone)
-            raise ValueError(f"servers: {part!r} is part of no name; there are {known}")
+            raise ValueError(f"servers: no name contains {part!r}; known: {known}")
     return [c for c in everyone if not wanted or any(part in c.name for part in wanted)]
 
 
 def calibrated(peer: Contestant, model: Path, body: Path, checker: Checker, seconds: float) -> Contestant:
-    """`peer` with whichever threads, worker processes and precision answer the most of `body` at 16 clients.
+    """`peer` with the threads, worker processes and precision that give the most requests/s of `body` at 16 clients.
 
-    Every setting's answers are compared with the reference first: one wrong answer, and the peer takes no part. A
-    setting that can't run is left out, and standard error says so.
+    Each setting's reply is compared with the reference first; a peer with a wrong action does not take part. A setting
+    that can't run is left out, with a message on standard error.
     """
     if peer.failed:
         return peer
@@ -107,14 +109,14 @@ def calibrated(peer: Contestant, model: Path, body: Path, checker: Checker, seco
 
 
 def free_port() -> int:
-    """For servers that can't take port 0 and say which they got."""
+    """A free port, for servers that don't support port 0."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
 
 
 def _settings() -> list[tuple[str, ...]]:
-    """One core, all cores in one process, all cores in processes of their own; precision last."""
+    """The flags to try: one core, all cores in one process, one process per core; each with both precisions (last)."""
     cores = available_cores()
     return [
         ("--threads", str(threads), "--workers", str(workers), "--precision", precision)

@@ -1,4 +1,4 @@
-"""Section elastic: what a robot with a 20 ms deadline is granted, from light load to three times saturation."""
+"""Section elastic: the N and M granted to requests with a 20 ms deadline, from light load to three times saturation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bench.serving.setup import Setup
 DEADLINE_MS = 20.0
 RATES = 9
 LEAST_REQUESTS = 20
-"""At 1 request/s a measurement lasts this long, however short the others are."""
+"""The least number of requests per measurement, which extends measurements at low rates."""
 COLUMNS = (
     "offered/s",
     "answered",
@@ -35,10 +35,10 @@ COLUMNS = (
 
 
 def run(setup: Setup) -> dict[str, Any]:
-    """A row an offered rate, lightest first; writes elastic.csv and elastic.png where `out` says."""
+    """Measure each offered rate, lowest first, a row each. Writes elastic.csv and elastic.png to `out` if set."""
     ours = next((contestant for contestant in setup.contestants if contestant.ours), None)
     if ours is None:
-        raise ValueError("servers: elastic needs one of ours: peers know no deadlines")
+        raise ValueError("servers: elastic needs one of our servers, because peers have no deadlines")
     with ours.serving(setup.model, setup.body(1, 1)) as server:
         model = get_models(server.url)[0]
         saturation = peak_goodput(setup, fixed_budget(setup, server.url, setup.config.deadline_ms))
@@ -65,7 +65,7 @@ def run(setup: Setup) -> dict[str, Any]:
 
 
 def summarise(samples: Samples, seconds: float, frontier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One row: most frequent and mean (N, M), the success that the frontier expects of them, latency, deadlines."""
+    """A row's figures: the most frequent and mean (N, M), their expected success by the frontier, and latency."""
     answered = samples.status == 200
     granted = list(zip(samples.num_candidates[answered].tolist(), samples.num_steps[answered].tolist(), strict=True))
     figures = {
@@ -85,7 +85,7 @@ def summarise(samples: Samples, seconds: float, frontier: Sequence[Mapping[str, 
 
 
 def expected_success(frontier: Sequence[Mapping[str, Any]], num_candidates: int, num_steps: int) -> float:
-    """Of the best measured cell that needs no more than (N, M); 0 where none was measured."""
+    """The success rate of the best measured cell within (N, M); 0 if there is none."""
     return max(
         (
             float(cell["success"])
@@ -97,7 +97,7 @@ def expected_success(frontier: Sequence[Mapping[str, Any]], num_candidates: int,
 
 
 def write(report: Mapping[str, Any], folder: Path) -> None:
-    """elastic.csv with the rows, elastic.png with the plot."""
+    """Write the rows to elastic.csv and the plot to elastic.png."""
     from training.plotting import Plot, category, milliseconds_axis, success_axis
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Section head-of-line: what a small request waits for when large ones are being computed."""
+"""Section head-of-line: the latency of small requests while the server computes large ones."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from bench.serving.setup import Setup
 SMALL, LARGE = (1, 1), (256, 8)
 LARGE_CLIENTS = 4
 SLICE_MS = 5.0
-"""Longest piece of a large request that the scheduler computes in one go."""
+"""The scheduler's default time limit of one batch, in ms; it computes larger requests in several."""
 
 
 def run(setup: Setup) -> dict[str, Any]:
-    """p99 of one closed-loop client with small requests, alone and under load, against alone + two slices: one that is
-    being computed when it arrives and one that was chosen before it could be."""
+    """Measure the p99 of one closed-loop client with small requests, without and with large requests.
+
+    The aim is the p99 without them plus two batches: the one that is computed when the request arrives, and one that
+    may already have been chosen.
+    """
     found: dict[str, list[tuple[dict[str, float], dict[str, float]]]] = {}
     small, large, seconds = setup.body(*SMALL), setup.body(*LARGE), setup.config.seconds
     for _ in range(setup.config.rounds):

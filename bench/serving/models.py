@@ -1,4 +1,4 @@
-"""The policy that the benchmarks serve, and what a server says of those it has."""
+"""The policy that the benchmarks serve, and the models that a server lists."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from policy import Measurement, Policy, Provenance
 
 PLANTED = "frontier planted for benchmarks: nobody measured it, and the weights are random"
 EPISODES = 1_000_000
-"""Of a planted cell: so many that no two intervals overlap, since cells that overlap count as equal."""
+"""Episodes of a planted cell: so many that no two intervals overlap, because overlapping cells count as equal."""
 
 
 def policy_with_frontier() -> Policy:
-    """A policy of cube-single's dimensions and the paper's width with random weights, and a frontier that rises as real
-    ones do: with either of N and M, ever less. Its provenance says that it is planted."""
+    """A policy with cube-single's dimensions, the paper's width, random weights and an invented frontier.
+
+    Success rises with N and with M, by less and less, as in real frontiers. The provenance says that it is planted.
+    """
     policy = make_policy(EngineBenchConfig())
     cells = tuple(planted_cell(n, m) for n in (1, 2, 4, 8, 16, 32, 64, 128) for m in (1, 2, 4, 8))
     policy.spec = replace(policy.spec, name="planted", frontier=cells, provenance=Provenance(notes=PLANTED))
@@ -25,7 +27,7 @@ def policy_with_frontier() -> Policy:
 
 
 def planted_cell(num_candidates: int, num_steps: int) -> Measurement:
-    """Success 0.95 less a loss for few candidates and one for few steps, whose sizes make all cells differ."""
+    """A cell with success 0.95 minus a loss for few candidates and one for few steps, different in all cells."""
     from sorl_client.statistics import wilson_interval
 
     share = 0.95 - 0.30 * num_candidates**-0.6 - 0.23 * num_steps**-0.6
@@ -35,7 +37,7 @@ def planted_cell(num_candidates: int, num_steps: int) -> Measurement:
 
 
 def get_models(url: str) -> list[dict[str, Any]]:
-    """What GET /models says. Raises OSError."""
+    """The models that GET /models lists. Raises OSError."""
     with urllib.request.urlopen(f"{url}/models", timeout=10) as response:
         found: list[dict[str, Any]] = json.loads(response.read())["models"]
         return found

@@ -1,4 +1,4 @@
-"""Section overload: three times what a server can do, in an open loop, with deadlines."""
+"""Section overload: open-loop load at three times the server's peak goodput, with deadlines."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from bench.serving.setup import Setup
 BUDGET = (32, 4)
 CLOSED_CLIENTS = 16
 RAMP = (0.6, 0.75, 0.9, 1.0, 1.1)
-"""Offered rates at which peak goodput is looked for, as shares of the closed loop's requests/s."""
+"""Offered rates at which peak goodput is measured, as shares of the closed loop's requests/s."""
 OVERLOAD = 3.0
 MAX_LAG_SHARE = 0.2
-"""Of the deadline: a generator that is later than this at p99 measures itself."""
+"""The largest p99 of the generator's lag, as a share of the deadline."""
 COLUMNS = (
     "peak/s",
     "offered/s",
@@ -36,17 +36,17 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Load:
-    """Requests of one kind with one deadline to one server."""
+    """Identical requests with one deadline to one server."""
 
     url: str
     fields: dict[str, Any]
     deadline_ms: float
 
     def at(self, rate: float, seconds: float, memory: list[tuple[float, float]] | None = None, pid: int = 0) -> Samples:
-        """`rate` requests/s; seconds since the start and MiB of process `pid` go to `memory`.
+        """Send `rate` requests/s for `seconds`. Each second (time, MiB of process `pid`) is appended to `memory`.
 
         Raises:
-            GeneratorTooSlow: the figures would not be the server's.
+            GeneratorTooSlow: the generator's lag is too large.
         """
         load = OpenLoad(self.url, self.fields, rate, seconds, self.deadline_ms, give_up_ms=4 * self.deadline_ms)
         started = time.monotonic()
@@ -59,7 +59,7 @@ class Load:
 
 
 def run(setup: Setup) -> dict[str, Any]:
-    """One row a server; `memory` has each server's (seconds, MiB)."""
+    """Measure each server, a row each; `memory` in the report has each server's (seconds, MiB)."""
     rows, memories = [], {}
     for contestant in setup.fastest:
         memory: list[tuple[float, float]] = []
@@ -78,21 +78,21 @@ def run(setup: Setup) -> dict[str, Any]:
 
 
 def fixed_budget(setup: Setup, url: str, deadline_ms: float, ours: bool = True) -> Load:
-    """(32, 4) exactly, or not at all."""
+    """Load of exactly (32, 4): our server must refuse requests that it can't answer in time, not degrade them."""
     exact = {"on_late": "reject"} if ours else {}
     return Load(url, setup.fields(num_candidates=BUDGET[0], num_steps=BUDGET[1], **exact), deadline_ms)
 
 
 def peak_goodput(setup: Setup, load: Load) -> float:
-    """Most answers/s within the deadline, over offered rates around what a closed loop reaches.
+    """The highest goodput (replies/s within the deadline) over offered rates around the closed loop's requests/s.
 
     Raises:
-        GeneratorTooSlow: at every rate at which an answer came within the deadline.
+        GeneratorTooSlow: there is no valid measurement with a reply within the deadline.
     """
     closed = wrk.load(load.url, setup.body(*BUDGET), CLOSED_CLIENTS, setup.config.seconds)
     rate = closed["requests"] / closed["seconds"]
     seconds = setup.config.seconds
-    peak, reason = 0.0, f"no answer within {load.deadline_ms:g} ms at any rate: there is no peak to overload"
+    peak, reason = 0.0, f"no reply within {load.deadline_ms:g} ms at any rate, so there is no peak to overload"
     for share in RAMP:
         try:
             peak = max(peak, float(load.at(share * rate, seconds).met(load.deadline_ms).sum()) / seconds)
@@ -104,7 +104,7 @@ def peak_goodput(setup: Setup, load: Load) -> float:
 
 
 def summarise(samples: Samples, deadline_ms: float, seconds: float) -> dict[str, Any]:
-    """What became of the requests: answered 200 in time, late, refused in time, or none of it."""
+    """A row's figures: the shares of requests answered with 200 in time or late, refused in time, and others."""
     met = samples.met(deadline_ms)
     answered = samples.status == 200
     refused = ((samples.status == 503) | (samples.status == 504)) & (samples.latency <= deadline_ms / 1e3)
@@ -125,7 +125,7 @@ def _row(name: str, figures: dict[str, Any], note: str) -> dict[str, Any]:
 
 
 def _grown(memory: list[tuple[float, float]]) -> dict[str, Any]:
-    """After the first tenth, in which queues and buffers fill, and at the end."""
+    """Memory after the first tenth of the time, in which queues and buffers fill, and at the end."""
     if not memory:
         return {}
     return {"MiB early": memory[len(memory) // 10][1], "MiB end": memory[-1][1]}

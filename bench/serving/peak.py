@@ -1,4 +1,4 @@
-"""Section peak: requests/s and latency in a closed loop, by budget and number of clients."""
+"""Section peak: closed-loop requests/s and latency, by budget and number of clients."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ BUDGETS = [(32, 4), (1, 1)]
 
 Figures = dict[str, float]
 Place = tuple[str, int]
-"""(N, M) as text, clients."""
+"""(N, M) as text, and the number of clients."""
 
 
 def run(setup: Setup) -> dict[str, Any]:
-    """Alternating rounds over all servers; rows of medians. "of peak" is the matrix products that were served, against
-    what all cores do of them in bf16 when nothing else runs: HTTP and the load need some of these cores, too."""
+    """Measure all servers in alternating rounds; rows have medians.
+
+    "of peak" is the rate of matrix products in the replies over the machine's peak rate in bf16 on all cores. HTTP and
+    the load generator use some of these cores, too.
+    """
     config = setup.config
     machine = 1e9 * gemm_peak(torch.bfloat16, available_cores())
     rounds: list[dict[tuple[str, Place], Figures]] = []
@@ -51,7 +54,7 @@ def run(setup: Setup) -> dict[str, Any]:
 def _row(name: str, place: Place, peers: list[str], rounds: list[dict[tuple[str, Place], Figures]]) -> dict[str, Any]:
     found = [figures[name, place] for figures in rounds]
     ratios = None
-    if peers and name not in peers:  # round by round: figures drift on a shared machine, ratios in one round hold
+    if peers and name not in peers:  # ratios per round, because a shared machine's speed drifts from round to round
         ratios = [
             _rate(figures[name, place]) / max(1e-9, *(_rate(figures[peer, place]) for peer in peers))
             for figures in rounds
@@ -69,5 +72,5 @@ def _row(name: str, place: Place, peers: list[str], rounds: list[dict[tuple[str,
 
 
 def _rate(figures: Figures) -> float:
-    """Answered with 2xx, a second."""
+    """Requests/s answered with 2xx."""
     return (figures["requests"] - figures["failed"]) / figures["seconds"]

@@ -1,4 +1,4 @@
-"""What the sections of `sorl-bench serve` share: settings, the policy that is served, request bodies."""
+"""`Setup`: settings, policy, servers and request bodies, which the sections of `sorl-bench serve` share."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ SECTIONS: tuple[Section, ...] = ("peak", "head-of-line", "overload", "elastic")
 
 @dataclass(frozen=True)
 class ServeBenchConfig:
-    """Our server and others with the same policy, in turn on the same cores as the load (needs Debian's wrk)."""
+    """Measure our server and others with one policy, in turn, on the same cores as the load (needs Debian's wrk)."""
 
     sections: tuple[Section, ...] = SECTIONS
     """What to measure: peak (closed loop), head-of-line (small requests beside large ones), overload (open loop at
-    three times what the server can do, with deadlines), elastic (what is granted from light load to overload)."""
+    three times the peak goodput, with deadlines), elastic (granted N and M from light load to overload)."""
     servers: tuple[str, ...] = ()
-    """Only servers whose names contain one of these; without it, ours and all peers that are installed."""
+    """Only servers whose names contain one of these; by default, ours and all peers that are installed."""
     peer_python: Path = Path(sys.executable)
-    """Python that has the peers (extra `bench`), torch and safetensors."""
+    """Python interpreter that has the peers (extra `bench`), torch and safetensors."""
     connections: tuple[int, ...] = (1, 16, 64)
-    """Closed-loop clients of peak."""
+    """Numbers of closed-loop clients in section peak."""
     seconds: float = 4.0
-    """Length of a measurement; one second before it is thrown away."""
+    """Seconds per measurement, after one second of warm-up."""
     rounds: int = 3
-    """Alternating rounds; tables show medians."""
+    """Number of alternating rounds; tables show medians."""
     threads: int = 0
-    """Compute threads of our servers but one, which has one; 0 is their own choice. Peers get the best of their
-    calibration."""
+    """Compute threads of our servers, except the one that is measured with one; 0 is their default. Peers get the best
+    setting of their calibration."""
     deadline_ms: float = 50.0
-    """Deadline of overload; elastic's is 20 ms, a tick of a 50 Hz robot."""
+    """Deadline of section overload. Elastic's is 20 ms, the control period of a 50 Hz robot."""
     overload_seconds: float = 30.0
-    """Length of overload."""
+    """Seconds of overload."""
     out: Path | None = None
     """Folder for elastic's plot and table (elastic.png, elastic.csv; the plot needs the extra `train`)."""
     json: Path | None = None
-    """Write everything here."""
+    """Write the report to this file."""
 
     def __post_init__(self) -> None:
         for name in ("seconds", "rounds", "deadline_ms", "overload_seconds"):
@@ -57,12 +57,14 @@ class ServeBenchConfig:
 
 @dataclass(frozen=True)
 class Setup:
-    """Attributes:
-    config: the settings.
-    folder: for files that end with the run.
-    policy: what everyone serves.
-    model: its file.
-    contestants: who takes part; peers as calibrated.
+    """What all sections need.
+
+    Attributes:
+        config: the settings.
+        folder: a temporary folder of the run.
+        policy: the policy that all servers serve.
+        model: its file.
+        contestants: the servers; peers are calibrated.
     """
 
     config: ServeBenchConfig
@@ -72,18 +74,18 @@ class Setup:
     contestants: list[Contestant]
 
     def fields(self, **more: Any) -> dict[str, Any]:
-        """A request's fields: an observation, and what is given."""
+        """A request's fields: the observation and `more`."""
         return {"observation": observation(self.policy.spec.obs_dim), **more}
 
     def body(self, num_candidates: int, num_steps: int) -> Path:
-        """A file with a request's body, for wrk."""
+        """Write a request's body to a file, for wrk."""
         path = self.folder / f"{num_candidates}-{num_steps}.json"
         path.write_text(json.dumps(self.fields(num_candidates=num_candidates, num_steps=num_steps)))
         return path
 
     @property
     def fastest(self) -> list[Contestant]:
-        """Our fastest engine with each number of threads, and the peers: who the longer sections are about."""
+        """The contestants of the longer sections: our fastest engine with all threads and with one, and the peers."""
         ours = [contestant for contestant in self.contestants if contestant.ours]
         fastest = [c for c in ours if c == ours[0] or c.name == ONE_THREAD]
         return fastest + [contestant for contestant in self.contestants if not contestant.ours]

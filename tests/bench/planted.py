@@ -1,4 +1,4 @@
-"""An HTTP server in the test's own event loop that does exactly what it is told, faults included."""
+"""A scripted HTTP server in the test's event loop, which can also send faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import httptools
 
 @dataclass(frozen=True)
 class Request:
-    """As it came; `number` counts from 0 over all connections."""
+    """A request as received; `number` counts from 0 over all connections."""
 
     number: int
     headers: dict[str, str]
@@ -22,11 +22,11 @@ class Request:
 
 
 Answering = Callable[[Request], Awaitable[bytes]]
-"""The bytes to send back; b"" to hang up without an answer."""
+"""The bytes of the reply; b"" closes the connection without one."""
 
 
 def reply(fields: dict[str, Any], status: int = 200, **headers: str) -> bytes:
-    """A whole answer."""
+    """The bytes of a whole reply."""
     body = json.dumps(fields).encode()
     lines = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
     head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in lines.items())
@@ -51,7 +51,7 @@ class _Parser:
 
 @asynccontextmanager
 async def planted_server(answering: Answering) -> AsyncIterator[str]:
-    """Its address. One request at a time on each connection; nothing of it outlives the block."""
+    """Context manager: runs the server and yields its URL. Each connection takes one request at a time."""
     count = 0
     serving: set[asyncio.Task[None]] = set()
 
@@ -75,7 +75,7 @@ async def planted_server(answering: Answering) -> AsyncIterator[str]:
                 writer.write(answer)
                 await writer.drain()
         except (ConnectionError, asyncio.CancelledError):
-            pass  # the end of the block cancels; asyncio's streams would log it as an error
+            pass  # cancelled at the end of the block; asyncio's streams would log an error
         finally:
             writer.close()
 

@@ -1,4 +1,4 @@
-"""The compile gate: what counts as a breach, that results are kept, and one real compilation."""
+"""`sorl-bench aot`: breaches, the cache of results, and one real compilation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kernels.gpu.configuration import CARDS, TILES
 GOOD = Compiled("64x128", "sm_89", 225, 0, 49_152, "mma.sync", 132, 100_000)
 
 
-def test_every_card_gets_every_tile_it_may_be_given() -> None:
+def test_pairs_have_every_tile_for_every_gpu_that_may_use_it() -> None:
     assert {card for _, card in pairs()} == set(CARDS) == set(SHARED_LIMIT)
     assert {tile.name for tile, _ in pairs()} == set(TILES)
 
@@ -29,7 +29,7 @@ def test_every_card_gets_every_tile_it_may_be_given() -> None:
     ("fault", "words"),
     [
         ({"spill_bytes": 4}, "4 bytes of registers spilled"),
-        ({"shared_bytes": 101_377}, "the card has 101376"),
+        ({"shared_bytes": 101_377}, "the GPU has 101376"),
         ({"instructions": 0}, "no mma.sync"),
         ({"remarks": ("the assembler serialised wgmma",)}, "serialised"),
     ],
@@ -50,8 +50,8 @@ def test_a_breach_is_named_and_ends_in_status_1(
     assert len(json.loads((tmp_path / "aot.json").read_text())["breaches"]) == 1
 
 
-def test_the_gate_is_open(capsys: pytest.CaptureFixture[str]) -> None:
-    """Every tile for every card: 27 kernels, a minute and a half of compiling, after which they come from the cache."""
+def test_all_tiles_compile_without_breaches(capsys: pytest.CaptureFixture[str]) -> None:
+    """27 kernels, which take a minute and a half to compile, and later come from the cache."""
     status = aot.main([])
     assert status == 0, capsys.readouterr()
     assert f"{len(pairs())} kernels, 0 breaches" in capsys.readouterr().out
@@ -68,12 +68,12 @@ def test_one_tile_compiles_here_and_is_compiled_once(tmp_path: Path, monkeypatch
     assert dict(os.environ) == before
 
 
-def test_results_are_kept_by_tile_and_card() -> None:
+def test_cache_keys_differ_by_tile_and_gpu() -> None:
     keys = {cache_key(tile, card) for tile, card in pairs()}
     assert len(keys) == len(pairs())
 
 
-def test_large_tiles_are_expected_to_reach_the_newest_instruction() -> None:
+def test_large_tiles_must_use_the_newest_matrix_instruction() -> None:
     assert expected_instruction(TILES["128x128"], "sm_90") == "wgmma.mma_async"
     assert expected_instruction(TILES["128x128"], "sm_100") == "tcgen05.mma"
     assert expected_instruction(TILES["16x256"], "sm_90") == "mma.sync"

@@ -1,4 +1,4 @@
-"""The drill's account against servers with planted faults, and the parts of the drill by themselves."""
+"""The drill against servers with planted faults, and its parts alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 
 from bench.connection import connect, encode_request
 from bench.drill import cli
-from bench.drill.client import ask_all
+from bench.drill.client import send_all
 from bench.drill.faults import schedule
 from bench.drill.judge import Violation, judge
 from bench.drill.ledger import Ledger
-from bench.drill.plan import Ask, keep_asking, plan
+from bench.drill.plan import Ask, plan, repeat_until
 from bench.drill.versions import Timeline, Version, broken_files, make_versions
 from policy import CheckpointError, load_policy
 from tests.bench.planted import Request, planted_server, reply
@@ -28,7 +28,7 @@ Versions = tuple[Version, Version]
 
 
 class PlantedVersion(Version):
-    """Knows its answers by heart: five numbers that its name and the request's number make."""
+    """A stand-in for `Version` whose actions are five numbers derived from its name and the request's number."""
 
     def __init__(self, name: str) -> None:
         self.sha = hashlib.sha256(name.encode()).hexdigest()
@@ -45,7 +45,7 @@ class PlantedVersion(Version):
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three attempts, a millisecond apart: a lost request need not cost a restart's patience here."""
+    """Three attempts, a millisecond apart, so that lost requests cost little time."""
     from sorl_client.retry import RetryPolicy
 
     monkeypatch.setattr(
@@ -65,7 +65,7 @@ def real_versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
 
 
 class HonestServer:
-    """Answers as the first version does; subclasses do one thing wrong, to the requests of `number % 8 == 3`."""
+    """Replies as the first version does. Subclasses have one fault, for requests with `number % 8 == 3`."""
 
     def __init__(self, versions: Versions, asks: list[Ask]) -> None:
         self.versions = versions
@@ -145,7 +145,7 @@ class SwallowsPoison(HonestServer):
 
 
 class ComesAndGoes(HonestServer):
-    """What a restart looks like: 503 with a time, a broken connection, and then the answer."""
+    """Like a restart: a 503 with a retry time, then a broken connection, then the reply."""
 
     def odd(self, ask: Ask) -> bytes:
         if self.attempts[ask.id] == 1:
@@ -160,7 +160,7 @@ def drill(
 
     async def run() -> None:
         async with planted_server(planted) as url:
-            await ask_all(url, asks, versions[0].obs_dim, ledger, clients=4)
+            await send_all(url, asks, versions[0].obs_dim, ledger, clients=4)
 
     asyncio.run(run())
     known = {version.sha: version for version in versions}
@@ -194,21 +194,21 @@ def test_a_planted_fault_is_found(server: type[HonestServer], kinds: set[str], v
     _, _, violations = drill(server, versions, asks)
     odd = {ask.id for ask in asks if ask.number % 8 == 3}
     assert {violation.kind for violation in violations} <= kinds
-    if server is AnswersTwice:  # the second answer is taken for the next request's, or comes when nothing was asked
+    if server is AnswersTwice:  # the second reply is taken for the next request's, or is unsolicited
         assert violations
     else:
         assert {violation.where for violation in violations} == odd
         assert len(violations) == len(odd)
 
 
-def test_poison_that_is_answered_is_found(versions: Versions) -> None:
+def test_a_reply_to_a_malformed_request_is_a_violation(versions: Versions) -> None:
     asks = plan(16, 0, 16)
     _, _, violations = drill(SwallowsPoison, versions, asks)
     kinds = Counter(violation.kind for violation in violations)
     assert kinds == {"poison not refused": 8, "poison not contained": 8}
 
 
-def test_a_client_asks_again_until_there_is_an_answer(versions: Versions) -> None:
+def test_a_client_retries_until_there_is_a_reply(versions: Versions) -> None:
     asks = plan(64, 0, 0)
     ledger, server, violations = drill(ComesAndGoes, versions, asks)
     assert violations == []
@@ -217,7 +217,7 @@ def test_a_client_asks_again_until_there_is_an_answer(versions: Versions) -> Non
     assert ledger.counts["answers 503"] == ledger.counts["connections refused or broken"] == len(odd)
 
 
-def test_two_final_answers_are_a_violation(versions: Versions) -> None:
+def test_two_final_replies_are_a_violation(versions: Versions) -> None:
     asks = plan(1, 0, 0)
     ledger, _, _ = drill(HonestServer, versions, asks)
     ledger.answered(ledger.answers[0][0])
@@ -225,7 +225,7 @@ def test_two_final_answers_are_a_violation(versions: Versions) -> None:
     assert [violation.kind for violation in violations] == ["answered twice"]
 
 
-def test_a_surplus_answer_is_noticed() -> None:
+def test_an_unsolicited_reply_is_counted() -> None:
     async def run() -> int:
         asked = asyncio.Event()
 
@@ -243,7 +243,7 @@ def test_a_surplus_answer_is_noticed() -> None:
     assert asyncio.run(asyncio.wait_for(run(), 30)) == 2
 
 
-def test_the_timeline_allows_both_versions_while_one_replaces_the_other() -> None:
+def test_the_timeline_allows_both_versions_during_a_reload() -> None:
     timeline = Timeline("a")
     timeline.begins("b", 10.0)
     timeline.replaced(12.0)
@@ -258,7 +258,7 @@ def test_the_timeline_allows_both_versions_while_one_replaces_the_other() -> Non
     assert not timeline.allows("b", 22.0, 23.0)
 
 
-def test_a_plan_has_what_was_ordered() -> None:
+def test_a_plan_has_the_configured_counts() -> None:
     asks = plan(1000, 50, 25)
     assert Counter(ask.kind for ask in asks) == {"plain": 925, "hang-up": 50, "malformed": 13, "extreme": 12}
     assert [ask.number for ask in asks] == list(range(1000))
@@ -267,10 +267,10 @@ def test_a_plan_has_what_was_ordered() -> None:
         plan(10, 8, 8)
 
 
-def test_asking_goes_on_until_it_is_enough() -> None:
+def test_requests_continue_until_it_is_enough() -> None:
     asks = plan(4, 2, 0)
     kinds = [ask.kind for ask in asks]
-    asked = list(keep_asking(asks, lambda: len(asks) >= 10))
+    asked = list(repeat_until(asks, lambda: len(asks) >= 10))
     assert asked == asks
     assert [ask.number for ask in asks] == list(range(10))
     assert [ask.kind for ask in asks] == (kinds * 3)[:10]
@@ -285,7 +285,7 @@ def test_faults_are_spread_over_the_requests() -> None:
         schedule(100, 1, 2, 0)
 
 
-def test_versions_differ_and_answers_do_not_depend_on_company(real_versions: Versions) -> None:
+def test_versions_differ_and_actions_do_not_depend_on_the_batch(real_versions: Versions) -> None:
     asks = plan(8, 0, 0)
     first, second = (version.actions(asks) for version in real_versions)
     assert all(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))  # type: ignore[arg-type]
@@ -293,7 +293,7 @@ def test_versions_differ_and_answers_do_not_depend_on_company(real_versions: Ver
         np.testing.assert_array_equal(real_versions[0].actions([ask])[0], action)
 
 
-def test_broken_files_are_broken(real_versions: Versions, tmp_path: Path) -> None:
+def test_broken_files_are_refused(real_versions: Versions, tmp_path: Path) -> None:
     for number, content in enumerate(broken_files(real_versions[0].content, tmp_path)):
         path = tmp_path / f"{number}.safetensors"
         path.write_bytes(content)
@@ -301,7 +301,7 @@ def test_broken_files_are_broken(real_versions: Versions, tmp_path: Path) -> Non
             load_policy(path)
 
 
-def test_an_observation_that_no_network_can_take_is_finite_itself(real_versions: Versions) -> None:
+def test_an_extreme_observation_is_finite_itself(real_versions: Versions) -> None:
     extreme = Ask(5, "extreme")
     assert np.isfinite(extreme.observation(28)).all()
     assert real_versions[0].actions([extreme]) == [None]
@@ -318,11 +318,11 @@ def test_status_1_for_a_violation(
         "on the way": {"attempts": 2},
         "faults": {"restarts": 1},
         "final answers": {"200": 1},
-        "violations": [{"kind": "lost", "where": "drill-0000001", "detail": "never asked"}],
+        "violations": [{"kind": "lost", "where": "drill-0000001", "detail": "never sent"}],
     }
     monkeypatch.setattr(cli, "run", lambda config: report)
     assert cli.main(["--json", str(tmp_path / "drill.json")]) == 1
-    assert "lost: drill-0000001: never asked" in capsys.readouterr().err
+    assert "lost: drill-0000001: never sent" in capsys.readouterr().err
     assert json.loads((tmp_path / "drill.json").read_text()) == report
     report["violations"] = []
     assert cli.main([]) == 0

@@ -1,4 +1,4 @@
-"""The CPU benchmarks: peers compute the same thing, work is counted right, tables say what was measured."""
+"""The CPU benchmarks: peers compute the same actions, FLOP are counted right, and tables have the measurements."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from kernels.reference import ReferenceBackend
 TINY = EngineBenchConfig(hidden=(16, 16), rounds=1, seconds=0.001, threads=1, peers=("ours, cpu", "eager"))
 
 
-def test_the_peers_network_is_the_references() -> None:
+def test_peers_compute_the_references_actions() -> None:
     policy = engine.make_policy(TINY)
     observation = np.random.default_rng(0).standard_normal((3, 28)).astype(np.float32)
     expected = ReferenceBackend(policy).sample_and_score(SampleBatch.of(observation, 6, 3, [5, 6, 7]))
@@ -34,8 +34,8 @@ def test_the_peers_network_is_the_references() -> None:
     np.testing.assert_allclose(q, expected.q, atol=1e-5)
 
 
-def test_work_is_what_torch_counts() -> None:
-    """One request: torch has no share of the observation to reuse, so a candidate and a step of the actor at most."""
+def test_gflop_is_what_torch_counts() -> None:
+    """With one candidate and one step, since torch's network does not reuse the observation's share."""
     policy = engine.make_policy(TINY)
     with FlopCounterMode(display=False) as counter:
         Sampler(policy, 1, 1, 1)(torch.zeros(1, 28), torch.zeros(1, 5))
@@ -45,7 +45,7 @@ def test_work_is_what_torch_counts() -> None:
     )
 
 
-def test_a_trainings_work_is_the_papers() -> None:
+def test_the_gflop_of_an_update_are_the_papers() -> None:
     """In forward passes of a batch, a backward through weights and inputs costing two: actor k (next action), 3 flow,
     2 + 3 consistency, 3 k'; each critic 1 target, 3, 2 (Q loss). First layers cost less: nobody needs their inputs'
     gradients, and the observation's share is computed once."""
@@ -58,7 +58,7 @@ def test_a_trainings_work_is_the_papers() -> None:
         assert hidden < counted < hidden + first
 
 
-def test_everyone_is_timed_at_every_point() -> None:
+def test_every_contestant_is_timed_at_every_point() -> None:
     report = engine.run(TINY)
     assert [row["name"].split("/")[0] for row in report["contestants"]] == ["ours, cpu"] * 2 + [
         "torch eager bf16",
@@ -72,7 +72,7 @@ def test_everyone_is_timed_at_every_point() -> None:
     assert f"{report['contestants'][0]['ms']['(16,32,4)']:.3f}" in table
 
 
-def test_the_released_code_that_ends_is_an_error(tmp_path: Path) -> None:
+def test_the_end_of_the_released_codes_process_is_an_error(tmp_path: Path) -> None:
     sizes = {"batch": 1, "obs_dim": 1, "action_dim": 1}
     with released_code(tmp_path, Path(sys.executable), hidden=(8,), **sizes) as ask:
         assert ask is not None

@@ -1,4 +1,4 @@
-"""`sorl-bench metrics` times what it says, on a small number of repeats."""
+"""`sorl-bench metrics`, with a small number of repeats."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_the_report_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "a batch" in capsys.readouterr().out
 
 
-def test_what_is_timed_is_a_whole_answer() -> None:
-    """Nothing that a real answer records is left out: every series of a request rises."""
+def test_the_timed_request_records_all_metrics() -> None:
+    """Every series that a real request increases is increased."""
     recorded = Metrics()
     recorded.requests.record(metrics.one_request(make_policy(EngineBenchConfig()).spec))
     families = {family.name: family for family in text_string_to_metric_families(recorded.text().decode())}

@@ -1,4 +1,4 @@
-"""The model on paper: its arithmetic against sums by hand, and the configuration's thresholds against it."""
+"""`sorl-bench model`: its arithmetic against sums by hand, and the configured thresholds against its predictions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_floor_is_work_over_the_peak() -> None:
 @pytest.mark.parametrize("steps", [1, 4, 8])
 def test_thresholds_are_those_of_the_model(steps: int) -> None:
     found = thresholds(CARDS["H100"], PAPER, steps)
-    assert 2 * found["64x128 from"] == SMALL_ROWS  # as measured: on a card 64x128 fills its pipeline more slowly
+    assert 2 * found["64x128 from"] == SMALL_ROWS  # as measured: on a GPU 64x128 fills its pipeline more slowly
     assert found["128x128 from"] == LARGE_ROWS
     assert found["split up to"] == SPLIT_ROWS
 
@@ -38,7 +38,7 @@ def test_the_table_has_a_row_a_point(card: str, tmp_path: Path, capsys: pytest.C
     assert main(["--card", card, "--json", str(tmp_path / "model.json")]) == 0
     table = json.loads((tmp_path / "model.json").read_text())["table"]
     assert [row["R, N, M"] for row in table] == [", ".join(map(str, point)) for point in POINTS]
-    # 1.3: thresholds are those of a card with 132 SMs; on an A100's 108 the small tile takes a second wave
-    # at 2,048 rows.
+    # 1.3: the thresholds are for a GPU with 132 SMs. With an A100's 108, the small tile takes a second wave at 2,048
+    # rows.
     assert all(row["floor us"] < row["fused fastest us"] <= 1.3 * row["eager us"] for row in table)
     assert "64x128" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The open loop against servers that do exactly what the test says."""
+"""The open-loop generator against scripted servers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_arrivals_are_a_poisson_process() -> None:
 
 
 @pytest.mark.parametrize(("rate", "seconds"), [(0, 1), (-1, 1), (1, 0), (float("nan"), 1)])
-def test_a_rate_that_is_none_is_refused(rate: float, seconds: float) -> None:
+def test_a_rate_or_duration_that_is_not_positive_is_refused(rate: float, seconds: float) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         poisson_arrivals(rate, seconds, 0)
 
@@ -89,9 +89,9 @@ def test_a_known_delay_is_measured(tick: float) -> None:
     assert found.met(5000.0).all()
 
 
-def test_a_stall_is_seen_by_everyone_who_would_have_asked_meanwhile() -> None:
-    """Coordinated omission: the server holds every answer until most requests have come. A closed loop would have
-    sent one and waited; here all of them come, and each waits from its intended time to the stall's end."""
+def test_all_requests_during_a_stall_have_its_latency() -> None:
+    """No coordinated omission: the server holds all replies until most requests have arrived. A closed loop would have
+    sent one request and waited. Here all are sent, and each waits from its intended time to the end of the stall."""
 
     async def run() -> tuple[Samples, int]:
         total = len(poisson_arrivals(400.0, 0.3, 0)) * 3 // 4
@@ -108,12 +108,12 @@ def test_a_stall_is_seen_by_everyone_who_would_have_asked_meanwhile() -> None:
 
     found, total = asyncio.run(run())
     assert (found.status == 200).all()
-    end = found.intended[total - 1]  # no earlier than this, by the intended clock, can the stall have ended
+    end = found.intended[total - 1]  # the stall can't have ended before this intended time
     assert (found.latency[:total] >= end - found.intended[:total]).all()
     assert np.median(found.latency) > 0.05
 
 
-def test_the_server_is_told_what_is_left_of_the_deadline() -> None:
+def test_requests_have_the_time_left_to_the_deadline() -> None:
     async def run() -> list[float]:
         told = []
 
@@ -126,11 +126,11 @@ def test_the_server_is_told_what_is_left_of_the_deadline() -> None:
         return told
 
     told = asyncio.run(run())
-    assert max(told) <= 49.0  # 1 ms is kept for the way
+    assert max(told) <= 49.0  # 1 ms is reserved for the network
     assert min(told) > 0
 
 
-def test_a_client_gives_up_and_goes_on() -> None:
+def test_a_client_gives_up_and_continues() -> None:
     async def run() -> Samples:
         async def answering(request: Request) -> bytes:
             if request.number % 2:
@@ -146,7 +146,7 @@ def test_a_client_gives_up_and_goes_on() -> None:
     assert not found.met(1e9)[found.status == 0].any()
 
 
-def test_broken_connections_and_refusals_are_no_answers() -> None:
+def test_broken_connections_and_refusals_are_not_replies() -> None:
     async def run() -> Samples:
         async def answering(request: Request) -> bytes:
             return [b"", reply({}, 503), reply({}, 504), OK][request.number % 4]
@@ -174,12 +174,12 @@ def test_a_generator_without_connections_refuses_to_report() -> None:
 
 
 def test_a_late_generator_refuses_to_report() -> None:
-    with pytest.raises(GeneratorTooSlow, match=r"50\.0 ms late at p99 \(limit 10 ms\)"):
+    with pytest.raises(GeneratorTooSlow, match=r"50\.0 ms at p99 \(limit 10 ms\)"):
         samples([0.1] * 5, [200] * 5, lag=0.05).check(10.0)
     assert samples([0.1] * 5, [200] * 5, lag=0.005).check(10.0).lag_ms(0.99) == pytest.approx(5.0)
 
 
-def test_quantiles_are_of_answers_only() -> None:
+def test_latency_quantiles_are_over_replies_only() -> None:
     found = samples([0.001, 0.002, 0.003, 0.004, np.inf], [200, 200, 200, 504, 0])
     assert found.latency_ms(0.5) == pytest.approx(2.0)
     assert found.latency_ms(0.99) == pytest.approx(3.0)
@@ -187,7 +187,7 @@ def test_quantiles_are_of_answers_only() -> None:
     assert samples([np.inf], [0]).latency_ms(0.5) is None
 
 
-def test_a_process_of_its_own_sends_the_same() -> None:
+def test_measure_sends_the_same_from_another_process() -> None:
     async def run() -> tuple[Samples, list[int]]:
         async def answering(request: Request) -> bytes:
             return OK

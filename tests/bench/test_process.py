@@ -1,4 +1,4 @@
-"""Servers as processes, with small scripts for servers."""
+"""`ServerProcess`, with small scripts as servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def script(*lines: str) -> list[str]:
     return [sys.executable, "-c", "\n".join(["import os, signal, subprocess, sys", *lines])]
 
 
-def test_the_address_comes_with_readiness() -> None:
+def test_wait_until_ready_returns_the_url() -> None:
     assert sorl_serve_ready("") is None
     assert sorl_serve_ready("INFO x: listening on http://127.0.0.1:4567\n") is None
     assert (
@@ -33,7 +33,7 @@ def test_a_server_runs_until_the_block_ends() -> None:
         os.kill(server.pid, 0)
 
 
-def test_stop_gives_exit_status_and_log() -> None:
+def test_stop_returns_exit_status_and_log() -> None:
     lines = ["signal.signal(signal.SIGTERM, lambda *_: (print('draining', flush=True), sys.exit(3)))", READY]
     server = ServerProcess(script(*lines, "while True: signal.pause()"))
     server.wait_until_ready(sorl_serve_ready)
@@ -46,7 +46,7 @@ def test_stop_gives_exit_status_and_log() -> None:
     "lines",
     [["sys.exit('no such file: x')"], ["print('no such file: x; stays not ready', flush=True)", "signal.pause()"]],
 )
-def test_a_server_that_can_not_start_says_why(lines: list[str]) -> None:
+def test_the_error_of_a_server_that_can_not_start_has_its_log(lines: list[str]) -> None:
     with pytest.raises(RuntimeError, match="did not become ready:\nno such file: x"), serving(script(*lines)):
         pass
 
@@ -70,7 +70,7 @@ def memory_mib_alone(pid: int) -> float:
     return int(pss.split()[1]) / 1024
 
 
-def test_memory_is_at_most_what_is_resident() -> None:
+def test_memory_is_at_most_the_resident_size() -> None:
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     assert 0 < memory_mib(os.getpid()) <= 1.05 * resident
     assert memory_mib(2**22 + 1) == 0.0

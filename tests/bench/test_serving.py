@@ -1,4 +1,4 @@
-"""`sorl-bench serve` up to the servers: what is compared, what is counted, and what the tables say."""
+"""`sorl-bench serve`, mostly without servers: comparisons, counts and tables."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.policies import random_policy
 
 @dataclass(frozen=True)
 class NamedOnly(Contestant):
-    """A contestant whose address is its name."""
+    """A contestant without a server; its URL is its name."""
 
     def serving(self, model: Path, body: Path) -> AbstractContextManager[Any]:
         return nullcontext(SimpleNamespace(url=self.name, pid=0))
@@ -56,7 +56,7 @@ def setup(policy: Policy, tmp_path: Path) -> Setup:
 
 
 def samples(*rows: tuple[int, float, int, int]) -> Samples:
-    """Of (status, latency in ms, N, M)."""
+    """Samples of tuples (status, latency in ms, N, M)."""
     status, latency, n, m = (np.array(column) for column in zip(*rows, strict=True))
     empty = Samples.unanswered(np.arange(len(rows), dtype=float))
     return replace(
@@ -72,7 +72,7 @@ def samples(*rows: tuple[int, float, int, int]) -> Samples:
 
 
 def peer_replies(policy: Policy, folder: Path, precision: str, budgets: list[tuple[int, int]]) -> tuple[Any, Any]:
-    """(replies of the peers' sampler to a mixed batch, what the reference makes of the same noise)."""
+    """The peers' replies to a batch of mixed budgets, and the reference's actions for the same noise."""
     path = folder / "policy.safetensors"
     save_policy(policy, path)
     torch_threads = torch.get_num_threads()
@@ -88,7 +88,7 @@ def peer_replies(policy: Policy, folder: Path, precision: str, budgets: list[tup
     return sampler(requests), result
 
 
-def test_the_peers_sampler_is_the_reference_in_a_mixed_batch(policy: Policy, tmp_path: Path) -> None:
+def test_the_peers_sampler_equals_the_reference_in_a_mixed_batch(policy: Policy, tmp_path: Path) -> None:
     budgets = [(4, 2), (1, 1), (4, 2), (32, 4), (1, 1)]
     replies, result = peer_replies(policy, tmp_path, "fp32", budgets)
     expected = policy.spec.action_to_environment(result.action)
@@ -97,7 +97,7 @@ def test_the_peers_sampler_is_the_reference_in_a_mixed_batch(policy: Policy, tmp
     assert [(reply["num_candidates"], reply["num_steps"]) for reply in replies] == budgets
 
 
-def test_in_bf16_it_is_the_reference_within_rounding(policy: Policy, tmp_path: Path) -> None:
+def test_the_peers_sampler_in_bf16_equals_the_reference_within_rounding(policy: Policy, tmp_path: Path) -> None:
     replies, result = peer_replies(policy, tmp_path, "bf16", [(1, 4)] * 4)
     expected = policy.spec.action_to_environment(result.action)
     np.testing.assert_allclose([reply["action"] for reply in replies], expected, atol=0.1)
@@ -122,7 +122,7 @@ def test_options_come_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> 
     assert Options.parse() == Options(Path("a.st"), 5, 2, 1, "bf16")
 
 
-def test_the_checker_knows_right_from_wrong(policy: Policy) -> None:
+def test_the_checker_accepts_right_actions_and_refuses_wrong_ones(policy: Policy) -> None:
     checker = Checker(policy, num_candidates=4, num_steps=2)
     result = ReferenceBackend(policy).sample_and_score(
         SampleBatch.of(np.array([checker._fields["observation"]]), 4, 2, 7, return_candidates=True)
@@ -160,11 +160,11 @@ def test_a_peer_that_is_not_installed_is_named_and_skipped(tmp_path: Path, polic
         "mosec",
     ]
     assert {c.name: c.flags.count("--threads") for c in everyone if c.ours} == dict.fromkeys(OURS, 1)
-    with pytest.raises(ValueError, match="'nobody' is part of no name"):
+    with pytest.raises(ValueError, match="no name contains 'nobody'"):
         contestants(("nobody",), 0, absent)
 
 
-def test_calibration_takes_the_setting_that_answers_most(
+def test_calibration_takes_the_setting_with_the_most_requests_per_second(
     policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def serving(self: Contestant, model: Path, body: Path) -> AbstractContextManager[Any]:
@@ -209,7 +209,7 @@ def test_a_real_peer_answers_as_the_reference_does(name: str, setup: Setup) -> N
 # The policy
 
 
-def test_the_planted_frontier_has_at_least_15_points_worth_choosing(tmp_path: Path) -> None:
+def test_the_planted_frontier_has_at_least_15_useful_points(tmp_path: Path) -> None:
     planted = policy_with_frontier()
     save_policy(planted, tmp_path / "planted.safetensors")
     spec = load_policy(tmp_path / "planted.safetensors").spec
@@ -236,7 +236,7 @@ def test_peak_compares_round_by_round(setup: Setup, monkeypatch: pytest.MonkeyPa
     rounds = iter(range(1000))
 
     def load(url: str, body: Path, clients: int, seconds: float) -> dict[str, float]:
-        drift = 1 + next(rounds) // (3 * 2 * 2 * 2)  # of the machine, from round to round
+        drift = 1 + next(rounds) // (3 * 2 * 2 * 2)  # the machine's speed changes from round to round
         rate = {"ours, a": 300, "ours, b": 100, "peer": 200}[url]
         return {"requests": rate * drift * clients, "seconds": 1.0, "p50_ms": 1.0, "p99_ms": 2.0, "failed": 0.0}
 
@@ -258,7 +258,7 @@ def test_peak_compares_round_by_round(setup: Setup, monkeypatch: pytest.MonkeyPa
     assert 0.5 * served < found["of peak"] < served
 
 
-def test_head_of_line_judges_by_two_slices(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_of_lines_aim_is_two_batches(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     beside: list[str] = []
 
     def load(url: str, body: Path, clients: int, seconds: float) -> dict[str, float]:
@@ -279,7 +279,7 @@ def test_head_of_line_judges_by_two_slices(setup: Setup, monkeypatch: pytest.Mon
     assert (peer["server"], peer["p99 beside ms"], peer["met"]) == ("peer", 32.0, "no")
 
 
-def test_overload_counts_who_was_answered_in_time_and_who_was_refused_in_time() -> None:
+def test_overload_counts_replies_in_time_and_refusals_in_time() -> None:
     found = overload.summarise(
         samples(
             (200, 10, 1, 1), (200, 49, 1, 1), (200, 51, 1, 1),  # two in time, one late
@@ -296,12 +296,12 @@ def test_overload_counts_who_was_answered_in_time_and_who_was_refused_in_time() 
     assert found["refused in time"] == pytest.approx(2 / 5)
 
 
-def test_overload_reports_a_row_for_everyone(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overload_reports_a_row_for_every_server(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     offered: list[tuple[str, float]] = []
 
     def at(self: overload.Load, rate: float, seconds: float, memory: Any = None, pid: int = 0) -> Samples:
         if self.url == "peer":
-            raise GeneratorTooSlow("the generator itself was 99 ms late")
+            raise GeneratorTooSlow("the lag was 99 ms")
         assert self.fields["on_late"] == "reject"
         offered.append((self.url, rate))
         if memory is not None:
@@ -317,7 +317,7 @@ def test_overload_reports_a_row_for_everyone(setup: Setup, monkeypatch: pytest.M
     assert offered[-1] == ("ours, a", 270.0)
     assert (ours["peak/s"], ours["of peak"], ours["note"]) == (90.0, 1.0, "")
     assert (ours["MiB early"], ours["MiB end"]) == (102.0, 119.0)
-    assert peer["note"] == "the generator itself was 99 ms late"
+    assert peer["note"] == "the lag was 99 ms"
     assert peer["goodput/s"] is None
     assert len(report["memory"]["ours, a"]) == 20
 
@@ -336,7 +336,7 @@ def test_expected_success_is_that_of_the_best_cell_within_the_budget(granted: tu
     assert elastic.expected_success(FRONTIER, *granted) == expected
 
 
-def test_elastic_says_what_was_granted(tmp_path: Path) -> None:
+def test_elastic_reports_the_granted_budgets(tmp_path: Path) -> None:
     found = elastic.summarise(samples((200, 5, 8, 8), (200, 10, 8, 8), (200, 30, 1, 1), (504, 20, 0, 0)), 2.0, FRONTIER)
     assert (found["N"], found["M"], found["answered"]) == (8, 8, 3)
     assert found["success"] == pytest.approx((0.7 + 0.7 + 0.4) / 3)
@@ -391,11 +391,11 @@ def test_settings_are_checked(changes: dict[str, Any], words: str) -> None:
         ServeBenchConfig(**changes)
 
 
-def test_a_section_that_fails_costs_the_others_nothing(
+def test_the_other_sections_run_if_one_fails(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(setup: Setup) -> dict[str, Any]:
-        raise GeneratorTooSlow("the generator itself was late")
+        raise GeneratorTooSlow("the lag was too large")
 
     sections: dict[str, Callable[[Setup], dict[str, Any]]] = {
         "peak": lambda setup: {"rows": [{"server": "ours", "requests/s": 1234.0}]},
@@ -409,23 +409,23 @@ def test_a_section_that_fails_costs_the_others_nothing(
     assert cli.main(arguments) == 1
     shown = capsys.readouterr().out
     assert "1234" in shown
-    assert "overload: the generator itself was late" in shown
+    assert "overload: the lag was too large" in shown
     assert "mosec: skipped: mosec is not installed" in shown
     report = json.loads(path.read_text())
     assert set(report["skipped"]) == set(PEERS)
     assert set(report["servers"]) == set(OURS)
-    assert report["sections"]["overload"] == {"rows": [], "failed": "the generator itself was late"}
+    assert report["sections"]["overload"] == {"rows": [], "failed": "the lag was too large"}
     assert cli.main([*arguments[:2], *arguments[3:]]) == 0
 
 
-def test_without_wrk_it_says_where_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_wrk_the_error_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="apt-get install wrk"):
         cli.main([])
 
 
 @pytest.mark.skipif(shutil.which("wrk") is None, reason="needs wrk")
-def test_wrk_counts_answers_and_failures(tmp_path: Path) -> None:
+def test_wrk_counts_replies_and_failures(tmp_path: Path) -> None:
     body = tmp_path / "body.json"
     body.write_text('{"observation": [0.0]}')
 
