@@ -14,6 +14,8 @@ SCRIPT = """
 import os, signal, sys
 from kernels.commands import command
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+
 class Refused(OSError):
     pass
 

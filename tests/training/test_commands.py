@@ -52,11 +52,16 @@ def read_until(stream: IO[bytes], text: bytes) -> bytes:
     return read
 
 
+def default_sigint() -> None:
+    """As in a terminal; a test run in the background has SIGINT ignored, and its children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(arguments: list[str], sign: bytes) -> tuple[int, str]:
     """Exit status and standard error of a command whose process group gets SIGINT once it has printed `sign`."""
     command = [SCRIPTS / arguments[0], *arguments[1:]]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=default_sigint
     ) as process:
         try:
             assert process.stderr is not None

@@ -15,7 +15,7 @@ from training.episodes import EpisodeResult, Job
 from training.evaluation.rollout import EpisodeRunner
 from training.signals import sigint_blocked
 
-_roller: EpisodeRunner | None = None
+_runner: EpisodeRunner | None = None
 
 
 def run_jobs(
@@ -55,14 +55,14 @@ def run_jobs(
 def _start_worker(policy_path: Path, version: str, task: str, lanes: int, precision: Precision) -> None:
     from kernels.choice import create_backend
 
-    global _roller
+    global _runner
     limit_torch_threads(1)  # as many processes as cores: a second thread would only spin
     policy = load_policy(policy_path)
     if policy.version != version:
         raise CheckpointError(f"{policy_path} was replaced while its evaluation began")
-    _roller = EpisodeRunner(create_backend(policy, "auto", "cpu", precision, threads=1), policy.spec, task, lanes)
+    _runner = EpisodeRunner(create_backend(policy, "auto", "cpu", precision, threads=1), policy.spec, task, lanes)
 
 
 def _run_chunk(jobs: list[Job]) -> list[EpisodeResult]:
-    assert _roller is not None
-    return list(_roller.run(jobs))
+    assert _runner is not None
+    return list(_runner.run(jobs))
