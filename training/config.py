@@ -42,7 +42,7 @@ class TrainConfig:
     """Lower bound of actions in the data's units: one number, or one per dimension. HDF5 and Minari data are rescaled
     from these bounds to [-1, 1]. Default: the bounds that the data states, otherwise -1."""
     action_high: tuple[float, ...] | None = None
-    """Upper bound of actions, likewise. Give both or neither."""
+    """Upper bound of actions, in the same form. Give both or neither."""
     run_dir: Path | None = None
     """Folder of logs and checkpoints. Default: runs/TASK-SEED."""
     start_from: Path | None = None

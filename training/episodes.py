@@ -1,4 +1,4 @@
-"""An evaluation episode: what is asked of it (`Job`) and what came of it (`EpisodeResult`)."""
+"""An evaluation episode: its request (`Job`) and its outcome (`EpisodeResult`)."""
 
 from __future__ import annotations
 

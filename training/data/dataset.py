@@ -86,7 +86,7 @@ def require_files(path: Path) -> None:
     """Raise DatasetError if one of `dataset_files` does not exist."""
     for file in dataset_files(path):
         if not file.is_file():
-            raise DatasetError(f"{file} does not exist; make it with `sorl-generate`, or say --dataset")
+            raise DatasetError(f"{file} does not exist; make it with `sorl-generate`, or pass --dataset")
 
 
 def load_dataset(task: str, path: Path, device: str = "cpu", stated: StatedUnits | None = None) -> Dataset:

@@ -84,7 +84,7 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
     spec = policy.spec
     task = config.task or spec.provenance.environment
     if not task:
-        raise ValueError(f"{config.policy} does not name its environment; say --task")
+        raise ValueError(f"{config.policy} does not name its environment; pass --task")
     if max(config.num_steps) > spec.denoise_timesteps:
         raise ValueError(f"num_steps must be at most {spec.denoise_timesteps}, the policy's denoise_timesteps")
     _require_simulated(task)
@@ -129,7 +129,7 @@ def _require_simulated(task: str) -> None:
     try:
         make_env(task).close()
     except gymnasium.error.Error as error:
-        raise ValueError(f"OGBench does not know the task {task!r} ({error}); say --task") from None
+        raise ValueError(f"OGBench does not know the task {task!r} ({error}); pass --task") from None
 
 
 def _cell(job: Job) -> tuple[int, int]:

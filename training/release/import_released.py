@@ -161,7 +161,7 @@ def _control_hz(config: ImportConfig, obs_dim: int, action_dim: int) -> float:
     except gymnasium.error.Error as error:
         if config.control_hz is not None:
             return config.control_hz
-        raise ValueError(f"--env {config.env}: OGBench does not know it ({error}); say --control-hz as well") from None
+        raise ValueError(f"--env {config.env}: OGBench does not know it ({error}); pass --control-hz as well") from None
     for what, space, found in (
         ("observations", env.observation_space, obs_dim),
         ("actions", env.action_space, action_dim),

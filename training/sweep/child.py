@@ -40,7 +40,7 @@ def execute(run: Run) -> None:
     provenance = policy.spec.provenance
     if provenance.updates != run.config.updates:
         raise SweepError(
-            f"{path} has {provenance.updates:,} updates, more than {run.config.updates:,}: say another --out"
+            f"{path} has {provenance.updates:,} updates, more than {run.config.updates:,}: pass another --out"
         )
     _note_phase(run, "evaluating")
     configs = [evaluation.config(path, processes=run.config.threads) for evaluation in run.evaluations]

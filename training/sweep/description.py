@@ -68,7 +68,7 @@ def make_sweep(description: Mapping[str, Any]) -> Sweep:
         settings = {**settings, "updates": description["updates"]}
     for where, names in (("settings", settings), ("grid", grid), *(("variants", variant) for variant in variants)):
         for name in names.keys() & RESERVED.keys():
-            raise SettingError(f"{where}: {name} is set by the sweep; say {RESERVED[name]}")
+            raise SettingError(f"{where}: {name} is set by the sweep; use {RESERVED[name]}")
         check_names(where, names, known_settings(TrainConfig, without=RESERVED))
     fields = convert(Sweep, "sweep", {key: description[key] for key in ("tasks", "seeds") if key in description})
     if "tasks" not in fields:

@@ -118,7 +118,7 @@ def test_errors_name_the_fault(path: Path, tmp_path: Path) -> None:
         evaluate_policy(EvaluateConfig(policy=tmp_path / "nothing.safetensors"))
     nameless = tmp_path / "nameless.safetensors"
     save_policy(random_policy(), nameless)
-    with pytest.raises(ValueError, match="say --task"):
+    with pytest.raises(ValueError, match="pass --task"):
         evaluate_policy(EvaluateConfig(policy=nameless))
     with pytest.raises(ValueError, match="OGBench does not know the task 'my-robot'"):
         evaluate_policy(EvaluateConfig(path, task="my-robot"))

@@ -9,7 +9,7 @@ import numpy as np
 from training.data.action_bounds import ActionBounds
 from training.data.formats.raw_dataset import DatasetError
 
-OTHER_UNITS_HINT = "; if the actions have other units, say --action-low and --action-high"
+OTHER_UNITS_HINT = "; if the actions have other units, pass --action-low and --action-high"
 _FLOAT32_MAX = np.finfo(np.float32).max
 
 

@@ -75,7 +75,7 @@ def validate(path: Path) -> None:
         DatasetError: the message names the array and the first faulty row.
     """
     if not path.exists():
-        raise DatasetError(f"{path} does not exist; make it with `sorl-generate`, or say --dataset")
+        raise DatasetError(f"{path} does not exist; make it with `sorl-generate`, or pass --dataset")
     try:
         with path.open("rb") as opened, np.load(opened) as file:
             arrays = {key: file[key] for key in file.files}

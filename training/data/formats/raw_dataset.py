@@ -57,7 +57,7 @@ class StatedUnits:
             DatasetError: only one bound is stated, a lower one is not below its upper one, or their count is wrong.
         """
         if (self.action_low is None) != (self.action_high is None):
-            raise DatasetError(f"{where}: say both of --action-low and --action-high, or neither")
+            raise DatasetError(f"{where}: pass both of --action-low and --action-high, or neither")
         try:
             if self.action_low is not None and self.action_high is not None:
                 return ActionBounds.of(self.action_low, self.action_high, action_dim)

@@ -101,13 +101,13 @@ def test_stated_units_override_the_files(tmp_path: Path) -> None:
     rows = robot_rows()
     rows |= {"actions": 4 * rows["actions"], "action_low": [-1.0, -1.0], "action_high": [1.0, 1.0]}
     path = write_hdf5(tmp_path / "robot.hdf5", rows)
-    with pytest.raises(DatasetError, match=r"'actions' row 0 leaves \[-1, 1\]: .*say --action-low and --action-high"):
+    with pytest.raises(DatasetError, match=r"'actions' row 0 leaves \[-1, 1\]: .*pass --action-low and --action-high"):
         load(path)
     dataset = load(path, control_hz=50.0, action_low=(-4.0,), action_high=(4.0, 8.0))
     assert (dataset.action_bounds.low, dataset.action_bounds.high) == ((-4.0, -4.0), (4.0, 8.0))
     assert dataset.control_hz == 50.0
     faults: list[tuple[Rows, str]] = [
-        ({"action_low": (-4.0,)}, "say both"),
+        ({"action_low": (-4.0,)}, "pass both"),
         ({"action_low": (-4.0,), "action_high": (1.0, 1.0, 1.0)}, "action_high must be one number or 2"),
         ({"action_low": (-4.0,), "action_high": (-5.0,)}, "must be finite and ascending"),
         ({"action_low": (-4.0,), "action_high": (1.0,)}, r"leaves \[\[-4.0, -4.0\], \[1.0, 1.0\]\]"),
@@ -185,7 +185,7 @@ def test_a_policy_is_trained_and_acts_in_the_robots_units(tmp_path: Path) -> Non
     config = TrainConfig(
         task="my-robot", dataset=path, run_dir=tmp_path / "run", updates=3, hidden=(16, 16), batch_size=16, threads=1
     )
-    with pytest.raises(DatasetError, match="say --action-low and --action-high"):
+    with pytest.raises(DatasetError, match="pass --action-low and --action-high"):
         train(config)
     config = TrainConfig(**{**vars(config), "control_hz": 5.0, "action_low": (3.0,), "action_high": (7.0,)})
     policy = load_policy(train(config))

@@ -106,7 +106,7 @@ def test_without_bounds_actions_must_be_in_the_unit_box() -> None:
     assert load().action_bounds.high == (1.0, 1.0)
     minari.delete_dataset(NAME)
     create(episodes(scale=3.0), box(np.inf))
-    with pytest.raises(DatasetError, match=r"minari:tests/robot-v0: episode 0: 'actions' row \d leaves \[-1, 1\].*say"):
+    with pytest.raises(DatasetError, match=r"minari:tests/robot-v0: episode 0: 'actions' row \d leaves .*pass"):
         load()
 
 
