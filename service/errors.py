@@ -1,4 +1,4 @@
-"""Errors that clients see. A class carries its HTTP status and its stable code; `problem` turns any into a reply.
+"""Errors that clients see. Each class has an HTTP status and a stable code; `web/problem.py` makes the reply.
 
 ServiceError
 ├── InvalidRequest        422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
@@ -12,14 +12,14 @@ ServiceError
 ├── ReloadFailed          409 reload_failed           the file is not fit to serve; what was served before still is
 ├── PayloadTooLarge       413 payload_too_large
 ├── UnsupportedMediaType  415 unsupported_media_type
-├── ClientGone            499 client_gone             nobody is left to read this one; it is for the metrics
+├── ClientGone            499 client_gone             nobody reads this one; it is for the metrics
 ├── InternalError         500 internal_error          a fault of the server outside its engine
 ├── EngineFailed          500 engine_failed           the engine raised, died or got stuck with this request
 ├── NonfiniteOutput       500 nonfinite_output        the policy gave NaN or infinity: nothing to send to a motor
 ├── Unavailable           503                         try again after `retry_after_ms`
 │   ├── NotReady          503 not_ready               warming up, or draining
 │   └── Overloaded        503 overloaded              too much is queued before it, or for its deadline
-└── DeadlineExceeded      504 deadline_exceeded       passed before the answer, or can't be met on an idle server
+└── DeadlineExceeded      504 deadline_exceeded       passed before the reply, or can't be met on an idle server
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class ServiceError(Exception):
     status = 500
     code = "internal_error"
     reasons: tuple[str, ...] = ()
-    """What `reason` may be: finer than `code`, for the metrics only."""
+    """The values of `reason`, which is finer than `code` and for the metrics only."""
 
     def __init__(self, detail: str, *, field: str | None = None, reason: str | None = None) -> None:
         super().__init__(detail)
@@ -69,7 +69,7 @@ def _title(status: int) -> str:
 
 
 class InvalidRequest(ServiceError):
-    """The request can't be understood; `field` names the part at fault where there is one."""
+    """The request can't be understood; `field` names the field at fault, if there is one."""
 
     status = 422
     code = "invalid_request"
@@ -92,7 +92,7 @@ class Unauthorized(ServiceError):
 
 
 class AdminDisabled(ServiceError):
-    """The server was started without an admin key, and so takes no admin calls from anybody."""
+    """The server was started without an admin key and takes no admin calls."""
 
     status = 403
     code = "admin_disabled"
@@ -113,7 +113,7 @@ class UnknownModel(ServiceError):
 
 
 class MethodNotAllowed(ServiceError):
-    """The page exists, and not for this method; `allow` lists those it has."""
+    """The page exists, but not for this method; `allow` lists those it has."""
 
     status = 405
     code = "method_not_allowed"
@@ -134,7 +134,7 @@ class VersionGone(ServiceError):
 
 
 class ReloadFailed(ServiceError):
-    """The model's file is not fit to serve, now; `detail` names the fault. What was served before is served on."""
+    """The model's file can't be served; `detail` names the fault. What was served before is served on."""
 
     status = 409
     code = "reload_failed"
@@ -181,7 +181,7 @@ class NonfiniteOutput(ServiceError):
 
 
 class Unavailable(ServiceError):
-    """Not now; `retry_after_ms` is the server's estimate of when."""
+    """Not now; `retry_after_ms` is the server's estimate of when to try again."""
 
     status = 503
 
@@ -207,14 +207,14 @@ class NotReady(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """Too much compute is queued before the request: more than the queue holds, or than its deadline allows."""
+    """Too much compute is queued ahead of the request: more than the queue holds, or than its deadline allows."""
 
     code = "overloaded"
     reasons = ("queue_full", "backlog")
 
 
 class DeadlineExceeded(ServiceError):
-    """The deadline passed before the request's last slice, or is too short for an exact budget on an idle server."""
+    """The deadline passed before the request's last batch, or is too short for an exact budget on an idle server."""
 
     status = 504
     code = "deadline_exceeded"

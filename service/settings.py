@@ -1,10 +1,11 @@
-"""What can be set, by flag (`--max-batch 16`) or environment (`SORL_MAX_BATCH=16`); `--help` is made from this file."""
+"""Settings of the server, by flag (`--max-batch 16`) or environment (`SORL_MAX_BATCH=16`). They make `--help` too."""
 
 from __future__ import annotations
 
 import difflib
 import os
 from collections.abc import Iterable, Mapping
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,14 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
 
 ENV_PREFIX = "SORL_"
+
+
+def shipped_policy() -> Path:
+    """The policy that is installed with the server. Raises ValueError if this installation has none."""
+    path = Path(str(files("deploy"))) / "policies" / "cube-single.safetensors"
+    if not path.is_file():
+        raise ValueError("model: this installation has no policy of its own; say which to serve with --model FILE")
+    return path
 
 
 class Settings(BaseSettings):
@@ -29,8 +38,9 @@ class Settings(BaseSettings):
     )
 
     model: Path = Field(
-        Path("deploy/policies/cube-single.safetensors"),
-        description="checkpoint to serve, or a folder: every *.safetensors in it, each under its policy's own name",
+        default_factory=shipped_policy,
+        description="checkpoint to serve, or a folder: every *.safetensors in it, each under its policy's own name; "
+        "left out, the cube-single policy that is installed with the server",
     )
     default_model: str | None = Field(
         None,
@@ -69,26 +79,27 @@ class Settings(BaseSettings):
     max_candidates: int = Field(4096, ge=1, description="largest num_candidates of a request")
     max_steps: int = Field(1024, ge=1, description="largest num_steps of a request; the policy's own limit holds too")
     max_batch: int = Field(64, ge=1, description="most observations in one request")
-    max_batch_rows: int = Field(
-        1024, ge=1, description="most network rows (observations x candidates) computed at a time"
-    )
+    max_batch_rows: int = Field(1024, ge=1, description="most network rows (observations x candidates) of a batch")
     slice_ms: float = Field(
         5.0,
         gt=0,
         allow_inf_nan=False,
-        description="predicted milliseconds of what is computed at a time; larger requests are cut",
+        description="predicted milliseconds of a batch; larger requests are computed in parts",
     )
     max_queue_seconds: float = Field(
-        5.0, gt=0, allow_inf_nan=False, description="most predicted compute waiting; above it requests get a 503"
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="most predicted compute ahead of a new request; above it there is a 503",
     )
     aging_seconds: float = Field(
-        1.0, gt=0, allow_inf_nan=False, description="a waiting request gains a step of priority this often"
+        1.0, gt=0, allow_inf_nan=False, description="a waiting request gains a level of priority this often"
     )
     stuck_seconds: float = Field(
         30.0,
         gt=0,
         allow_inf_nan=False,
-        description="an engine call, or a step of a reload, of this length ends the process, with status 3",
+        description="an engine call, or a step of warm-up or reload, of this length ends the process, with status 3",
     )
     max_returned_candidates: int = Field(4096, ge=1, description="most candidates written into one reply")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
@@ -135,7 +146,7 @@ class Settings(BaseSettings):
 
 
 def refuse_unknown_environment(environment: Mapping[str, str], fields: Iterable[str]) -> None:
-    """Raises ValueError for a SORL_ variable that sets nothing: a typing mistake must not go unnoticed."""
+    """Raises ValueError for a SORL_ variable that sets nothing, so that no typing mistake goes unnoticed."""
     known = [ENV_PREFIX + name.upper() for name in fields]
     for name in environment:
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:

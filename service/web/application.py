@@ -1,4 +1,4 @@
-"""The FastAPI application and its one route table. POST /act is in it as a route that `Act` answers."""
+"""The FastAPI application and its route table. POST /act is a route in it that `Act` answers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.protocol import ActReply, ActRequest, codec, problem_responses
 from service.web.problem import install_error_handlers
@@ -24,6 +24,7 @@ _MEANINGS = {
     503: "overloaded or not_ready, with Retry-After",
     504: "deadline_exceeded",
 }
+ACT = "/act"
 _ACT_BODY = {"schema": ActRequest.model_json_schema(ref_template="#/components/schemas/{model}")}
 
 
@@ -35,7 +36,7 @@ class ActRoute(APIRoute):
             """JSON or msgpack (`application/msgpack`). The reply's format is the request's, or what Accept asks for."""
 
         super().__init__(
-            "/act",
+            ACT,
             documented,
             methods=["POST"],
             name="act",
@@ -52,13 +53,40 @@ class ActRoute(APIRoute):
         self.app = act
 
 
+class Application(FastAPI):
+    """FastAPI's application, which matches POST /act ahead of FastAPI's own layers.
+
+    Those layers (errors, body limits, telemetry, exit stacks, routing) cost 12 us of CPU time a request, and all of
+    them are for other routes: `Act` limits bodies and turns errors into replies itself. The middleware that a host adds
+    is run for POST /act too.
+    """
+
+    def build_middleware_stack(self) -> ASGIApp:
+        hosts, self.user_middleware = self.user_middleware, []
+        rest = super().build_middleware_stack()
+        self.user_middleware = hosts
+        (act,) = (route.app for route in self.routes if isinstance(route, ActRoute))
+
+        async def act_first(scope: Scope, receive: Receive, send: Send) -> None:
+            # A mounted application finds the path it is mounted at in root_path.
+            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == scope["root_path"] + ACT:
+                await act(scope, receive, send)
+            else:
+                await rest(scope, receive, send)
+
+        stack: ASGIApp = act_first
+        for middleware, arguments, options in reversed(hosts):
+            stack = middleware(stack, *arguments, **options)
+        return stack
+
+
 def make_application(
     act: ASGIApp,
     routers: Iterable[APIRouter],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
 ) -> FastAPI:
     """The application with `act` and everything of `routers`; `lifespan` runs around its life."""
-    app = FastAPI(
+    app = Application(
         title="SORL Serve",
         description="A robot's observation and a compute budget in, the best action out.",
         version=version("sorl-serve"),

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 WAIT = 60
@@ -18,13 +19,29 @@ SERVE = ("-m", "service.cli")
 
 
 class Process:
-    """A running `sorl-serve` on a free port; its log is read line by line, so that waits end when a line comes."""
+    """A running `sorl-serve` on a free port. Its log is read line by line, so that waits end when a line comes.
 
-    def __init__(self, *arguments: str, program: tuple[str, ...] = SERVE, **environment: str) -> None:
+    Args:
+        arguments: of the command.
+        program: what `python` runs.
+        python: the interpreter.
+        folder: working directory; None: the test's.
+        environment: variables to set.
+    """
+
+    def __init__(
+        self,
+        *arguments: str,
+        program: tuple[str, ...] = SERVE,
+        python: str = sys.executable,
+        folder: Path | None = None,
+        **environment: str,
+    ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, *program, *arguments, "--port", "0", "--threads", "1"],
+            [python, *program, *arguments, "--port", "0", "--threads", "1"],
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folder,
             env={**os.environ, **environment},
         )
         self.log: list[str] = []
@@ -68,8 +85,8 @@ class Process:
 
 
 @contextmanager
-def served(*arguments: str, program: tuple[str, ...] = SERVE) -> Iterator[Process]:
-    running = Process(*arguments, program=program)
+def served(*arguments: str, program: tuple[str, ...] = SERVE, **options: Any) -> Iterator[Process]:
+    running = Process(*arguments, program=program, **options)
     try:
         yield running
     finally:

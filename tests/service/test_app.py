@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,6 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import service.web.act
 from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult
 from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
@@ -465,6 +468,53 @@ async def test_a_stuck_engine_fails_everyone_and_ends_readiness(serve: Any, gate
         assert (await client.get("/healthz")).status_code == 500
         await refused(client, "not_ready", observation=row)
         made[0].gate.set()
+
+
+async def test_an_engine_that_is_stuck_in_warm_up_is_seen_too(serve: Any, gated: Any, observations: Rows) -> None:
+    make_backend, made = gated
+
+    def make_shut(*arguments: Any) -> Any:
+        backend = make_backend(*arguments)
+        backend.shut()
+        return backend
+
+    async with serve(make_shut, settle=False, stuck_seconds=0.5) as client:
+        told = asyncio.Event()
+        client.app.state.runtime.on_broken = told.set
+        await asyncio.wait_for(told.wait(), WAIT)
+        assert (await client.get("/healthz")).status_code == 500
+        problem = await refused(client, "not_ready", observation=observations(1)[0])
+        assert "stuck_seconds" in problem["detail"]
+        made[0].gate.set()
+
+
+@pytest.mark.parametrize("media_type", [codec.JSON, codec.MSGPACK])
+async def test_encoding_counts_in_total_and_in_what_deadlines_must_leave(
+    serve: Any, observations: Rows, monkeypatch: pytest.MonkeyPatch, media_type: str
+) -> None:
+    """A clock that only encoding moves, by 0.2 s."""
+    late, encode = 0.0, codec.encode
+
+    def encode_slowly(value: dict[str, Any], media_type: str) -> bytes:
+        nonlocal late
+        late += 0.2 if "action" in value else 0.0
+        return encode(value, media_type)
+
+    body = {"observation": observations(1)[0], "num_candidates": 20, "return_candidates": True}
+    async with serve() as client:
+        await ask(client, **body)
+        monotonic = time.monotonic
+        monkeypatch.setattr(codec, "encode", encode_slowly)
+        monkeypatch.setattr(
+            service.web.act, "time", SimpleNamespace(monotonic=lambda: monotonic() + late, time=time.time)
+        )
+        deadlines = client.app.state.runtime.deadlines
+        before = deadlines.reply_seconds
+        response = await client.post("/act", json=body, headers={"Accept": media_type})
+        reply = response.json() if media_type == codec.JSON else msgpack.unpackb(response.content)
+        timing = reply["timing_ms"]
+        assert timing["total"] >= timing["queue"] + timing["compute"] + 200
+        assert deadlines.reply_seconds > before
 
 
 async def test_cost_model_is_exported(serve: Any, observations: Rows) -> None:

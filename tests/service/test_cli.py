@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from service.cli import main
 from tests.service.process import WAIT, served
 
 
@@ -26,6 +27,32 @@ def test_same_bits_from_two_processes(checkpoint: Path, observations: Callable[[
             assert server.end() == 0
     for first, second in zip(*replies, strict=True):
         assert [first[name] for name in ("action", "q", "q_std")] == [second[name] for name in ("action", "q", "q_std")]
+
+
+def test_the_shipped_policy_is_served_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    program = ("-c", "import sys; from service.cli import main; sys.exit(main(sys.argv[1:]))")
+    with served(program=program) as server:
+        server.wait_for("ready: cube-single")
+
+
+def test_an_installation_without_policies_says_what_to_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("service.settings.files", lambda package: tmp_path)
+    assert main([]) == 2
+    assert "--model FILE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["service.cli", "service.recording.replay"])
+def test_help_for_a_reader_that_stops_reading_is_no_traceback(module: str) -> None:
+    """As in `sorl-serve --help | head -3`."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", module, "--help"], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.stderr == ""
+    assert done.returncode in (0, 128 + signal.SIGPIPE)  # argparse itself ignores what it can't print
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, NamedTuple
@@ -11,6 +12,11 @@ from typing import Any, NamedTuple
 import msgpack
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from service.errors import InvalidRequest
+from service.protocol import ActRequest, codec, parse_act
 
 pytestmark = pytest.mark.anyio
 
@@ -213,3 +219,60 @@ async def test_framework_errors_are_problems_too(serve: Any, method: str, path: 
     assert (response.status_code, response.json()["code"]) == (status, code)
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["x-request-id"] == response.json()["request_id"]
+
+
+DEEP = 1000  # about the interpreter's recursion limit, and within what the decoders of JSON and msgpack accept
+
+
+class Encoded(NamedTuple):
+    """A value in both formats. Written by hand where it is deep: the encoders give up before the decoders do."""
+
+    json: bytes
+    msgpack: bytes
+
+    @classmethod
+    def of(cls, value: Any) -> Encoded:
+        text = json.dumps(value, default=lambda item: item.hex(), skipkeys=True)
+        return cls(text.encode(), msgpack.packb(value))
+
+    def nested(self, depth: int) -> Encoded:
+        """In so many lists."""
+        return Encoded(b"[" * depth + self.json + b"]" * depth, b"\x91" * depth + self.msgpack)
+
+
+def mapping(members: dict[str, Encoded]) -> Encoded:
+    """An object of up to 15 members."""
+    text = b",".join(json.dumps(name).encode() + b":" + value.json for name, value in members.items())
+    packed = b"".join(msgpack.packb(name) + value.msgpack for name, value in members.items())
+    return Encoded(b"{" + text + b"}", bytes([0x80 | len(members)]) + packed)
+
+
+some = st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=3)
+some |= st.binary(max_size=3)
+keys = st.text(max_size=3)
+values = st.recursive(some, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+encoded = st.builds(Encoded.of, values) | st.builds(Encoded.nested, st.builds(Encoded.of, values), st.integers(1, DEEP))
+arrays = st.fixed_dictionaries({name: encoded for name in ("__ndarray__", "data", "dtype", "shape")}).map(mapping)
+patient = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+
+
+@patient
+@given(st.sampled_from([*ActRequest.model_fields, "unknown"]), encoded | arrays, st.booleans())
+def test_no_value_of_a_field_is_a_fault_of_the_server(field: str, value: Encoded, pack: bool) -> None:
+    """However deep, large or odd a value is, it is accepted or refused by an InvalidRequest."""
+    body = mapping({"observation": Encoded.of(OK), field: value})
+    media_type = codec.MSGPACK if pack else codec.JSON
+    with contextlib.suppress(InvalidRequest):
+        parse_act(codec.decode(body.msgpack if pack else body.json, media_type), media_type)
+
+
+@pytest.mark.parametrize("depth", [10, 100, 500, 900, 990, DEEP])
+async def test_a_deeply_nested_row_is_refused_by_name(serve: Any, depth: int) -> None:
+    row = Encoded.of(0.0).nested(depth)
+    for head, body in (
+        (JSON, b'{"observation": [[0.0], [0.0, ' + row.json + b"]]}"),
+        (MSGPACK, b"\x81\xabobservation\x92\x91\x00\x92\x00" + row.msgpack),
+    ):
+        async with serve() as client:
+            response = await client.post("/act", content=body, headers=head)
+        assert (response.status_code, response.json()["code"]) == (422, "invalid_request")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +132,39 @@ def test_disk_that_refuses_costs_records_not_the_server(
     recorder.close()
     assert lost.count == 1
     assert "can't write" in caplog.text
+
+
+FULL_DISK = """
+import json, resource, signal, sys
+from pathlib import Path
+from service.recording import Recorder, read_recording
+from tests.service.recording.test_recorder import HEADER, record
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit, count, folder = int(sys.argv[1]), 40, Path(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # no file grows beyond it, as on a disk that is full
+lost = []
+recorder = Recorder(folder, HEADER, max_bytes=1 << 20, max_files=9, dropped=lost.append)
+for number in range(count):
+    assert recorder.offer(record(number))
+recorder.start()
+recorder.close()
+recordings = [read_recording(path) for path in sorted(folder.iterdir())]
+print(json.dumps([count, sum(lost), sum(len(r.records) for r in recordings), any(r.truncated for r in recordings)]))
+"""
+
+
+@pytest.mark.parametrize("limit", [10, 700, 5000, 12_000])
+def test_records_that_a_full_disk_refused_are_counted_as_dropped(tmp_path: Path, limit: int) -> None:
+    """What is on disk and what is counted as lost add up, and no file ends in half a record."""
+    root = Path(__file__).parents[3]
+    command = [sys.executable, "-c", FULL_DISK, str(limit), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    offered, lost, on_disk, truncated = json.loads(done.stdout)
+    assert lost + on_disk == offered
+    assert lost > 0
+    assert not truncated
+    assert done.stderr.count("the flight recorder can't write") == 1
 
 
 def damaged(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from service.web.http_protocol import JoinedWrites
+import uvicorn
+from starlette.responses import PlainTextResponse
+from uvicorn.server import ServerState
+
+from service.web.http_protocol import JoinedWrites, JoiningProtocol
 
 
 class FakeTransport:
@@ -19,6 +23,9 @@ class FakeTransport:
 
     def is_closing(self) -> bool:
         return "closed" in self.done
+
+    def get_extra_info(self, name: str) -> None:
+        return None
 
 
 def joined(transport: FakeTransport) -> JoinedWrites:
@@ -54,3 +61,25 @@ def test_what_was_written_leaves_before_the_connection_closes() -> None:
         return transport.done
 
     assert asyncio.run(run()) == [b"last words", "closed"]
+
+
+def test_uvicorn_writes_a_reply_in_one_packet() -> None:
+    """Fails when a release of uvicorn or httptools no longer works as `http_protocol` expects."""
+
+    async def run() -> list[object]:
+        transport = FakeTransport()
+        config = uvicorn.Config(PlainTextResponse("the body"), http=JoiningProtocol, lifespan="off", log_config=None)
+        config.load()
+        protocol = JoiningProtocol(config, ServerState(), {})
+        protocol.connection_made(transport)  # type: ignore[arg-type]
+        protocol.data_received(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        while not transport.done:
+            await asyncio.sleep(0)
+        await asyncio.gather(*protocol.tasks)
+        protocol.timeout_keep_alive_task.cancel()
+        return transport.done
+
+    (packet,) = asyncio.run(run())
+    assert isinstance(packet, bytes)
+    assert packet.startswith(b"HTTP/1.1 200")
+    assert packet.endswith(b"\r\n\r\nthe body")
