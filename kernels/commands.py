@@ -1,6 +1,6 @@
-"""How a command of this project ends: its exit status, one line on standard error, never a traceback.
+"""`command`: decorator for the `main` of a command. Failures end with an exit status and one line, not a traceback.
 
-It lives here because every package may import `kernels`, and `kernels` alone loads no torch: `--help` stays fast.
+It is here because every package may import `kernels`, and `kernels` itself imports no torch, so `--help` stays fast.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def command(
     The process exits with
         1    on an error of `refused`, printed as "NAME: message";
         130  on Ctrl-C (KeyboardInterrupt), printed as the exception's own text or `interrupted`;
-        141  when the reader of its output is gone, as in `sorl-train --help | head -3`; nothing is printed.
+        141  when its output pipe is closed, as by `sorl-train --help | head -3`; nothing is printed.
 
     Args:
         name: the command, e.g. "sorl-train".
-        refused: errors that are the user's to mend.
-        interrupted: what Ctrl-C left behind, e.g. "interrupted: run the same command again to continue".
+        refused: errors that the user can fix.
+        interrupted: the message for Ctrl-C, e.g. "interrupted: run the same command again to continue".
     """
 
     def decorate(main: Callable[P, R]) -> Callable[P, R]:
@@ -47,9 +47,9 @@ def command(
             except KeyboardInterrupt as interrupt:
                 print(str(interrupt) or interrupted, file=sys.stderr)
                 raise SystemExit(INTERRUPTED) from None
-            except BrokenPipeError:  # before `refused`, which may hold OSError
+            except BrokenPipeError:  # before `refused`, which may include OSError
                 if not _drop_closed(sys.stdout, sys.stderr):
-                    raise  # another pipe, say one to a worker process
+                    raise  # another pipe, for example to a worker process
                 raise SystemExit(READER_GONE) from None
             except refused as error:
                 raise SystemExit(f"{name}: {error}") from None
@@ -60,7 +60,10 @@ def command(
 
 
 def _drop_closed(*streams: IO[str]) -> bool:
-    """Point those of `streams` that nobody reads to /dev/null, so that the last flush succeeds. Returns if any was."""
+    """Redirect those of `streams` whose pipe is closed to /dev/null, so that the last flush succeeds.
+
+    Returns whether there was one.
+    """
     dropped = False
     for stream in streams:
         poll = select.poll()

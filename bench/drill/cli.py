@@ -15,7 +15,7 @@ from bench.drill.client import send_all
 from bench.drill.faults import ServerUnderTest, schedule
 from bench.drill.judge import judge
 from bench.drill.ledger import Ledger
-from bench.drill.plan import Ask, plan, repeat_until
+from bench.drill.plan import DrillRequest, plan, repeat_until
 from bench.drill.versions import broken_files, make_versions
 from bench.machine import describe
 from bench.table import print_table, run_subcommand
@@ -79,20 +79,20 @@ def run(config: DrillConfig) -> dict[str, Any]:
             ("--backend", "cpu", "--precision", config.precision, "--threads", str(config.threads)),
             reloadable=config.reloads > 0,
         )
-        asks = plan(config.requests, config.hang_ups, config.poison)
+        requests = plan(config.requests, config.hang_ups, config.poison)
         ledger = Ledger()
         try:
-            asyncio.run(_drill(config, server, asks, ledger))
+            asyncio.run(_drill(config, server, requests, ledger))
         finally:
             server.stop()
         seconds = time.monotonic() - started
-        violations = server.violations + judge(asks, ledger, {v.sha: v for v in versions}, server.timeline)
+        violations = server.violations + judge(requests, ledger, {v.sha: v for v in versions}, server.timeline)
     statuses = Counter(str(answer.response.status) for answers in ledger.answers.values() for answer in answers)
     return {
         "machine": describe(),
         "seconds": seconds,
         "engine": versions[0].engine,
-        "asked": dict(Counter(ask.kind for ask in asks)),
+        "asked": dict(Counter(request.kind for request in requests)),
         "final answers": dict(sorted(statuses.items())),
         "on the way": dict(ledger.counts),
         "faults": dict(server.counts),
@@ -100,12 +100,12 @@ def run(config: DrillConfig) -> dict[str, Any]:
     }
 
 
-async def _drill(config: DrillConfig, server: ServerUnderTest, asks: list[Ask], ledger: Ledger) -> None:
+async def _drill(config: DrillConfig, server: ServerUnderTest, requests: list[DrillRequest], ledger: Ledger) -> None:
     faults = schedule(config.requests, config.reloads, config.broken, config.restarts)
     async with asyncio.TaskGroup() as group:
         injecting = group.create_task(server.inject(faults, ledger))
         # Send until the last fault is over: a restart takes seconds, and each fault should happen under load.
-        stream = repeat_until(asks, injecting.done)
+        stream = repeat_until(requests, injecting.done)
         group.create_task(send_all(server.url, stream, server.versions[0].obs_dim, ledger, config.clients))
     await server.settle()
 

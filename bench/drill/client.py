@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bench.connection import Connection, Response, connect
 from bench.drill.ledger import Answer, Ledger
-from bench.drill.plan import Ask
+from bench.drill.plan import DrillRequest
 
 if TYPE_CHECKING:
     from sorl_client.retry import RetryPolicy
@@ -18,15 +18,15 @@ PATIENCE_S = 60.0
 """Seconds after which a request without a reply counts as lost."""
 
 
-async def send_all(url: str, asks: Iterable[Ask], obs_dim: int, ledger: Ledger, clients: int = 32) -> None:
+async def send_all(url: str, requests: Iterable[DrillRequest], obs_dim: int, ledger: Ledger, clients: int = 32) -> None:
     """Send every request to the server at `url`, `clients` at a time, and record the replies in `ledger`.
 
     `url` must stay the same while the server is restarted.
     """
-    remaining = iter(asks)
+    remaining = iter(requests)
     async with asyncio.TaskGroup() as group:
         for number in range(clients):
-            group.create_task(_Client(url, obs_dim, ledger, number).ask_each(remaining))
+            group.create_task(_Client(url, obs_dim, ledger, number).send_each(remaining))
 
 
 class _GaveUp(Exception):
@@ -45,19 +45,19 @@ class _Client:
         self._connection: Connection | None = None
         self.now = asyncio.get_running_loop().time
 
-    async def ask_each(self, asks: Iterator[Ask]) -> None:
-        for ask in asks:
+    async def send_each(self, requests: Iterator[DrillRequest]) -> None:
+        for request in requests:
             try:
-                if ask.kind == "hang-up":
-                    await self._hang_up(ask)
-                await self._ask(ask)
+                if request.kind == "hang-up":
+                    await self._hang_up(request)
+                await self._send(request)
             except _GaveUp as reason:
                 self._drop()
-                self._ledger.gave_up(ask, str(reason))
+                self._ledger.gave_up(request, str(reason))
         self._drop()
 
-    async def _ask(self, ask: Ask) -> None:
-        request = ask.encode(self._obs_dim)
+    async def _send(self, request: DrillRequest) -> None:
+        encoded = request.encode(self._obs_dim)
         failures = 0
         while True:
             self._ledger.counts["attempts"] += 1
@@ -65,9 +65,9 @@ class _Client:
             try:
                 connection = await self._connected()
                 sent = self.now()
-                response = await asyncio.wait_for(connection.send(request), PATIENCE_S)
+                response = await asyncio.wait_for(connection.send(encoded), PATIENCE_S)
                 if response.status != 503:
-                    self._ledger.answered(Answer(ask, response, sent, self.now()))
+                    self._ledger.answered(Answer(request, response, sent, self.now()))
                     return
                 self._ledger.counts["answers 503"] += 1
                 why, after = "503", retry_after_s(response)
@@ -79,9 +79,9 @@ class _Client:
             failures += 1
             await self._back_off(failures, why, after)
 
-    async def _hang_up(self, ask: Ask) -> None:
+    async def _hang_up(self, request: DrillRequest) -> None:
         """Disconnect in the middle of the body (requests of even number), or after the whole request."""
-        request = ask.encode(self._obs_dim)
+        encoded = request.encode(self._obs_dim)
         failures = 0
         while True:
             try:
@@ -90,7 +90,7 @@ class _Client:
             except OSError as error:
                 failures += 1
                 await self._back_off(failures, str(error))
-        answer = connection.send(request if ask.number % 2 else request[: len(request) - 20])
+        answer = connection.send(encoded if request.number % 2 else encoded[: len(encoded) - 20])
         await asyncio.sleep(0)  # so that the bytes are sent before the connection is closed
         answer.cancel()
         self._ledger.counts["hang-ups"] += 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bench.drill.ledger import Answer, Ledger
-from bench.drill.plan import Ask
+from bench.drill.plan import DrillRequest
 from bench.drill.versions import Timeline, Version
 
 
@@ -24,16 +24,18 @@ class Violation:
     detail: str
 
 
-def judge(asks: Sequence[Ask], ledger: Ledger, versions: Mapping[str, Version], timeline: Timeline) -> list[Violation]:
+def judge(
+    requests: Sequence[DrillRequest], ledger: Ledger, versions: Mapping[str, Version], timeline: Timeline
+) -> list[Violation]:
     """All violations among a drill's requests. `versions` has all policy versions, by sha256."""
     found: list[Violation] = []
     answered: dict[str, list[Answer]] = defaultdict(list)
-    for ask in asks:
-        answers = ledger.answers.get(ask.number, [])
+    for request in requests:
+        answers = ledger.answers.get(request.number, [])
         if not answers:
-            found.append(Violation("lost", ask.id, ledger.given_up.get(ask.number, "never sent")))
+            found.append(Violation("lost", request.id, ledger.given_up.get(request.number, "never sent")))
         if len(answers) > 1:
-            found.append(Violation("answered twice", ask.id, f"{len(answers)} final answers"))
+            found.append(Violation("answered twice", request.id, f"{len(answers)} final answers"))
         for answer in answers:
             faults = list(_faults_of_form(answer, versions))
             found += faults
@@ -48,42 +50,42 @@ def judge(asks: Sequence[Ask], ledger: Ledger, versions: Mapping[str, Version], 
 
 def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator[Violation]:
     """Violations in a reply's status, id and fields, found without computing the action."""
-    ask, response = answer.ask, answer.response
+    request, response = answer.request, answer.response
     reply = _object(response.body)
     ids = {response.headers.get("x-request-id"), reply.get("request_id")}
-    if ids != {ask.id}:
-        yield Violation("wrong id", ask.id, f"the reply has {', '.join(sorted(map(str, ids)))}")
+    if ids != {request.id}:
+        yield Violation("wrong id", request.id, f"the reply has {', '.join(sorted(map(str, ids)))}")
     problem = response.headers.get("content-type") == "application/problem+json" and "code" in reply
     said = f"{response.status} {reply.get('code', '')}".strip()
-    if ask.kind == "malformed":
+    if request.kind == "malformed":
         if not (problem and 400 <= response.status < 500):
-            yield Violation("poison not refused", ask.id, said)
+            yield Violation("poison not refused", request.id, said)
     elif response.status == 200:
         if reply.get("model_version") not in versions:
-            yield Violation("wrong version", ask.id, f"named version {reply.get('model_version')}")
-    elif ask.kind != "extreme":
-        yield Violation("valid request refused", ask.id, f"{said}: {reply.get('detail', '')}")
+            yield Violation("wrong version", request.id, f"named version {reply.get('model_version')}")
+    elif request.kind != "extreme":
+        yield Violation("valid request refused", request.id, f"{said}: {reply.get('detail', '')}")
     elif not (problem and reply.get("code") == "nonfinite_output"):
-        yield Violation("poison not contained", ask.id, said)
-    elif all(version.actions([ask])[0] is not None for version in versions.values()):
-        yield Violation("wrong action", ask.id, "reported as nonfinite_output, but finite in every version")
+        yield Violation("poison not contained", request.id, said)
+    elif all(version.actions([request])[0] is not None for version in versions.values()):
+        yield Violation("wrong action", request.id, "reported as nonfinite_output, but finite in every version")
 
 
 def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Timeline) -> Iterator[Violation]:
     """Violations among replies that name `version`: the version was not served then, or the action differs from its
     action in any bit."""
-    expected = version.actions([answer.ask for answer in answers])
+    expected = version.actions([answer.request for answer in answers])
     for answer, action in zip(answers, expected, strict=True):
-        ask, reply = answer.ask, answer.response.json()
+        request, reply = answer.request, answer.response.json()
         if not timeline.allows(version.sha, answer.sent, answer.received):
-            yield Violation("wrong version", ask.id, f"{version.sha[:12]} was not served then")
+            yield Violation("wrong version", request.id, f"{version.sha[:12]} was not served then")
         if reply.get("engine") != version.engine:
-            yield Violation("wrong engine", ask.id, f"expected {version.engine}, found {reply.get('engine')}")
+            yield Violation("wrong engine", request.id, f"expected {version.engine}, found {reply.get('engine')}")
         elif action is None:
-            yield Violation("poison not contained", ask.id, f"{version.sha[:12]} gives no finite action")
+            yield Violation("poison not contained", request.id, f"{version.sha[:12]} gives no finite action")
         elif not _equal(reply.get("action"), action):
             yield Violation(
-                "wrong action", ask.id, f"{version.sha[:12]} gives {action.tolist()}: {reply.get('action')}"
+                "wrong action", request.id, f"{version.sha[:12]} gives {action.tolist()}: {reply.get('action')}"
             )
 
 

@@ -7,14 +7,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from bench.connection import Response
-from bench.drill.plan import Ask
+from bench.drill.plan import DrillRequest
 
 
 @dataclass(frozen=True)
 class Answer:
     """A final reply. Times are the event loop's, in seconds."""
 
-    ask: Ask
+    request: DrillRequest
     response: Response
     sent: float
     received: float
@@ -37,12 +37,12 @@ class Ledger:
     _waiting: list[tuple[int, asyncio.Event]] = field(default_factory=list)
 
     def answered(self, answer: Answer) -> None:
-        self.answers.setdefault(answer.ask.number, []).append(answer)
+        self.answers.setdefault(answer.request.number, []).append(answer)
         self._advance()
 
-    def gave_up(self, ask: Ask, reason: str) -> None:
+    def gave_up(self, request: DrillRequest, reason: str) -> None:
         """Record that a request has no final reply and is not sent again."""
-        self.given_up[ask.number] = reason
+        self.given_up[request.number] = reason
         self._advance()
 
     async def reached(self, closed: int) -> None:

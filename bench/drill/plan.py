@@ -21,7 +21,7 @@ EXTREME = 3e38
 
 
 @dataclass(frozen=True)
-class Ask:
+class DrillRequest:
     """One request of a drill.
 
     Attributes:
@@ -63,7 +63,7 @@ class Ask:
         return {"observation": observation, "num_candidates": n, "num_steps": m, "seed": self.number}
 
 
-def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[Ask]:
+def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[DrillRequest]:
     """Make `requests` requests in random order, with `hang_ups` hang-ups and `poison` malformed or extreme ones (half
     each) among them.
 
@@ -77,16 +77,16 @@ def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[Ask]:
     counts["plain"] = requests - sum(counts.values())
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
     random.Random(seed).shuffle(kinds)
-    return [Ask(number, kind) for number, kind in enumerate(kinds)]
+    return [DrillRequest(number, kind) for number, kind in enumerate(kinds)]
 
 
-def repeat_until(asks: list[Ask], enough: Callable[[], bool]) -> Iterator[Ask]:
-    """Yield the planned requests, then more of the same kinds until `enough` is true. These are appended to `asks`."""
-    planned = len(asks)
-    yield from asks[:planned]
+def repeat_until(requests: list[DrillRequest], enough: Callable[[], bool]) -> Iterator[DrillRequest]:
+    """Yield the planned requests, then more of the same kinds, appended to `requests`, until `enough` is true."""
+    planned = len(requests)
+    yield from requests[:planned]
     while not enough():
-        asks.append(Ask(len(asks), asks[len(asks) % planned].kind))
-        yield asks[-1]
+        requests.append(DrillRequest(len(requests), requests[len(requests) % planned].kind))
+        yield requests[-1]
 
 
 def _malformed() -> Iterator[tuple[bytes, dict[str, str]]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.drill.plan import Ask
+from bench.drill.plan import DrillRequest
 from kernels.backend import Backend, BackendChoice, Precision, SampleBatch
 from kernels.choice import create_backend
 from policy import Budget, Policy, PolicySpec, load_policy, save_policy
@@ -47,14 +47,16 @@ class Version:
         self.obs_dim = policy.spec.obs_dim
         self.engine = self._backend.engine
 
-    def actions(self, asks: Sequence[Ask]) -> list[np.ndarray | None]:
+    def actions(self, requests: Sequence[DrillRequest]) -> list[np.ndarray | None]:
         """The action of each request, (action_dim,) float32 in environment units, or None if it is not finite."""
         found: list[np.ndarray | None] = []
-        for start in range(0, len(asks), BATCH):
-            part = asks[start : start + BATCH]
-            observation = np.stack([ask.observation(self.obs_dim) for ask in part])
-            n, m = zip(*(ask.budget for ask in part), strict=True)
-            result = self._backend.sample_and_score(SampleBatch.of(observation, n, m, [ask.number for ask in part]))
+        for start in range(0, len(requests), BATCH):
+            part = requests[start : start + BATCH]
+            observation = np.stack([request.observation(self.obs_dim) for request in part])
+            n, m = zip(*(request.budget for request in part), strict=True)
+            result = self._backend.sample_and_score(
+                SampleBatch.of(observation, n, m, [request.number for request in part])
+            )
             actions = self._spec.action_to_environment(result.action)
             found += [None if bad else action for action, bad in zip(actions, result.nonfinite, strict=True)]
         return found

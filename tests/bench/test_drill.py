@@ -19,7 +19,7 @@ from bench.drill.client import send_all
 from bench.drill.faults import schedule
 from bench.drill.judge import Violation, judge
 from bench.drill.ledger import Ledger
-from bench.drill.plan import Ask, plan, repeat_until
+from bench.drill.plan import DrillRequest, plan, repeat_until
 from bench.drill.versions import Timeline, Version, broken_files, make_versions
 from policy import CheckpointError, load_policy
 from tests.bench.planted import Request, planted_server, reply
@@ -35,11 +35,13 @@ class PlantedVersion(Version):
         self.obs_dim = 3
         self.engine = "planted"
 
-    def actions(self, asks: Sequence[Ask]) -> list[np.ndarray | None]:
+    def actions(self, requests: Sequence[DrillRequest]) -> list[np.ndarray | None]:
         seed = int(self.sha[:8], 16)
         return [
-            None if ask.kind == "extreme" else np.random.default_rng([seed, ask.number]).normal(size=5).astype("f4")
-            for ask in asks
+            None
+            if request.kind == "extreme"
+            else np.random.default_rng([seed, request.number]).normal(size=5).astype("f4")
+            for request in requests
         ]
 
 
@@ -67,114 +69,114 @@ def real_versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
 class HonestServer:
     """Replies as the first version does. Subclasses have one fault, for requests with `number % 8 == 3`."""
 
-    def __init__(self, versions: Versions, asks: list[Ask]) -> None:
+    def __init__(self, versions: Versions, requests: list[DrillRequest]) -> None:
         self.versions = versions
-        self.asks = {ask.id: ask for ask in asks}
+        self.requests = {request.id: request for request in requests}
         self.attempts: Counter[str] = Counter()
 
-    async def __call__(self, request: Request) -> bytes:
-        ask = self.asks[request.headers["x-request-id"]]
-        self.attempts[ask.id] += 1
-        if ask.number % 8 == 3:
-            return self.odd(ask)
-        return self.honest(ask)
+    async def __call__(self, received: Request) -> bytes:
+        request = self.requests[received.headers["x-request-id"]]
+        self.attempts[request.id] += 1
+        if request.number % 8 == 3:
+            return self.odd(request)
+        return self.honest(request)
 
-    def odd(self, ask: Ask) -> bytes:
-        return self.honest(ask)
+    def odd(self, request: DrillRequest) -> bytes:
+        return self.honest(request)
 
-    def honest(self, ask: Ask, named: int = 0, computed: int = 0) -> bytes:
-        if ask.kind == "malformed":
-            return self.problem(ask, 422, "invalid_request")
-        (action,) = self.versions[computed].actions([ask])
+    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> bytes:
+        if request.kind == "malformed":
+            return self.problem(request, 422, "invalid_request")
+        (action,) = self.versions[computed].actions([request])
         if action is None:
-            return self.problem(ask, 500, "nonfinite_output")
-        return self.ok(ask, action.tolist(), self.versions[named])
+            return self.problem(request, 500, "nonfinite_output")
+        return self.ok(request, action.tolist(), self.versions[named])
 
-    def ok(self, ask: Ask, action: list[float], version: Version) -> bytes:
-        fields = {"action": action, "model_version": version.sha, "engine": version.engine, "request_id": ask.id}
-        return reply(fields, X_Request_ID=ask.id)
+    def ok(self, request: DrillRequest, action: list[float], version: Version) -> bytes:
+        fields = {"action": action, "model_version": version.sha, "engine": version.engine, "request_id": request.id}
+        return reply(fields, X_Request_ID=request.id)
 
-    def problem(self, ask: Ask, status: int, code: str, **more: Any) -> bytes:
-        kind = {"Content_Type": "application/problem+json", "X_Request_ID": ask.id}
+    def problem(self, request: DrillRequest, status: int, code: str, **more: Any) -> bytes:
+        kind = {"Content_Type": "application/problem+json", "X_Request_ID": request.id}
         lines = {name.replace("_", "-"): value for name, value in kind.items()}
-        return reply({"code": code, "status": status, "request_id": ask.id, **more}, status, **lines)
+        return reply({"code": code, "status": status, "request_id": request.id, **more}, status, **lines)
 
 
 class AnswersTwice(HonestServer):
-    def odd(self, ask: Ask) -> bytes:
-        return 2 * self.honest(ask)
+    def odd(self, request: DrillRequest) -> bytes:
+        return 2 * self.honest(request)
 
 
 class NeverAnswers(HonestServer):
-    def odd(self, ask: Ask) -> bytes:
+    def odd(self, request: DrillRequest) -> bytes:
         return b""
 
 
 class WrongAction(HonestServer):
-    def odd(self, ask: Ask) -> bytes:
-        return self.honest(ask, named=0, computed=1)
+    def odd(self, request: DrillRequest) -> bytes:
+        return self.honest(request, named=0, computed=1)
 
 
 class OneBitOff(HonestServer):
-    def odd(self, ask: Ask) -> bytes:
-        (action,) = self.versions[0].actions([ask])
+    def odd(self, request: DrillRequest) -> bytes:
+        (action,) = self.versions[0].actions([request])
         if action is None:
-            return self.honest(ask)
+            return self.honest(request)
         action[2] = np.nextafter(action[2], np.float32(0.5))
-        return self.ok(ask, action.tolist(), self.versions[0])
+        return self.ok(request, action.tolist(), self.versions[0])
 
 
 class NotServedYet(HonestServer):
-    def odd(self, ask: Ask) -> bytes:
-        return self.honest(ask, named=1, computed=1)
+    def odd(self, request: DrillRequest) -> bytes:
+        return self.honest(request, named=1, computed=1)
 
 
 class WrongId(HonestServer):
-    def odd(self, ask: Ask) -> bytes:
-        return self.honest(ask).replace(ask.id.encode(), b"drill-9999999")
+    def odd(self, request: DrillRequest) -> bytes:
+        return self.honest(request).replace(request.id.encode(), b"drill-9999999")
 
 
 class RefusesValid(HonestServer):
-    def odd(self, ask: Ask) -> bytes:
-        return self.problem(ask, 500, "engine_failed")
+    def odd(self, request: DrillRequest) -> bytes:
+        return self.problem(request, 500, "engine_failed")
 
 
 class SwallowsPoison(HonestServer):
-    def honest(self, ask: Ask, named: int = 0, computed: int = 0) -> bytes:
-        return self.ok(ask, [0.0] * 5, self.versions[0])
+    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> bytes:
+        return self.ok(request, [0.0] * 5, self.versions[0])
 
 
 class ComesAndGoes(HonestServer):
     """Like a restart: a 503 with a retry time, then a broken connection, then the reply."""
 
-    def odd(self, ask: Ask) -> bytes:
-        if self.attempts[ask.id] == 1:
-            return self.problem(ask, 503, "not_ready", retry_after_ms=1)
-        return b"" if self.attempts[ask.id] == 2 else self.honest(ask)
+    def odd(self, request: DrillRequest) -> bytes:
+        if self.attempts[request.id] == 1:
+            return self.problem(request, 503, "not_ready", retry_after_ms=1)
+        return b"" if self.attempts[request.id] == 2 else self.honest(request)
 
 
 def drill(
-    server: Callable[[Versions, list[Ask]], HonestServer], versions: Versions, asks: list[Ask]
+    server: Callable[[Versions, list[DrillRequest]], HonestServer], versions: Versions, requests: list[DrillRequest]
 ) -> tuple[Ledger, HonestServer, list[Violation]]:
-    ledger, planted = Ledger(), server(versions, asks)
+    ledger, planted = Ledger(), server(versions, requests)
 
     async def run() -> None:
         async with planted_server(planted) as url:
-            await send_all(url, asks, versions[0].obs_dim, ledger, clients=4)
+            await send_all(url, requests, versions[0].obs_dim, ledger, clients=4)
 
     asyncio.run(run())
     known = {version.sha: version for version in versions}
-    return ledger, planted, judge(asks, ledger, known, Timeline(versions[0].sha))
+    return ledger, planted, judge(requests, ledger, known, Timeline(versions[0].sha))
 
 
 def test_an_honest_server_passes(versions: Versions) -> None:
-    asks = plan(64, 8, 8)
-    ledger, server, violations = drill(HonestServer, versions, asks)
+    requests = plan(64, 8, 8)
+    ledger, server, violations = drill(HonestServer, versions, requests)
     assert violations == []
     assert len(ledger.answers) == 64
     assert ledger.counts["hang-ups"] == 8
     assert ledger.counts["attempts"] == 64
-    assert all(server.attempts[ask.id] in (1, 2) for ask in asks)
+    assert all(server.attempts[request.id] in (1, 2) for request in requests)
 
 
 @pytest.mark.parametrize(
@@ -190,9 +192,9 @@ def test_an_honest_server_passes(versions: Versions) -> None:
     ],
 )
 def test_a_planted_fault_is_found(server: type[HonestServer], kinds: set[str], versions: Versions) -> None:
-    asks = plan(64, 0, 0)
-    _, _, violations = drill(server, versions, asks)
-    odd = {ask.id for ask in asks if ask.number % 8 == 3}
+    requests = plan(64, 0, 0)
+    _, _, violations = drill(server, versions, requests)
+    odd = {request.id for request in requests if request.number % 8 == 3}
     assert {violation.kind for violation in violations} <= kinds
     if server is AnswersTwice:  # the second reply is taken for the next request's, or is unsolicited
         assert violations
@@ -202,35 +204,35 @@ def test_a_planted_fault_is_found(server: type[HonestServer], kinds: set[str], v
 
 
 def test_a_reply_to_a_malformed_request_is_a_violation(versions: Versions) -> None:
-    asks = plan(16, 0, 16)
-    _, _, violations = drill(SwallowsPoison, versions, asks)
+    requests = plan(16, 0, 16)
+    _, _, violations = drill(SwallowsPoison, versions, requests)
     kinds = Counter(violation.kind for violation in violations)
     assert kinds == {"poison not refused": 8, "poison not contained": 8}
 
 
 def test_a_client_retries_until_there_is_a_reply(versions: Versions) -> None:
-    asks = plan(64, 0, 0)
-    ledger, server, violations = drill(ComesAndGoes, versions, asks)
+    requests = plan(64, 0, 0)
+    ledger, server, violations = drill(ComesAndGoes, versions, requests)
     assert violations == []
-    odd = [ask for ask in asks if ask.number % 8 == 3]
-    assert all(server.attempts[ask.id] == 3 for ask in odd)
+    odd = [request for request in requests if request.number % 8 == 3]
+    assert all(server.attempts[request.id] == 3 for request in odd)
     assert ledger.counts["answers 503"] == ledger.counts["connections refused or broken"] == len(odd)
 
 
 def test_two_final_replies_are_a_violation(versions: Versions) -> None:
-    asks = plan(1, 0, 0)
-    ledger, _, _ = drill(HonestServer, versions, asks)
+    requests = plan(1, 0, 0)
+    ledger, _, _ = drill(HonestServer, versions, requests)
     ledger.answered(ledger.answers[0][0])
-    violations = judge(asks, ledger, {version.sha: version for version in versions}, Timeline(versions[0].sha))
+    violations = judge(requests, ledger, {version.sha: version for version in versions}, Timeline(versions[0].sha))
     assert [violation.kind for violation in violations] == ["answered twice"]
 
 
 def test_an_unsolicited_reply_is_counted() -> None:
     async def run() -> int:
-        asked = asyncio.Event()
+        received = asyncio.Event()
 
         async def answering(request: Request) -> bytes:
-            asked.set()
+            received.set()
             return 3 * reply({"a": 1})
 
         async with planted_server(answering) as url:
@@ -259,21 +261,26 @@ def test_the_timeline_allows_both_versions_during_a_reload() -> None:
 
 
 def test_a_plan_has_the_configured_counts() -> None:
-    asks = plan(1000, 50, 25)
-    assert Counter(ask.kind for ask in asks) == {"plain": 925, "hang-up": 50, "malformed": 13, "extreme": 12}
-    assert [ask.number for ask in asks] == list(range(1000))
-    assert plan(1000, 50, 25) == asks
+    requests = plan(1000, 50, 25)
+    assert Counter(request.kind for request in requests) == {
+        "plain": 925,
+        "hang-up": 50,
+        "malformed": 13,
+        "extreme": 12,
+    }
+    assert [request.number for request in requests] == list(range(1000))
+    assert plan(1000, 50, 25) == requests
     with pytest.raises(ValueError, match="hang_ups"):
         plan(10, 8, 8)
 
 
 def test_requests_continue_until_it_is_enough() -> None:
-    asks = plan(4, 2, 0)
-    kinds = [ask.kind for ask in asks]
-    asked = list(repeat_until(asks, lambda: len(asks) >= 10))
-    assert asked == asks
-    assert [ask.number for ask in asks] == list(range(10))
-    assert [ask.kind for ask in asks] == (kinds * 3)[:10]
+    requests = plan(4, 2, 0)
+    kinds = [request.kind for request in requests]
+    yielded = list(repeat_until(requests, lambda: len(requests) >= 10))
+    assert yielded == requests
+    assert [request.number for request in requests] == list(range(10))
+    assert [request.kind for request in requests] == (kinds * 3)[:10]
 
 
 def test_faults_are_spread_over_the_requests() -> None:
@@ -286,11 +293,11 @@ def test_faults_are_spread_over_the_requests() -> None:
 
 
 def test_versions_differ_and_actions_do_not_depend_on_the_batch(real_versions: Versions) -> None:
-    asks = plan(8, 0, 0)
-    first, second = (version.actions(asks) for version in real_versions)
+    requests = plan(8, 0, 0)
+    first, second = (version.actions(requests) for version in real_versions)
     assert all(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))  # type: ignore[arg-type]
-    for ask, action in zip(asks, first, strict=True):
-        np.testing.assert_array_equal(real_versions[0].actions([ask])[0], action)
+    for request, action in zip(requests, first, strict=True):
+        np.testing.assert_array_equal(real_versions[0].actions([request])[0], action)
 
 
 def test_broken_files_are_refused(real_versions: Versions, tmp_path: Path) -> None:
@@ -302,7 +309,7 @@ def test_broken_files_are_refused(real_versions: Versions, tmp_path: Path) -> No
 
 
 def test_an_extreme_observation_is_finite_itself(real_versions: Versions) -> None:
-    extreme = Ask(5, "extreme")
+    extreme = DrillRequest(5, "extreme")
     assert np.isfinite(extreme.observation(28)).all()
     assert real_versions[0].actions([extreme]) == [None]
 
