@@ -24,10 +24,6 @@ class BackendUnavailable(RuntimeError):
     """The requested backend can't run on this machine. A backend chosen by name has no fallback."""
 
 
-class NonFiniteOutput(RuntimeError):
-    """A candidate action of a request is NaN or infinite, so the request must fail."""
-
-
 class DeviceFailure(RuntimeError):
     """The device can't compute. The batch fails, and a server should report that it is not ready.
 

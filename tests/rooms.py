@@ -62,14 +62,17 @@ def breaches(package: str, arrows: Arrows) -> list[str]:
         if room not in arrows:
             found.append(f"{module}: the room {room!r} has no arrows")
             continue
-        for target in sorted(imported_modules(package, module)):
-            other = room_of(target)
+        found_here = {
+            f"{source}.{name}" if source == package else source for source, name in imports(modules(package)[module])
+        }
+        for source in sorted(found_here):
+            other = room_of(source) if source.split(".")[0] == package else ""
             if other == room or not other:
                 continue
             if other not in arrows[room]:
-                found.append(f"{module} imports {target}: no arrow leads from {room!r} to {other!r}")
-            elif target != f"{package}.{other}":
-                found.append(f"{module} imports {target}: take it from {package}.{other}")
+                found.append(f"{module} imports {source}: no arrow leads from {room!r} to {other!r}")
+            elif source != f"{package}.{other}":
+                found.append(f"{module} imports {source}: take it from {package}.{other}")
     return found
 
 

@@ -78,7 +78,7 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
         CheckpointError: the policy file is damaged, or was replaced meanwhile.
         ValueError: neither `config` nor the policy names a task, OGBench does not know it, or M is beyond the policy's
             grid.
-        NonFiniteOutput: the policy produced a NaN.
+        FloatingPointError: the policy produced a NaN.
     """
     policy = load_policy(config.policy)
     spec = policy.spec

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from sorl_client.episodes import EpisodeSeeds, make_env, reset
 
-from kernels.backend import Backend, NonFiniteOutput, SampleBatch
+from kernels.backend import Backend, SampleBatch
 from policy import PolicySpec
 from training.episodes import EpisodeResult, Job
 from training.evaluation.facts import discount_of
@@ -84,7 +84,7 @@ class EpisodeRunner:
         """Yield results in the order in which episodes end.
 
         Raises:
-            NonFiniteOutput: the policy produced a NaN.
+            FloatingPointError: the policy produced a NaN.
         """
         waiting = iter(jobs)
         lanes = [lane for env in self._envs if (lane := self._start(env, waiting)) is not None]
@@ -163,7 +163,7 @@ class EpisodeRunner:
         result = self._backend.sample_and_score(batch)
         if result.nonfinite.any():
             lane = lanes[int(np.argmax(result.nonfinite))]
-            raise NonFiniteOutput(f"episode {lane.job.episode}, step {lane.step}: the policy produced a NaN")
+            raise FloatingPointError(f"episode {lane.job.episode}, step {lane.step}: the policy produced a NaN")
         action, values = choose(batch, result, select)
         for lane, q in zip(lanes, map(float, values), strict=True):
             lane.total_q += q

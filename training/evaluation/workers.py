@@ -33,7 +33,7 @@ def run_jobs(
 
     Raises:
         CheckpointError: the file was replaced.
-        NonFiniteOutput: the policy produced a NaN.
+        FloatingPointError: the policy produced a NaN.
     """
     processes = processes or available_cores()
     # A chunk is at most four rounds of lanes: small enough to balance, large enough that few lanes idle at its end.

@@ -9,7 +9,6 @@ from typing import Literal
 
 import tyro
 
-from kernels.backend import NonFiniteOutput
 from kernels.commands import command
 from policy import CheckpointError
 from training.results.errors import ResultsError
@@ -182,7 +181,7 @@ def render(folder: Path) -> Path:
 @command(
     "sorl-results",
     CheckpointError,
-    NonFiniteOutput,
+    FloatingPointError,
     ResultsError,
     interrupted="interrupted: run the same command again to continue",
 )
