@@ -63,7 +63,8 @@ def breaches(package: str, arrows: Arrows) -> list[str]:
             found.append(f"{module}: the room {room!r} has no arrows")
             continue
         found_here = {
-            f"{source}.{name}" if source == package else source for source, name in imports(modules(package)[module])
+            f"{source}.{name}" if source == package and name else source
+            for source, name in imports(modules(package)[module])
         }
         for source in sorted(found_here):
             other = room_of(source) if source.split(".")[0] == package else ""

@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from service.observability.timeline import RequestTimeline
-from service.protocol import timing_ms
 
 WINDOW = 60.0  # seconds
 MAX_ANSWERS = 2048  # and as many errors; at more than 34 a second the window is shorter
@@ -24,7 +23,7 @@ SHOWN = 16  # kinds of reduction
 
 
 class _Answer(NamedTuple):
-    """One answered request; its times are in milliseconds."""
+    """One answered request; its times are in seconds."""
 
     at: float
     model: str
@@ -73,11 +72,9 @@ class Stats:
                 granted=(computed.num_candidates, computed.num_steps),
                 asked=(request.num_candidates, request.num_steps),
                 degraded=computed.degraded or "",
-                **timing_ms(
-                    queue=times.started - times.submitted,
-                    compute=times.finished - times.started,
-                    total=timeline.total_seconds,
-                ),
+                queue=times.started - times.submitted,
+                compute=times.finished - times.started,
+                total=timeline.total_seconds,
             )
         )
 
@@ -126,10 +123,10 @@ def _budget(budget: tuple[int | None, int | None]) -> dict[str, int | None]:
     return {"num_candidates": budget[0], "num_steps": budget[1]}
 
 
-def _percentiles(values: Iterable[float]) -> dict[str, float] | None:
-    """The 50th, 95th and 99th percentile, each one of the values: the least that so many per cent do not exceed."""
-    some = np.fromiter(values, np.float64)
+def _percentiles(seconds: Iterable[float]) -> dict[str, float] | None:
+    """The 50th, 95th and 99th percentile in ms. Each is one of the values: the least that so many per cent reach."""
+    some = np.fromiter(seconds, np.float64) * 1e3
     if not len(some):
         return None
-    p50, p95, p99 = np.percentile(some, (50, 95, 99), method="inverted_cdf").tolist()
+    p50, p95, p99 = np.percentile(some, (50, 95, 99), method="inverted_cdf").round(4).tolist()
     return {"p50": p50, "p95": p95, "p99": p99}

@@ -47,7 +47,7 @@ def decode(body: bytes, media_type: str) -> dict[str, Any]:
 def encode(value: dict[str, Any], media_type: str) -> bytes:
     """A reply's body, an object. NumPy arrays become nested lists in JSON and encoded arrays in msgpack."""
     if media_type == JSON:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False, default=np.ndarray.tolist).encode()
+        return _JSON_ENCODER.encode(value).encode()
     packed: bytes = msgpack.packb(value, default=_pack_array)
     return packed
 
@@ -125,6 +125,9 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
         raise InvalidRequest(f"{brief(twice)} is there twice", field=twice[:80])
     return value
 
+
+# One encoder for all replies: json.dumps builds a new one at each call that has an option, as json.loads does below.
+_JSON_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=np.ndarray.tolist)
 
 # One decoder for all requests: json.loads builds a new one at each call that has an option. The tokens NaN and Infinity
 # are let through here and refused by `schemas`, whose errors name the field.
