@@ -58,9 +58,9 @@ class RequestMetrics:
         self._failed = {code: requests.labels(code, status) for code, status in codes}
         self.in_flight = Gauge("sorl_requests_in_flight", "POST /act being answered", registry=registry)
         self._latency = seconds("request", "Receipt to encoded reply of answered requests")
-        self._queue = seconds("queue", "Wait of answered requests for their first slice")
-        self._compute = seconds("compute", "First slice to last of answered requests")
-        self._serialise = seconds("serialise", "Outcome to encoded reply of answered requests")
+        self._queue = seconds("queue", "Wait of answered requests for their first batch")
+        self._compute = seconds("compute", "From the first batch of answered requests to the end of their last one")
+        self._serialise = seconds("serialise", "From the result to the encoded reply of answered requests")
         labels = ("candidates", "steps")
         self._latency_by_budget = seconds(
             "request_by_budget", "As sorl_request_seconds, by N rounded up to a power of two, and M", labels

@@ -2,8 +2,8 @@
 
     POST /act                  continues the trace of the request's `traceparent` header, if it has one
     ├── receive                body read, decoded, checked, budget granted
-    ├── queue                  waiting for the first slice
-    ├── compute                first slice to last
+    ├── queue                  waiting for its first batch
+    ├── compute                from its first batch to the end of its last one
     └── serialise              the reply encoded
 
 Spans are made after the request has ended, from times that were taken anyway: no request waits for them.

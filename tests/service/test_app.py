@@ -407,7 +407,7 @@ async def test_a_large_request_does_not_hold_up_small_ones(serve: Any, gated: An
         alone = await ask(client, observation=rows, num_candidates=400, num_steps=1, seed=1)
         np.testing.assert_allclose(replies[2]["action"], alone["action"], atol=1e-5)
     second = made[0].batches[1]
-    assert sorted(second.num_candidates.tolist()) == [8, 25, 25]  # half a slice of 100 rows
+    assert sorted(second.num_candidates.tolist()) == [8, 25, 25]  # half a batch of 100 rows
 
 
 async def test_poison_fails_alone_in_its_batch(serve: Any, gated: Any, observations: Rows) -> None:

@@ -129,7 +129,7 @@ def test_sigterm_answers_what_is_in_flight_and_exits_with_0(
     ) as server:
         server.wait_for("ready: small")
         assert server.request("GET", "/readyz")[0] == 200
-        # Tens of slices of compute: long enough that the signal comes while it is in the engine or its queue.
+        # Tens of batches of compute: long enough that the signal comes while it is in the engine or its queue.
         body = {"observation": rows, "num_candidates": 1024, "num_steps": 8, "seed": 1}
         answers: list[tuple[int, dict[str, Any]]] = []
         clients = [threading.Thread(target=lambda: answers.append(server.request("POST", "/act", body)))]

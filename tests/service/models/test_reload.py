@@ -427,7 +427,7 @@ class Faulty:
             raise self._error()
 
     def sample_and_score(self, batch: SampleBatch) -> SampleResult:
-        if self._at == "rehearsal":
+        if self._at == "warm-up":
             raise self._error()
         return self._inner.sample_and_score(batch)
 
@@ -438,8 +438,8 @@ class Faulty:
         (DeviceOutOfMemory, "no room for 14 MB", "making", "cube: no room for 14 MB"),
         (BackendUnavailable, "no such card", "making", "cube: no such card"),
         (BackendMismatch, "request 3 differs by 0.7", "check", "cube: request 3 differs by 0.7"),
-        (DeviceOutOfMemory, "no room for a batch", "rehearsal", "cube: no room for a batch"),
-        (RuntimeError, "secret of the driver", "rehearsal", "cube: the engine failed; the server's log has"),
+        (DeviceOutOfMemory, "no room for a batch", "warm-up", "cube: no room for a batch"),
+        (RuntimeError, "secret of the driver", "warm-up", "cube: the engine failed; the server's log has"),
     ],
 )
 async def test_a_version_that_cannot_be_computed_keeps_the_old_one(
@@ -496,7 +496,7 @@ async def test_a_server_that_is_not_ready_or_drains_reloads_nothing(
     serve: Any, write: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(policy: Policy, *choices: Any) -> Any:
-        return Faulty(policy, lambda: RuntimeError("no"), "rehearsal")
+        return Faulty(policy, lambda: RuntimeError("no"), "warm-up")
 
     path = write("cube", 1)
     for make_backend in (broken, create_backend):

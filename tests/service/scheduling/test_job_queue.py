@@ -73,7 +73,7 @@ def ranges(taken: BatchPlan) -> list[tuple[int, int, int]]:
 
 
 def give_back(queue: JobQueue, taken: BatchPlan) -> list[Job]:
-    """What the scheduler does after a slice. Finished jobs."""
+    """What the scheduler does after a batch. Finished jobs."""
     finished = []
     for job, part in zip(taken.jobs, taken.parts, strict=True):
         job.rows_done = part.stop
@@ -101,7 +101,7 @@ def test_priority_then_earliest_deadline_then_arrival() -> None:
     assert len(queue) == queue.seconds == 0
 
 
-def test_a_slice_ends_by_its_predicted_time_and_rows() -> None:
+def test_a_batch_ends_by_its_predicted_time_and_rows() -> None:
     queue = make_queue()
     for _ in range(5):
         put(queue, 30)
@@ -141,7 +141,7 @@ def test_a_large_job_alone_has_the_whole_slice() -> None:
     assert ranges(queue.take(0)[0]) == [(250, 0, 97)]  # 100 s, less call and fixed
 
 
-def test_a_large_job_leaves_half_a_slice_to_small_ones_behind_it() -> None:
+def test_a_large_job_leaves_half_a_batch_to_small_ones_behind_it() -> None:
     queue = make_queue(max_rows=1000)
     put(queue, 250)
     for _ in range(4):
@@ -205,7 +205,7 @@ def test_what_can_no_longer_be_met_and_not_be_reduced_is_not_computed() -> None:
     assert not len(queue)
 
 
-def test_a_slice_ends_by_the_deadline_of_what_it_holds() -> None:
+def test_a_batch_ends_by_the_deadline_of_what_it_holds() -> None:
     queue = make_queue()
     put(queue, 20, deadline=30, compute=30)
     put(queue, 5)
@@ -280,7 +280,7 @@ def test_removed_entries_do_not_pile_up() -> None:
 
 
 class Machine(RuleBasedStateMachine):
-    """Any order of arrivals, removals, slices and passing time."""
+    """Any order of arrivals, removals, batches and passing time."""
 
     @initialize(max_rows=st.sampled_from([8, 40, 1000]), slice_seconds=st.sampled_from([4.0, 30.0, 100.0]))
     def begin(self, max_rows: int, slice_seconds: float) -> None:
@@ -324,7 +324,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.waiting)
     @rule()
-    def slice(self) -> None:
+    def next_batch(self) -> None:
         best = min(job.level for job in self.waiting)
         taken, late = self.queue.take(self.now)
         assert taken.jobs or late
@@ -370,11 +370,11 @@ class Machine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "queue"):
             return
-        slices = 0
+        batches = 0
         while self.waiting:
-            self.slice()
-            slices += 1
-            assert slices < 10_000
+            self.next_batch()
+            batches += 1
+            assert batches < 10_000
         assert all(len(ends) == 1 for ends in self.ends.values())
 
 

@@ -170,7 +170,7 @@ class Simulation:
 
 
 def capacity(slowness: float) -> float:
-    """Requests/s of slices of five milliseconds by prediction."""
+    """Requests/s in batches of five predicted milliseconds."""
     noise = float(np.exp(0.3**2 / 2)) * 1.04
     return 1 / (slowness * noise * (ROW_STEP * N * M + CALL / 2))
 
