@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from training.ranges import (
+    FINITE,
+    MOST,
+    MOST_WORKERS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    OneOrMore,
+    PowerOfTwo,
+    Range,
+    require_ranges,
+)
 
 # gamma, q_agg and q_loss_coef by environment (docs/algorithm.md). The paper has no setting for pointmaze.
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
@@ -36,51 +48,51 @@ class TrainConfig:
     dataset: Path | None = None
     """NAME.npz (OGBench's layout, NAME-val.npz beside it), NAME.hdf5 (D4RL's layout) or minari:NAME; see docs/data.md.
     Default: the file that `sorl-generate` writes into data/."""
-    control_hz: float | None = None
+    control_hz: Annotated[float, POSITIVE] | None = None
     """Actions per second, stored in the policy. Default: OGBench's rate for npz data, 20 for other data."""
-    action_low: tuple[float, ...] | None = None
+    action_low: tuple[Annotated[float, FINITE], ...] | None = None
     """Lower bound of actions in the data's units: one number, or one per dimension. HDF5 and Minari data are rescaled
     from these bounds to [-1, 1]. Default: the bounds that the data states, otherwise -1."""
-    action_high: tuple[float, ...] | None = None
+    action_high: tuple[Annotated[float, FINITE], ...] | None = None
     """Upper bound of actions, in the same form. Give both or neither."""
     run_dir: Path | None = None
     """Folder of logs and checkpoints. Default: runs/TASK-SEED."""
     start_from: Path | None = None
     """Policy file whose networks this run starts from. Target networks are copies of them; optimisers start anew. The
     policies of this run name the file and count its updates too."""
-    updates: int = 1_000_000
+    updates: Annotated[int, Range(1, MOST)] = 1_000_000
     """Gradient updates. Raise it to continue a finished run."""
-    seed: int = 0
+    seed: Annotated[int, Range(-(2**63), 2**64 - 1)] = 0
     """Seed of initial weights, batches and noise."""
 
-    hidden: tuple[int, ...] = (512, 512, 512, 512)
+    hidden: Annotated[tuple[Annotated[int, Range(1, 2**16)], ...], OneOrMore()] = (512, 512, 512, 512)
     """Hidden widths of actor and critics."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Range(1, 2**24)] = 256
     """Transitions per update."""
-    learning_rate: float = 1e-4
+    learning_rate: Annotated[float, POSITIVE] = 1e-4
     """Adam's step size, for actor and critic."""
-    anneal_updates: int = 0
+    anneal_updates: Annotated[int, Range(0, MOST)] = 0
     """Number of last updates over which the learning rate falls linearly to zero. 0 keeps it constant, as released."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, POSITIVE] = 1.0
     """Gradients are clipped to this global norm, actor and critic each."""
-    tau: float = 0.005
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.005
     """Rate of the target networks' moving average. Values propagate about one environment step per 1 / tau updates."""
 
-    discount: float | None = None
+    discount: Annotated[float, Range(0, 1, below=True)] | None = None
     """Gamma. Default: the paper's value for the environment, or 0.99."""
     q_agg: Literal["mean", "min"] | None = None
     """Aggregation over the critic ensemble. Default: the paper's choice for the environment, or mean."""
-    q_loss_coef: float | None = None
+    q_loss_coef: Annotated[float, NOT_NEGATIVE] | None = None
     """Weight of the Q loss. Default: the paper's value for the environment, or 10."""
     clip_targets: bool = False
     """Clip TD targets to the range of returns that the data's rewards allow. Neither paper nor released code does."""
     normalise_q_loss: bool = True
     """Divide the Q loss by the batch's mean |Q|, as released."""
-    t_epsilon: float = 1e-5
+    t_epsilon: Annotated[float, Range(0, 1, below=True)] = 1e-5
     """e, the fraction of the noise that is left at t = 1."""
-    flow_coef: float = 10.0
+    flow_coef: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the flow-matching loss."""
-    consistency_coef: float = 10.0
+    consistency_coef: Annotated[float, NOT_NEGATIVE] = 10.0
     """Weight of the self-consistency loss."""
 
     preset: Literal["paper", "reference"] = "paper"
@@ -92,13 +104,13 @@ class TrainConfig:
     lagged_targets: bool = False
     """The actor's loss and both target averages read the parameters from before the update. As released."""
 
-    ensemble_size: int = 2
+    ensemble_size: Annotated[int, Range(1, 1024)] = 2
     """Number of critics."""
     critic_conditioning: Literal["steps", "none"] = "steps"
     """steps: critics also see the number of steps that made an action, as released. none: not, as in the paper."""
-    denoise_timesteps: int = 8
+    denoise_timesteps: Annotated[int, PowerOfTwo(4096)] = 8
     """M_disc, the number of steps of the flow's finest grid."""
-    max_backprop_steps: int = 8
+    max_backprop_steps: Annotated[int, PowerOfTwo(4096)] = 8
     """M_BTT, the largest number of steps that the Q loss is backpropagated through."""
     normaliser: Literal["identity", "standardise"] = "identity"
     """identity: networks see raw observations, as released. standardise: zero mean and unit variance over the data."""
@@ -110,34 +122,22 @@ class TrainConfig:
     compute: Literal["auto", "native", "torch", "graphs"] = "auto"
     """Implementation of an update: torch's operators, the same captured as CUDA graphs, or on a CPU this package's
     native networks. auto: graphs on a CUDA card, native on a CPU where it was built."""
-    threads: int = 0
+    threads: Annotated[int, Range(0, MOST_WORKERS)] = 0
     """CPU compute threads; 0 means all available cores."""
-    log_every: int = 1000
+    log_every: Annotated[int, Range(1, MOST)] = 1000
     """Updates between log rows. Logged losses are means over the interval."""
-    save_every: int = 10_000
+    save_every: Annotated[int, Range(1, MOST)] = 10_000
     """Updates between checkpoints (resume.pt, policy.safetensors)."""
-    keep_every: int = 50_000
+    keep_every: Annotated[int, Range(1, MOST)] = 50_000
     """Updates between policies kept for good (policy-UPDATES.safetensors)."""
 
     def __post_init__(self) -> None:
-        positive = ("updates", "batch_size", "learning_rate", "max_grad_norm", "ensemble_size", "log_every")
-        for name in (*positive, "save_every", "keep_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.anneal_updates < 0:
-            raise ValueError(f"anneal_updates must be at least 0, got {self.anneal_updates}")
-        if not 0 <= self.t_epsilon < 1:
-            raise ValueError(f"t_epsilon must be in [0, 1), got {self.t_epsilon}")
-        if not 0 < self.tau <= 1:
-            raise ValueError(f"tau must be in (0, 1], got {self.tau}")
-        if self.discount is not None and not 0 <= self.discount < 1:
-            raise ValueError(f"discount must be in [0, 1), got {self.discount}")
-        for name in ("denoise_timesteps", "max_backprop_steps"):
-            value = getattr(self, name)
-            if value < 1 or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two, got {value}")
+        require_ranges(self)
         if self.max_backprop_steps > self.denoise_timesteps:
-            raise ValueError(f"max_backprop_steps must be at most denoise_timesteps ({self.denoise_timesteps})")
+            raise ValueError(
+                f"--max-backprop-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), "
+                f"got {self.max_backprop_steps}"
+            )
 
     def resolved(self) -> TrainConfig:
         """This config with defaults filled in for the task, and the preset's switches turned on."""

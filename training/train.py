@@ -12,13 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import tyro
 from tqdm import tqdm
 
 from kernels.backend import BackendUnavailable
 from kernels.commands import command
 from kernels.threads import limit_torch_threads
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
+from training.arguments import parse_arguments
 from training.config import TrainConfig
 from training.data import Dataset, StatedUnits, load_dataset
 from training.files import atomic_path, write_json
@@ -253,5 +253,5 @@ def _require_finite(values: dict[str, float], update: int) -> None:
 @command("sorl-train", BackendUnavailable, CheckpointError, FloatingPointError, ValueError)
 def main() -> None:
     """`sorl-train`."""
-    path = train(tyro.cli(TrainConfig))
+    path = train(parse_arguments(TrainConfig))
     print(f"trained: {path} (serve it with `sorl-serve --model {path}`)")

@@ -9,28 +9,34 @@ import pytest
 
 from tests.rooms import above, breaches, longest_chain
 
+# What a room with a command needs: its config's ranges and its command line.
+COMMAND = {"arguments", "ranges"}
+
 # A room is a folder, or a module directly in `training`; it imports the rooms named here and no others.
 ARROWS: dict[str, set[str]] = {
     "files": set(),
+    "arguments": set(),
+    "ranges": set(),
     "signals": set(),
     "revision": set(),
-    "config": set(),
+    "config": {"ranges"},
     "batch": set(),
     "episodes": set(),
     "reporting": set(),
     "logs": {"files"},
     "plotting": {"files"},
     "episode_table": {"episodes", "files"},
-    "data": {"batch", "files", "signals"},
+    "data": COMMAND | {"batch", "files", "signals"},
     "losses": {"batch"},
     "learner": {"batch", "config", "losses"},
-    "train": {"config", "data", "files", "learner", "logs", "losses", "revision", "signals"},
-    "evaluation": {"config", "episode_table", "episodes", "files", "signals"},
-    "results": {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
-    "release": {"batch", "config", "data", "files", "learner", "losses", "reporting", "results"},
-    "sweep": {"config", "data", "episode_table", "evaluation", "files", "logs", "reporting", "signals", "train"},
+    "train": {"arguments", "config", "data", "files", "learner", "logs", "losses", "revision", "signals"},
+    "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals"},
+    "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
+    "release": COMMAND | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results"},
+    "sweep": COMMAND
+    | {"config", "data", "episode_table", "evaluation", "files", "logs", "reporting", "signals", "train"},
 }
-DEEPEST = 9
+DEEPEST = 10
 
 
 def test_rooms_import_along_the_arrows() -> None:

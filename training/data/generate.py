@@ -24,8 +24,10 @@ import tyro
 from tqdm import tqdm
 
 from kernels.commands import command
+from training.arguments import parse_arguments
 from training.data.oracles import TASKS, Arrays, collect_episode
 from training.files import atomic_path, sha256_of, write_json
+from training.ranges import MOST, MOST_WORKERS, Range, require_ranges
 from training.signals import sigint_blocked
 
 EPISODES_PER_PART = 10
@@ -39,21 +41,19 @@ class GenerateConfig:
     """The environment."""
     out_dir: Path = Path("data")
     """Folder of NAME.npz, NAME-val.npz and NAME.json."""
-    episodes: int = 1000
+    episodes: Annotated[int, Range(1, MOST)] = 1000
     """Training episodes."""
-    val_episodes: int = 100
+    val_episodes: Annotated[int, Range(1, MOST)] = 100
     """Validation episodes, in a separate file."""
-    episode_steps: int = 1001
+    episode_steps: Annotated[int, Range(2, MOST)] = 1001
     """Rows per episode, one more than its transitions."""
-    seed: int = 0
+    seed: Annotated[int, Range(0, 2**64 - 1)] = 0
     """Seed of the dataset. An episode depends on it and on the episode's number only."""
-    processes: int = 0
+    processes: Annotated[int, Range(0, MOST_WORKERS)] = 0
     """Worker processes; 0 means one per available core."""
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("val_episodes", 1), ("episode_steps", 2), ("seed", 0), ("processes", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        require_ranges(self)
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the data's bytes."""
@@ -195,4 +195,4 @@ def _rounded(values: Iterable[float]) -> list[float]:
 )
 def main() -> None:
     """`sorl-generate`."""
-    generate(tyro.cli(GenerateConfig))
+    generate(parse_arguments(GenerateConfig))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import tyro
-
 from kernels.commands import command
 from policy import CheckpointError
+from training.arguments import parse_arguments
 from training.evaluation.grid import EvaluateConfig, evaluate_policy
 
 
@@ -25,6 +24,6 @@ def format_table(report: dict[str, Any]) -> str:
 @command("sorl-evaluate", CheckpointError, ValueError)
 def main() -> None:
     """`sorl-evaluate`."""
-    report = evaluate_policy(tyro.cli(EvaluateConfig))
+    report = evaluate_policy(parse_arguments(EvaluateConfig))
     print(format_table(report))
     print(f"{report['task']}, seeds from {report['first_seed']}, {report['seconds']:.0f} s")

@@ -11,7 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import tyro
@@ -27,6 +27,17 @@ from training.episodes import EpisodeResult, Job, Selection
 from training.evaluation.facts import discount_of, policy_facts
 from training.evaluation.workers import run_jobs
 from training.files import write_json
+from training.ranges import (
+    CANDIDATES,
+    EPISODE_SEED,
+    MOST,
+    MOST_WORKERS,
+    NOT_NEGATIVE,
+    STEPS,
+    OneOrMore,
+    Range,
+    require_ranges,
+)
 
 
 @dataclass(frozen=True)
@@ -37,25 +48,25 @@ class EvaluateConfig:
     """A .safetensors policy."""
     task: str | None = None
     """OGBench single-task name. Default: the one that the policy was trained for."""
-    num_candidates: tuple[int, ...] = (1, 8, 32)
+    num_candidates: Annotated[tuple[Annotated[int, CANDIDATES], ...], OneOrMore()] = (1, 8, 32)
     """Numbers of candidates N of the grid."""
-    num_steps: tuple[int, ...] = (1, 2, 4, 8)
+    num_steps: Annotated[tuple[Annotated[int, STEPS], ...], OneOrMore()] = (1, 2, 4, 8)
     """Numbers of steps M of the grid."""
-    episodes: int = 50
+    episodes: Annotated[int, Range(1, MOST)] = 50
     """Episodes per cell."""
-    first_seed: int = 10_000
+    first_seed: Annotated[int, EPISODE_SEED] = 10_000
     """Episode seeds are first_seed .. first_seed + episodes - 1, in every cell."""
     seed_policy: Literal["step", "episode"] = "step"
     """step: fresh noise at every control tick. episode: the same noise throughout an episode."""
-    temperature: float = 1.0
+    temperature: Annotated[float, NOT_NEGATIVE] = 1.0
     """Scale of the initial noise of the flow."""
     select: Selection = "best"
     """Which of the N candidates is executed: the one of highest Q, a random one, or the one of lowest Q."""
     precision: Precision = "auto"
     """Precision of the engine's hidden products. auto: as the service chooses on this machine."""
-    processes: int = 0
+    processes: Annotated[int, Range(0, MOST_WORKERS)] = 0
     """Worker processes, one compute thread each. 0 means one per available core."""
-    lanes: int = 8
+    lanes: Annotated[int, Range(1, MOST_WORKERS)] = 8
     """Environments per process. Their requests share one batch."""
     json: Path | None = None
     """Write cells and conditions to this file, which sorl-export reads."""
@@ -63,12 +74,7 @@ class EvaluateConfig:
     """Write one row per episode to this file."""
 
     def __post_init__(self) -> None:
-        for name, least in (("episodes", 1), ("first_seed", 0), ("processes", 0), ("lanes", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("num_candidates", "num_steps"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be one or more numbers of at least 1, got {getattr(self, name)}")
+        require_ranges(self)
 
 
 def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
@@ -86,7 +92,7 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
     if not task:
         raise ValueError(f"{config.policy} does not name its environment; pass --task")
     if max(config.num_steps) > spec.denoise_timesteps:
-        raise ValueError(f"num_steps must be at most {spec.denoise_timesteps}, the policy's denoise_timesteps")
+        raise ValueError(f"--num-steps must be at most {spec.denoise_timesteps}, the policy's denoise_timesteps")
     _require_simulated(task)
     jobs = [
         Job(episode, n, m, config.seed_policy, config.temperature, config.select)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from sorl_client.statistics import wilson_interval
 
 from kernels.commands import command
 from policy import Budget, CheckpointError, Measurement, Policy, load_policy
+from training.arguments import parse_arguments
 from training.files import write_text
+from training.ranges import CANDIDATES, STEPS, require_ranges
 from training.release.card import model_card, summary
 from training.release.readback import save_and_read_back
 from training.results import Cell, Plan, Record, ResultsError, Seeds, best_cell, record_folder
@@ -35,10 +37,13 @@ class ExportConfig:
     results: Path | None = None
     """In place of --frontier: a folder of `sorl-results`, e.g. docs/results/TASK. The frontier is its grid on selection
     seeds. The headline is its best cell on report seeds, unless --headline is given."""
-    default_budget: tuple[int, int] | None = None
+    default_budget: tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]] | None = None
     """N and M of a request that names neither. Default: the headline's."""
     notes: str | None = None
     """Notes on the card, e.g. on settings other than the paper's, wall time or surprises."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
 
 def export(config: ExportConfig) -> Policy:
@@ -140,5 +145,5 @@ def _measurement(cell: dict[str, Any]) -> Measurement:
 @command("sorl-export", CheckpointError, ResultsError, ValueError, OSError)
 def main() -> None:
     """`sorl-export`."""
-    config = tyro.cli(ExportConfig)
+    config = parse_arguments(ExportConfig)
     print(f"{config.out}\n{summary(export(config))}")

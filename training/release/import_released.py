@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import gymnasium
 import numpy as np
@@ -19,9 +19,11 @@ from sorl_client.episodes import control_hz, make_env
 
 from kernels.commands import command
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
+from training.arguments import parse_arguments
 from training.config import TrainConfig
 from training.data import ActionBounds
 from training.files import sha256_of
+from training.ranges import CANDIDATES, FINITE, POSITIVE, STEPS, PowerOfTwo, Range, require_ranges
 from training.release.array_pickle import Leaf, read_array_pickle
 from training.release.card import summary
 from training.release.readback import save_and_read_back
@@ -50,23 +52,26 @@ class ImportConfig:
     """Name under which the service offers the policy. Default: the first two words of --env."""
     q_agg: Literal["mean", "min"] | None = None
     """Aggregation over the critic ensemble. Default: the paper's choice for the environment."""
-    discount: float | None = None
+    discount: Annotated[float, Range(0, 1, below=True)] | None = None
     """Gamma of its training, for the provenance. Default: the paper's value for the environment."""
-    denoise_timesteps: int = 8
+    denoise_timesteps: Annotated[int, PowerOfTwo(4096)] = 8
     """M_disc, the number of steps of the flow's finest grid; the release's default is 8."""
-    max_backprop_steps: int = 8
+    max_backprop_steps: Annotated[int, PowerOfTwo(4096)] = 8
     """M_BTT, the release's max_k_backprop: the largest number of steps its critic saw; the release's default is 8."""
-    control_hz: float | None = None
+    control_hz: Annotated[float, POSITIVE] | None = None
     """Actions per second. Default: OGBench's rate for the environment. If given, --env may be unknown to OGBench; its
     dimensions are then not checked."""
-    action_low: tuple[float, ...] = (-1.0,)
+    action_low: tuple[Annotated[float, FINITE], ...] = (-1.0,)
     """The action -1 in environment units: one number, or one per dimension. The release does not rescale."""
-    action_high: tuple[float, ...] = (1.0,)
+    action_high: tuple[Annotated[float, FINITE], ...] = (1.0,)
     """The action 1 in environment units: one number, or one per dimension."""
-    default_budget: tuple[int, int] | None = None
+    default_budget: tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]] | None = None
     """N and M of a request that names neither. Default: 32 and 4, or fewer steps if the finest grid has fewer."""
     notes: str = ""
     """Notes on the card."""
+
+    def __post_init__(self) -> None:
+        require_ranges(self)
 
 
 def import_released(config: ImportConfig) -> Policy:
@@ -212,6 +217,6 @@ def _released_name(name: str) -> str:
 @command("sorl-import", CheckpointError, ValueError, OSError)
 def main() -> None:
     """`sorl-import`."""
-    config = tyro.cli(ImportConfig)
+    config = parse_arguments(ImportConfig)
     policy = import_released(config)
     print(f"{config.out or config.checkpoint.with_suffix('.safetensors')}\n{summary(policy)}")

@@ -20,6 +20,7 @@ from kernels.commands import command
 from kernels.reference import aggregate
 from policy import VelocityField
 from training import losses
+from training.arguments import parse_arguments
 from training.learner import Choice, Compute, Draws, Learner, choose_compute
 from training.losses import Info
 from training.release import released
@@ -243,7 +244,7 @@ class ParityConfig:
 @command("sorl-parity", ParityFileError, BackendUnavailable)
 def main() -> int:
     """`sorl-parity`. The exit status: 0 if every quantity agrees, otherwise 1."""
-    config = tyro.cli(ParityConfig)
+    config = parse_arguments(ParityConfig)
     failed = print_checks(check_all(ParityFile(config.file), config.compute), print)
     return 1 if failed else 0
 

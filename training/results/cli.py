@@ -5,12 +5,14 @@ from __future__ import annotations
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from kernels.commands import command
 from policy import CheckpointError
+from training.arguments import parse_arguments
+from training.ranges import CANDIDATES, EPISODE_SEED, MOST, MOST_WORKERS, STEPS, OneOrMore, Range, require_ranges
 from training.results.errors import ResultsError
 from training.results.experiments import Experiment, TaskExperiments, curve_of, require_steps, subject_of
 from training.results.measurements import Measurements
@@ -47,36 +49,34 @@ class ResultsConfig:
     render: tuple[Path, ...] = ()
     """Run nothing; write the pages of these folders (e.g. docs/results/TASK) again from what they hold."""
 
-    num_candidates: tuple[int, ...] = DEFAULTS.num_candidates
+    num_candidates: Annotated[tuple[Annotated[int, CANDIDATES], ...], OneOrMore()] = DEFAULTS.num_candidates
     """Numbers of candidates N of the grid."""
-    num_steps: tuple[int, ...] = DEFAULTS.num_steps
+    num_steps: Annotated[tuple[Annotated[int, STEPS], ...], OneOrMore()] = DEFAULTS.num_steps
     """Numbers of steps M of the grid. The claim about steps compares the smallest and the largest at N = 1."""
-    many_candidates: int = DEFAULTS.many_candidates
+    many_candidates: Annotated[int, CANDIDATES] = DEFAULTS.many_candidates
     """N that the claims about candidates and about the critic's choice compare with 1, at the best cell's M."""
-    verifier_candidates: tuple[int, ...] = DEFAULTS.verifier_candidates
+    verifier_candidates: Annotated[tuple[Annotated[int, CANDIDATES], ...], OneOrMore()] = DEFAULTS.verifier_candidates
     """N at which random and worst candidates are executed, on selection seeds."""
-    curve_cells: tuple[tuple[int, int], ...] = DEFAULTS.curve_cells
+    curve_cells: tuple[tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]], ...] = DEFAULTS.curve_cells
     """N and M of the learning curves, e.g. 1 4 32 4."""
-    episodes: int = DEFAULTS.selection.episodes
+    episodes: Annotated[int, Range(1, MOST)] = DEFAULTS.selection.episodes
     """Selection episodes per cell, for grid, verifier and learning curves."""
-    first_seed: int = DEFAULTS.selection.first
+    first_seed: Annotated[int, EPISODE_SEED] = DEFAULTS.selection.first
     """First selection seed."""
-    report_episodes: int = REPORT_EPISODES
+    report_episodes: Annotated[int, Range(1, MOST)] = REPORT_EPISODES
     """Report episodes per cell, for headline and claims. The rules ask for at least 200. A page with fewer says so."""
-    report_first_seed: int = DEFAULTS.report.first
+    report_first_seed: Annotated[int, EPISODE_SEED] = DEFAULTS.report.first
     """First report seed."""
 
-    processes: int = 0
+    processes: Annotated[int, Range(0, MOST_WORKERS)] = 0
     """Worker processes, one compute thread each. 0 means one per available core."""
-    lanes: int = 8
+    lanes: Annotated[int, Range(1, MOST_WORKERS)] = 8
     """Environments per process. Their requests share one batch."""
 
     def __post_init__(self) -> None:
+        require_ranges(self, ResultsError)
         if bool(self.policies or self.curves) == bool(self.render):
             raise ResultsError("name either policies to measure or folders to --render, not both")
-        for name, least in (("processes", 0), ("lanes", 1)):
-            if getattr(self, name) < least:
-                raise ResultsError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
     def protocol(self) -> Protocol:
         """The protocol with these settings. Raises ResultsError if it is impossible."""
@@ -188,7 +188,7 @@ def render(folder: Path) -> Path:
 def main() -> None:
     """`sorl-results`."""
     try:
-        pages = run(tyro.cli(ResultsConfig))
+        pages = run(parse_arguments(ResultsConfig))
     except BrokenProcessPool:
         raise SystemExit("sorl-results: a worker process died; run the same command again to continue") from None
     for page in pages:

@@ -8,15 +8,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from kernels.commands import command
 from kernels.threads import available_cores
+from training.arguments import parse_arguments
 from training.data import DatasetError
 from training.episode_table import EpisodeTableError
 from training.files import write_json
+from training.ranges import CANDIDATES, EPISODE_SEED, MOST, MOST_WORKERS, POSITIVE, STEPS, Range, require_ranges
 from training.sweep.cluster import connected, import_ray, require_resources
 from training.sweep.comparison import Comparison, compare, format_comparisons
 from training.sweep.description import make_sweep, read_description
@@ -44,9 +46,9 @@ class SweepConfig:
     """Runs are written to OUT/TASK/SETTING/seed-SEED, the table to OUT/summary.json and .csv. Default: runs/FILE."""
     tasks: tuple[str, ...] = ()
     """OGBench single-task names."""
-    seeds: tuple[int, ...] = ()
+    seeds: tuple[Annotated[int, Range(-(2**63), 2**64 - 1)], ...] = ()
     """Training seeds of every setting. Default: 0."""
-    updates: int | None = None
+    updates: Annotated[int, Range(1, MOST)] | None = None
     """Gradient updates of every run."""
     set: tuple[str, ...] = ()
     """Settings of all runs, NAME=VALUE. Names are sorl-train's; values are written as in TOML, or as bare words."""
@@ -55,28 +57,28 @@ class SweepConfig:
     variants: tuple[str, ...] = ()
     """Single changes in place of a grid, NAME=VALUE. The unchanged settings are run too, and each change is compared
     with them seed by seed. In a file, one variant can change several settings."""
-    num_candidates: tuple[int, ...] = ()
+    num_candidates: tuple[Annotated[int, CANDIDATES], ...] = ()
     """Numbers of candidates N of the evaluations' cells."""
-    num_steps: tuple[int, ...] = ()
+    num_steps: tuple[Annotated[int, STEPS], ...] = ()
     """Numbers of steps M of the evaluations' cells."""
-    episodes: int | None = None
+    episodes: Annotated[int, Range(1, MOST)] | None = None
     """Episodes per cell."""
-    first_seeds: tuple[int, ...] = ()
+    first_seeds: tuple[Annotated[int, EPISODE_SEED], ...] = ()
     """First episode seeds, one evaluation for each. Any of these four flags replaces the file's [[evaluate]]."""
     data_dir: Path = Path("data")
     """Folder of the datasets, for runs whose settings do not name one."""
 
     address: str | None = None
     """Address of a Ray cluster; "auto" finds the one that this machine belongs to. Default: start a local Ray."""
-    cpus_per_run: float = 1.0
+    cpus_per_run: Annotated[float, Range(0, MOST_WORKERS, above=True)] = 1.0
     """Cores per run, for compute threads while training and for processes while evaluating."""
-    gpus_per_run: float = 0.0
+    gpus_per_run: Annotated[float, Range(0, MOST_WORKERS)] = 0.0
     """GPUs per run, which then trains on "cuda". With a fraction, runs share a GPU."""
-    local_cpus: int = 0
+    local_cpus: Annotated[int, Range(0, MOST_WORKERS)] = 0
     """Cores of the local Ray. 0 means all available ones."""
-    retries: int = 2
+    retries: Annotated[int, Range(0, MOST)] = 2
     """Further attempts after a run's process or Ray worker was killed."""
-    status_every: float = 60.0
+    status_every: Annotated[float, POSITIVE] = 60.0
     """Seconds between status lines of the running runs."""
     dry_run: bool = False
     """Print the runs with their states and folders, and start nothing."""
@@ -88,12 +90,7 @@ class SweepConfig:
     """Also write settings, table and comparisons to this file, as a page in Markdown."""
 
     def __post_init__(self) -> None:
-        for name, least in (("gpus_per_run", 0), ("local_cpus", 0), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise SettingError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("cpus_per_run", "status_every"):
-            if not getattr(self, name) > 0:
-                raise SettingError(f"{name} must be positive, got {getattr(self, name)}")
+        require_ranges(self, SettingError)
 
     def folder(self) -> Path:
         """OUT as an absolute path."""
@@ -224,7 +221,7 @@ def report(config: SweepConfig, runs: Sequence[Run], outcomes: dict[str, Outcome
 @command("sorl-sweep", SweepError, DatasetError, EpisodeTableError)
 def main() -> int:
     """`sorl-sweep`. The exit status: 0 if every run is finished, 1 if one failed, 130 if one was interrupted."""
-    states = {outcome.state for outcome in sweep(tyro.cli(SweepConfig)).values()}
+    states = {outcome.state for outcome in sweep(parse_arguments(SweepConfig)).values()}
     if "interrupted" in states:
         raise KeyboardInterrupt("interrupted and saved: run the same command again to continue")
     return 1 if "failed" in states else 0

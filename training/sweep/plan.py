@@ -162,7 +162,7 @@ def plan(sweep: Sweep, out: Path, data_dir: Path, cpus: float) -> list[Run]:
             for evaluation in sweep.evaluations:
                 evaluation.config(Path("policy"), workers)
                 if max(evaluation.num_steps) > config.denoise_timesteps:
-                    raise ValueError(f"num_steps must be at most denoise_timesteps, {config.denoise_timesteps}")
+                    raise ValueError(f"--num-steps must be at most denoise_timesteps, {config.denoise_timesteps}")
         except ValueError as error:
             raise SettingError(f"{task}/{setting}/seed-{seed}: {error}") from None
         runs.append(Run(task, setting, varied, config, sweep.evaluations))

@@ -112,7 +112,7 @@ def test_worst_candidates_have_a_lower_first_q(path: Path, tmp_path: Path) -> No
 
 
 def test_errors_name_the_fault(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="num_steps must be at most 8"):
+    with pytest.raises(ValueError, match="--num-steps must be at most 8"):
         evaluate_policy(EvaluateConfig(policy=path, num_steps=(9,)))
     with pytest.raises(CheckpointError, match="cannot be read"):
         evaluate_policy(EvaluateConfig(policy=tmp_path / "nothing.safetensors"))
@@ -122,5 +122,5 @@ def test_errors_name_the_fault(path: Path, tmp_path: Path) -> None:
         evaluate_policy(EvaluateConfig(policy=nameless))
     with pytest.raises(ValueError, match="OGBench does not know the task 'my-robot'"):
         evaluate_policy(EvaluateConfig(path, task="my-robot"))
-    with pytest.raises(ValueError, match="episodes must be at least 1"):
+    with pytest.raises(ValueError, match="--episodes must be from 1 to"):
         replace(EvaluateConfig(policy=path), episodes=0)

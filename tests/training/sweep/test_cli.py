@@ -81,7 +81,7 @@ def test_errors_name_the_fault(file: Path, tmp_path: Path) -> None:
         describe(parse(file, "--set", "batchsize=1"))
     with pytest.raises(SettingError, match="several belong to --grid"):
         describe(parse(file, "--set", "tau=1,2"))
-    with pytest.raises(SettingError, match="retries must be at least 0"):
+    with pytest.raises(SettingError, match="--retries must be from 0 to"):
         SweepConfig(retries=-1)
     with pytest.raises(DatasetError, match="does not exist"):
         sweep(SweepConfig(file, out=tmp_path / "out", data_dir=tmp_path, dry_run=True))

@@ -94,10 +94,10 @@ def test_the_digest_covers_everything_that_determines_a_result() -> None:
         ({"seeds": (0, 0)}, "occurs twice"),
         ({"grid": {"q_loss_coef": (300.0, 300.0)}}, "occurs twice"),
         ({"grid": {}, "variants": ({"tau": 0.1}, {"tau": 0.1})}, "occurs twice"),
-        ({"grid": {}, "variants": ({"tau": 2.0},)}, "tau must be in"),
-        ({"settings": {"tau": 2.0}}, "tau must be in"),
-        ({"settings": {"denoise_timesteps": 4, "max_backprop_steps": 4}}, "num_steps must be at most"),
-        ({"evaluations": (Evaluation(episodes=0),)}, "episodes must be at least 1"),
+        ({"grid": {}, "variants": ({"tau": 2.0},)}, "--tau must be above 0 and at most 1"),
+        ({"settings": {"tau": 2.0}}, "--tau must be above 0 and at most 1"),
+        ({"settings": {"denoise_timesteps": 4, "max_backprop_steps": 4}}, "--num-steps must be at most"),
+        ({"evaluations": (Evaluation(episodes=0),)}, "--episodes must be from 1"),
     ],
 )
 def test_impossible_runs_are_refused_before_any_starts(changes: dict[str, object], message: str) -> None:
