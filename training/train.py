@@ -21,7 +21,7 @@ from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load
 from training.arguments import parse_arguments
 from training.config import TrainConfig
 from training.data import Dataset, StatedUnits, load_dataset
-from training.files import atomic_path, write_json
+from training.files import atomic_path, require_folder, write_json
 from training.learner import Learner, RandomStream
 from training.logs import RunLog
 from training.losses import Info
@@ -189,6 +189,7 @@ def train(config: TrainConfig) -> Path:
     """Train up to `config.updates`, continuing from the run folder. Returns the path of policy.safetensors.
 
     Raises:
+        OutputError: the run folder cannot be written; the data has not been read.
         DatasetError: the data cannot be trained on.
         ResumeError, StartError: the run folder or `start_from` does not fit these settings.
         BackendUnavailable: `compute` cannot run here.
@@ -202,6 +203,7 @@ def train(config: TrainConfig) -> Path:
     # "medium" selects oneDNN instead of MKL for fp32 products: 345 against 190 GFLOP/s on two AMD server cores, at a
     # relative error of 4e-7.
     torch.set_float32_matmul_precision("medium")
+    require_folder("--run-dir", config.run_dir)
     stated = StatedUnits(config.control_hz, config.action_low, config.action_high)
     trainer = Trainer(config, load_dataset(config.task, config.dataset, config.device, stated))
     limit_torch_threads(trainer.learner.compute.torch_threads)
@@ -250,7 +252,7 @@ def _require_finite(values: dict[str, float], update: int) -> None:
             raise FloatingPointError(f"{name} is {value} at update {update}; lower --learning-rate or check the data")
 
 
-@command("sorl-train", BackendUnavailable, CheckpointError, FloatingPointError, ValueError)
+@command("sorl-train", BackendUnavailable, CheckpointError, FloatingPointError, ValueError, OSError)
 def main() -> None:
     """`sorl-train`."""
     path = train(parse_arguments(TrainConfig))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from kernels.commands import command
 from training.arguments import parse_arguments
 from training.data.oracles import TASKS, Arrays, collect_episode
-from training.files import atomic_path, sha256_of, write_json
+from training.files import atomic_path, require_folder, sha256_of, write_json
 from training.ranges import MOST, MOST_WORKERS, Range, require_ranges
 from training.signals import sigint_blocked
 
@@ -100,8 +100,10 @@ def generate(config: GenerateConfig) -> Path:
     """Collect the missing episodes, merge all, write statistics. Returns the path of the training file.
 
     Raises:
+        OutputError: the folder cannot be written.
         FileExistsError: the parts on disk were made with other settings.
     """
+    require_folder("--out-dir", config.out_dir)
     name = TASKS[config.task].dataset_name
     target = config.out_dir / f"{name}.npz"
     report_path = target.with_suffix(".json")
@@ -190,9 +192,7 @@ def _rounded(values: Iterable[float]) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
-@command(
-    "sorl-generate", FileExistsError, ValueError, interrupted="interrupted: run the same command again to continue"
-)
+@command("sorl-generate", OSError, ValueError, interrupted="interrupted: run the same command again to continue")
 def main() -> None:
     """`sorl-generate`."""
     generate(parse_arguments(GenerateConfig))

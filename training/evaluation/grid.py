@@ -26,7 +26,7 @@ from training.episode_table import EpisodeRow, write_rows
 from training.episodes import EpisodeResult, Job, Selection
 from training.evaluation.facts import discount_of, policy_facts
 from training.evaluation.workers import run_jobs
-from training.files import write_json
+from training.files import require_file, write_json
 from training.ranges import (
     CANDIDATES,
     EPISODE_SEED,
@@ -81,11 +81,15 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
     """Run the grid. Returns a report: conditions, wall time, and per cell the fields of `Measurement` and means.
 
     Raises:
+        OutputError: `json` or `csv` cannot be written; nothing has been run.
         CheckpointError: the policy file is damaged, or was replaced meanwhile.
         ValueError: neither `config` nor the policy names a task, OGBench does not know it, or M is beyond the policy's
             grid.
         FloatingPointError: the policy produced a NaN.
     """
+    for flag, path in (("--json", config.json), ("--csv", config.csv)):
+        if path:
+            require_file(flag, path)
     policy = load_policy(config.policy)
     spec = policy.spec
     task = config.task or spec.provenance.environment

@@ -13,7 +13,7 @@ from sorl_client.statistics import wilson_interval
 from kernels.commands import command
 from policy import Budget, CheckpointError, Measurement, Policy, load_policy
 from training.arguments import parse_arguments
-from training.files import write_text
+from training.files import require_file, write_text
 from training.ranges import CANDIDATES, STEPS, require_ranges
 from training.release.card import model_card, summary
 from training.release.readback import save_and_read_back
@@ -50,10 +50,13 @@ def export(config: ExportConfig) -> Policy:
     """Write the policy and its card. Returns the policy as read back from `config.out`.
 
     Raises:
+        OutputError: `out` or its card cannot be written.
         CheckpointError: the policy is damaged, or what was read back differs from what was written.
         ValueError: a report does not belong to this policy, or frontier and headline share seeds.
         ResultsError: the folder `results` is damaged.
     """
+    for path in (config.out, config.out.with_suffix(".md")):
+        require_file("--out", path)
     source = config.policy / "policy.safetensors" if config.policy.is_dir() else config.policy
     policy = load_policy(source)
     frontier, headline = (

@@ -22,7 +22,7 @@ from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
 from training.arguments import parse_arguments
 from training.config import TrainConfig
 from training.data import ActionBounds
-from training.files import sha256_of
+from training.files import require_file, sha256_of
 from training.ranges import CANDIDATES, FINITE, POSITIVE, STEPS, PowerOfTwo, Range, require_ranges
 from training.release.array_pickle import Leaf, read_array_pickle
 from training.release.card import summary
@@ -78,12 +78,15 @@ def import_released(config: ImportConfig) -> Policy:
     """Convert the checkpoint and write the policy file. Returns the policy as read back from it.
 
     Raises:
+        OutputError: `out` cannot be written.
         ArrayPickleError: the pickle is damaged, or holds more than nested arrays; see `read_array_pickle`.
         ReleasedTreeError: the tree is not that of a SORL agent on vector observations, or a weight has the wrong shape
             or is not finite float32; the message names the entry.
         ValueError: the dimensions are not those of --env, OGBench does not know --env and --control-hz is not given, or
             an option is out of range.
     """
+    out = config.out or config.checkpoint.with_suffix(".safetensors")
+    require_file("--out", out)
     entries = read_array_pickle(config.checkpoint)
     try:
         actor, critic = _network(entries, ACTOR), _network(entries, CRITIC)
@@ -98,7 +101,7 @@ def import_released(config: ImportConfig) -> Policy:
         raise ReleasedTreeError(f"{config.checkpoint}: {error}") from None
     # The release neither normalises observations nor keeps their statistics.
     policy.observation_mean, policy.observation_std = torch.zeros(spec.obs_dim), torch.ones(spec.obs_dim)
-    return save_and_read_back(policy, config.out or config.checkpoint.with_suffix(".safetensors"))
+    return save_and_read_back(policy, out)
 
 
 def _network(entries: Mapping[str, Leaf], module: str) -> State:

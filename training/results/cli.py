@@ -12,6 +12,7 @@ import tyro
 from kernels.commands import command
 from policy import CheckpointError
 from training.arguments import parse_arguments
+from training.files import OutputError, require_folder
 from training.ranges import CANDIDATES, EPISODE_SEED, MOST, MOST_WORKERS, STEPS, OneOrMore, Range, require_ranges
 from training.results.errors import ResultsError
 from training.results.experiments import Experiment, TaskExperiments, curve_of, require_steps, subject_of
@@ -95,9 +96,12 @@ def run(config: ResultsConfig) -> list[Path]:
     """Measure and render, or only render. Returns the pages' paths.
 
     Raises:
+        OutputError: a folder cannot be written; nothing has been run.
         CheckpointError: a policy is damaged, or was replaced meanwhile.
         ResultsError: a policy or folder cannot be measured or rendered; the message says why.
     """
+    for flag, folder in (("--out", config.out), *(("--render", folder) for folder in config.render)):
+        require_folder(flag, folder)
     if config.render:
         return [render(folder) for folder in config.render]
     protocol = config.protocol()
@@ -182,6 +186,7 @@ def render(folder: Path) -> Path:
     "sorl-results",
     CheckpointError,
     FloatingPointError,
+    OutputError,
     ResultsError,
     interrupted="interrupted: run the same command again to continue",
 )

@@ -17,7 +17,7 @@ from kernels.threads import available_cores
 from training.arguments import parse_arguments
 from training.data import DatasetError
 from training.episode_table import EpisodeTableError
-from training.files import write_json
+from training.files import OutputError, require_file, require_folder, write_json
 from training.ranges import CANDIDATES, EPISODE_SEED, MOST, MOST_WORKERS, POSITIVE, STEPS, Range, require_ranges
 from training.sweep.cluster import connected, import_ray, require_resources
 from training.sweep.comparison import Comparison, compare, format_comparisons
@@ -155,10 +155,14 @@ def sweep(config: SweepConfig) -> dict[str, Outcome]:
     """Plan, run and report. Returns run name -> outcome.
 
     Raises:
-        SweepError, DatasetError: nothing has been started.
+        OutputError, SweepError, DatasetError: nothing has been started.
         EpisodeTableError: episodes of a finished run are damaged.
     """
     runs = make_plan(config)
+    require_folder("--out", config.folder())
+    for flag, path in (("--json", config.json), ("--csv", config.csv), ("--page", config.page)):
+        if path:
+            require_file(flag, path)
     require_inputs(runs)
     if config.dry_run:
         print(format_plan(runs))
@@ -218,7 +222,7 @@ def report(config: SweepConfig, runs: Sequence[Run], outcomes: dict[str, Outcome
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
 
 
-@command("sorl-sweep", SweepError, DatasetError, EpisodeTableError)
+@command("sorl-sweep", OutputError, SweepError, DatasetError, EpisodeTableError)
 def main() -> int:
     """`sorl-sweep`. The exit status: 0 if every run is finished, 1 if one failed, 130 if one was interrupted."""
     states = {outcome.state for outcome in sweep(parse_arguments(SweepConfig)).values()}
