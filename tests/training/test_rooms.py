@@ -18,6 +18,7 @@ ARROWS: dict[str, set[str]] = {
     "arguments": set(),
     "ranges": set(),
     "signals": set(),
+    "tasks": set(),
     "revision": set(),
     "config": {"ranges"},
     "batch": set(),
@@ -26,15 +27,15 @@ ARROWS: dict[str, set[str]] = {
     "logs": {"files"},
     "plotting": {"files"},
     "episode_table": {"episodes", "files"},
-    "data": COMMAND | {"batch", "files", "signals"},
+    "data": COMMAND | {"batch", "files", "signals", "tasks"},
     "losses": {"batch"},
     "learner": {"batch", "config", "losses"},
     "train": {"arguments", "config", "data", "files", "learner", "logs", "losses", "revision", "signals"},
-    "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals"},
+    "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
     "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
-    "release": COMMAND | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results"},
+    "release": COMMAND | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results", "tasks"},
     "sweep": COMMAND
-    | {"config", "data", "episode_table", "evaluation", "files", "logs", "reporting", "signals", "train"},
+    | {"config", "data", "episode_table", "evaluation", "files", "logs", "reporting", "signals", "tasks", "train"},
 }
 DEEPEST = 10
 

@@ -13,9 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import gymnasium
 import tyro
-from sorl_client.episodes import make_env
 from sorl_client.statistics import wilson_interval
 from tqdm import tqdm
 
@@ -38,6 +36,7 @@ from training.ranges import (
     Range,
     require_ranges,
 )
+from training.tasks import UnknownTask, make_task
 
 
 @dataclass(frozen=True)
@@ -137,9 +136,9 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
 def _require_simulated(task: str) -> None:
     """Raise ValueError if OGBench does not know `task`. Raised in a worker, it would read "the pool is broken"."""
     try:
-        make_env(task).close()
-    except gymnasium.error.Error as error:
-        raise ValueError(f"OGBench does not know the task {task!r} ({error}); pass --task") from None
+        make_task(task).close()
+    except UnknownTask as error:
+        raise UnknownTask(f"--task: {error}") from None
 
 
 def _cell(job: Job) -> tuple[int, int]:

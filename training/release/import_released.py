@@ -11,11 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-import gymnasium
 import numpy as np
 import torch
 import tyro
-from sorl_client.episodes import control_hz, make_env
+from sorl_client.episodes import control_hz
 
 from kernels.commands import command
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
@@ -28,6 +27,7 @@ from training.release.array_pickle import Leaf, read_array_pickle
 from training.release.card import summary
 from training.release.readback import save_and_read_back
 from training.release.released import ACTOR, CRITIC, ReleasedTreeError, hidden_sizes, input_size, module_state
+from training.tasks import UnknownTask, make_task
 
 PARAMS = "agent/network/params/"
 State = dict[str, torch.Tensor]
@@ -165,11 +165,11 @@ def _spec(config: ImportConfig, actor: State, critic: State) -> PolicySpec:
 def _control_hz(config: ImportConfig, obs_dim: int, action_dim: int) -> float:
     """Actions per second. Checks on the way that the environment has the checkpoint's dimensions."""
     try:
-        env = make_env(config.env)
-    except gymnasium.error.Error as error:
+        env = make_task(config.env)
+    except UnknownTask as error:
         if config.control_hz is not None:
             return config.control_hz
-        raise ValueError(f"--env {config.env}: OGBench does not know it ({error}); pass --control-hz as well") from None
+        raise ValueError(f"--env: {error} (for another environment, pass --control-hz)") from None
     for what, space, found in (
         ("observations", env.observation_space, obs_dim),
         ("actions", env.action_space, action_dim),

@@ -18,6 +18,7 @@ from training.config import TrainConfig
 from training.data import require_files
 from training.evaluation import EvaluateConfig
 from training.sweep.errors import SettingError, SweepError
+from training.tasks import UnknownTask, make_task
 
 MAX_NAME_BYTES = 150  # of a setting's folder name; file systems allow 255
 
@@ -194,16 +195,14 @@ def require_inputs(runs: Iterable[Run]) -> None:
         DatasetError: a dataset or its validation file is missing.
         SweepError: OGBench does not know a task.
     """
-    from sorl_client.episodes import make_env
-
     runs = list(runs)
     for dataset in dict.fromkeys(run.dataset for run in runs):
         require_files(dataset)
     for task in dict.fromkeys(run.task for run in runs):
         try:
-            make_env(task).close()
-        except Exception as error:  # name parsers raise all kinds of errors
-            raise SweepError(f"tasks: OGBench has no {task!r}: {error}") from None
+            make_task(task).close()
+        except UnknownTask as error:
+            raise SweepError(f"--tasks: {error}") from None
 
 
 def _digest(value: Any) -> str:

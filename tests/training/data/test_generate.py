@@ -103,6 +103,8 @@ def test_an_episode_depends_on_its_seed_and_number_only(name: str) -> None:
     for key, array in after_another.items():
         np.testing.assert_array_equal(array, alone[key])
     assert ("button_states" in alone) == (name == "scene")
+    model = env.unwrapped._model if hasattr(env.unwrapped, "_model") else env.unwrapped.model  # npz.read relies on it
+    assert (alone["qpos"].shape[1], alone["qvel"].shape[1]) == (model.nq, model.nv)
     assert not np.array_equal(alone["actions"], collect_episode(task, env, seed=1, episode=4)["actions"])
     env.close()
     fresh.close()

@@ -116,5 +116,5 @@ def test_missing_datasets_and_unknown_tasks_are_found(dataset_path: Path, tmp_pa
     lonely.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"lonely-val\.npz does not exist"):
         require_inputs(runs(TASK, lonely))
-    with pytest.raises(SweepError, match="OGBench has no 'chess'"):
+    with pytest.raises(SweepError, match=r"^--tasks: OGBench has no task 'chess'"):
         require_inputs(runs("chess", dataset_path))

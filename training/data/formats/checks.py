@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from training.data.action_bounds import ActionBounds
 from training.data.formats.raw_dataset import DatasetError
 
 OTHER_UNITS_HINT = "; if the actions have other units, pass --action-low and --action-high"
+log = logging.getLogger(__name__)
 _FLOAT32_MAX = np.finfo(np.float32).max
 
 
@@ -20,14 +22,23 @@ def require_keys(where: str, arrays: Collection[str], required: Collection[str])
             raise DatasetError(f"{where}: array {key!r} is missing")
 
 
+def warn_of_unused(where: str, found: Iterable[str], known: Collection[str]) -> None:
+    """Log one line that names what a file has besides `known`: perhaps a misspelt array."""
+    if unused := sorted(set(found) - set(known)):
+        log.warning("%s: ignored, as nothing uses it: %s", where, ", ".join(unused))
+
+
 def check_arrays(where: str, arrays: Mapping[str, np.ndarray], flat: Collection[str]) -> None:
     """Arrays hold numbers, finite in float32, with equally many rows: (T,) for names in `flat`, (T, dim) for others."""
     for key, array in arrays.items():
         axes = 1 if key in flat else 2
         if array.dtype.kind not in "biuf":
             raise DatasetError(f"{where}: {key!r} must hold numbers, and its dtype is {array.dtype}")
-        if array.ndim != axes or not array.size:
+        if array.ndim != axes:
             raise DatasetError(f"{where}: {key!r} must have {axes} axes, and its shape is {array.shape}")
+        if not array.size:
+            what = "rows" if not len(array) else "columns"
+            raise DatasetError(f"{where}: {key!r} has no {what}, and its shape is {array.shape}")
     first = "observations" if "observations" in arrays else next(iter(arrays))
     rows = len(arrays[first])
     for key, array in arrays.items():

@@ -13,7 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from training.data.formats.checks import OTHER_UNITS_HINT, check_arrays, check_flags, require_keys, unit_actions
+from training.data.formats.checks import (
+    OTHER_UNITS_HINT,
+    check_arrays,
+    check_flags,
+    require_keys,
+    unit_actions,
+)
 from training.data.formats.raw_dataset import DEFAULT_CONTROL_HZ, Columns, DatasetError, RawDataset, StatedUnits
 from training.files import sha256_of
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.training.conftest import TASK, point_maze_rows, write
 from training.data.dataset import DatasetError, StatedUnits, load_dataset
@@ -32,6 +33,8 @@ FAULTS: list[tuple[Rows, str]] = [
         point_maze_rows() | {"actions": np.zeros(520, np.float32)},
         r"'actions' must have 2 axes, and its shape is \(520,\)",
     ),
+    ({key: array[:0] for key, array in point_maze_rows().items()}, r"'observations' has no rows"),
+    (point_maze_rows() | {"qvel": np.zeros((520, 0))}, r"'qvel' has no columns, and its shape is \(520, 0\)"),
     (spoil("observations", 17, np.nan), "'observations' row 17 is NaN or infinite"),
     (spoil("qvel", 4, np.inf), "'qvel' row 4 is NaN or infinite"),
     (spoil("actions", 33, 1.5), "'actions' row 33 leaves"),
@@ -71,12 +74,88 @@ def test_a_missing_validation_file_is_an_error(tmp_path: Path) -> None:
 def test_data_of_another_environment_is_an_error(tmp_path: Path) -> None:
     rows = point_maze_rows()
     path = write(tmp_path / "wide.npz", rows | {"observations": np.tile(rows["observations"], 2)})
-    with pytest.raises(DatasetError, match=r"'observations' have 4 dimensions, and .* has 2"):
+    with pytest.raises(DatasetError, match=r"wide\.npz is not data of .*: 'observations' has 4 dimensions, and"):
         load_dataset(TASK, path)
 
 
+CUBE = "cube-single-play-singletask-task2-v0"
+SCENE = "scene-play-singletask-task2-v0"
+
+
+def test_data_of_another_task_is_named_before_it_is_relabelled(dataset_path: Path) -> None:
+    with pytest.raises(DatasetError) as raised:
+        load_dataset(CUBE, dataset_path)
+    assert str(raised.value) == (
+        f"{dataset_path} is not data of {CUBE}: 'observations' has 2 dimensions, and the task has 28; 'actions' has 2 "
+        "dimensions, and the task has 5; 'qpos' has 2 dimensions, and the task has 21; 'qvel' has 2 dimensions, and "
+        "the task has 20"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"qpos": np.zeros((520, 3))}, "not data of .*: 'qpos' has 3 dimensions, and the task has 2$"),
+        ({"qvel": np.zeros((520, 1))}, "not data of .*: 'qvel' has 1 dimensions, and the task has 2$"),
+        ({"actions": np.zeros((520, 3))}, "not data of .*: 'actions' has 3 dimensions, and the task has 2$"),
+    ],
+)
+@pytest.mark.parametrize("split", ["maze.npz", "maze-val.npz"])
+def test_arrays_of_another_width_are_named(tmp_path: Path, change: Rows, message: str, split: str) -> None:
+    path = write(tmp_path / "maze.npz", point_maze_rows())
+    np.savez(tmp_path / split, **(point_maze_rows() | change))
+    with pytest.raises(DatasetError, match=f"{split} is {message}"):
+        load_dataset(TASK, path)
+
+
+def test_button_states_are_needed_where_the_task_has_buttons(tmp_path: Path) -> None:
+    rows = {"observations": 40, "actions": 5, "qpos": 25, "qvel": 24}
+    arrays = {key: np.zeros((4, width), np.float32) for key, width in rows.items()}
+    arrays["terminals"] = np.array([0, 0, 0, 1])
+    with pytest.raises(DatasetError, match=r"scene\.npz: array 'button_states' is missing"):
+        load_dataset(SCENE, write(tmp_path / "scene.npz", arrays))
+    arrays["button_states"] = np.zeros((4, 3), np.int64)
+    with pytest.raises(DatasetError, match=r"'button_states' has 3 dimensions, and the task has 2$"):
+        load_dataset(SCENE, write(tmp_path / "scene.npz", arrays))
+    arrays["button_states"] = np.zeros((4, 2), np.int64)
+    assert len(load_dataset(SCENE, write(tmp_path / "scene.npz", arrays)).train) == 3
+
+
+def test_unused_arrays_are_ignored_with_one_line(
+    tmp_path: Path, dataset_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever they are: other axes, texts, Python objects."""
+    unused = {"rewards": np.zeros(520), "note": np.array("ours"), "infos": np.array([{"a": 1}])}
+    path = tmp_path / "maze.npz"
+    for file in (path, tmp_path / "maze-val.npz"):
+        np.savez(file, **point_maze_rows(), **unused)
+    loaded, plain = load_dataset(TASK, path), load_dataset(TASK, dataset_path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: ignored, as nothing uses it: infos, note, rewards"
+    ]
+    for ours, theirs in zip(loaded.train.columns(), plain.train.columns(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_what_is_no_table_of_numbers_is_said(tmp_path: Path, dataset_path: Path) -> None:
+    path = tmp_path / "faulty.npz"
+    np.savez(path, **(point_maze_rows() | {"observations": np.array([None] * 520)}))
+    with pytest.raises(DatasetError, match=r"faulty\.npz: 'observations' must hold numbers, .*Python objects"):
+        validate(path)
+    with path.open("wb") as file:
+        np.save(file, np.zeros((3, 2)))
+    with pytest.raises(DatasetError, match=r"faulty\.npz: holds one array"):
+        validate(path)
+    np.savez_compressed(path, **point_maze_rows())
+    whole = bytearray(path.read_bytes())
+    whole[200:400] = bytes(200)
+    path.write_bytes(whole)
+    with pytest.raises(DatasetError, match=r"faulty\.npz: truncated or not an npz file"):
+        validate(path)
+
+
 def test_tasks_without_rewards_are_errors(dataset_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"takes its rewards from an OGBench task, and 'my-robot' is none"):
+    with pytest.raises(DatasetError, match=r"takes its rewards from --task. OGBench has no task 'my-robot'"):
         load_dataset("my-robot", dataset_path)
     with pytest.raises(DatasetError, match="'pointmaze-medium-navigate-v0' has no rewards; name a single task"):
         load_dataset("pointmaze-medium-navigate-v0", dataset_path)
