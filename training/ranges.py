@@ -71,8 +71,9 @@ class OneOrMore:
 POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 FINITE = Range()
-EPISODE_SEED = Range(0, 2**33 - 1)
-"""Above, the seeds of two steps' noise could be equal: see `sorl_client.episodes.EpisodeSeeds.action`."""
+EPISODES = Range(1, 2**20)
+EPISODE_SEED = Range(0, 2**33 - 2**20)
+"""An episode's number is below 2^33: see `sorl_client.episodes.EpisodeSeeds`. The first seed leaves room for all."""
 CANDIDATES = Range(1, 2**20)
 STEPS = Range(1, 4096)
 

@@ -28,7 +28,7 @@ from training.files import require_file, write_json
 from training.ranges import (
     CANDIDATES,
     EPISODE_SEED,
-    MOST,
+    EPISODES,
     MOST_WORKERS,
     NOT_NEGATIVE,
     STEPS,
@@ -51,7 +51,7 @@ class EvaluateConfig:
     """Numbers of candidates N of the grid."""
     num_steps: Annotated[tuple[Annotated[int, STEPS], ...], OneOrMore()] = (1, 2, 4, 8)
     """Numbers of steps M of the grid."""
-    episodes: Annotated[int, Range(1, MOST)] = 50
+    episodes: Annotated[int, EPISODES] = 50
     """Episodes per cell."""
     first_seed: Annotated[int, EPISODE_SEED] = 10_000
     """Episode seeds are first_seed .. first_seed + episodes - 1, in every cell."""

@@ -13,7 +13,16 @@ from kernels.commands import command
 from policy import CheckpointError
 from training.arguments import parse_arguments
 from training.files import OutputError, require_folder
-from training.ranges import CANDIDATES, EPISODE_SEED, MOST, MOST_WORKERS, STEPS, OneOrMore, Range, require_ranges
+from training.ranges import (
+    CANDIDATES,
+    EPISODE_SEED,
+    EPISODES,
+    MOST_WORKERS,
+    STEPS,
+    OneOrMore,
+    Range,
+    require_ranges,
+)
 from training.results.errors import ResultsError
 from training.results.experiments import Experiment, TaskExperiments, curve_of, require_steps, subject_of
 from training.results.measurements import Measurements
@@ -60,11 +69,11 @@ class ResultsConfig:
     """N at which random and worst candidates are executed, on selection seeds."""
     curve_cells: tuple[tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]], ...] = DEFAULTS.curve_cells
     """N and M of the learning curves, e.g. 1 4 32 4."""
-    episodes: Annotated[int, Range(1, MOST)] = DEFAULTS.selection.episodes
+    episodes: Annotated[int, EPISODES] = DEFAULTS.selection.episodes
     """Selection episodes per cell, for grid, verifier and learning curves."""
     first_seed: Annotated[int, EPISODE_SEED] = DEFAULTS.selection.first
     """First selection seed."""
-    report_episodes: Annotated[int, Range(1, MOST)] = REPORT_EPISODES
+    report_episodes: Annotated[int, EPISODES] = REPORT_EPISODES
     """Report episodes per cell, for headline and claims. The rules ask for at least 200. A page with fewer says so."""
     report_first_seed: Annotated[int, EPISODE_SEED] = DEFAULTS.report.first
     """First report seed."""

@@ -18,7 +18,17 @@ from training.arguments import parse_arguments
 from training.data import DatasetError
 from training.episode_table import EpisodeTableError
 from training.files import OutputError, require_file, require_folder, write_json
-from training.ranges import CANDIDATES, EPISODE_SEED, MOST, MOST_WORKERS, POSITIVE, STEPS, Range, require_ranges
+from training.ranges import (
+    CANDIDATES,
+    EPISODE_SEED,
+    EPISODES,
+    MOST,
+    MOST_WORKERS,
+    POSITIVE,
+    STEPS,
+    Range,
+    require_ranges,
+)
 from training.sweep.cluster import connected, import_ray, require_resources
 from training.sweep.comparison import Comparison, compare, format_comparisons
 from training.sweep.description import make_sweep, read_description
@@ -61,7 +71,7 @@ class SweepConfig:
     """Numbers of candidates N of the evaluations' cells."""
     num_steps: tuple[Annotated[int, STEPS], ...] = ()
     """Numbers of steps M of the evaluations' cells."""
-    episodes: Annotated[int, Range(1, MOST)] | None = None
+    episodes: Annotated[int, EPISODES] | None = None
     """Episodes per cell."""
     first_seeds: tuple[Annotated[int, EPISODE_SEED], ...] = ()
     """First episode seeds, one evaluation for each. Any of these four flags replaces the file's [[evaluate]]."""

@@ -2,9 +2,9 @@
 
 Required are `observations` (rows, obs_dim), `actions` (rows, action_dim), `rewards`, `terminals` and `timeouts`
 (rows,). `next_observations` (rows, obs_dim) is optional. A terminal ends the task: no value is bootstrapped. A timeout
-only cuts the recording: the next observation is unknown, and the row gives no transition (as in
-`d4rl.qlearning_dataset`). A row that is both is a terminal. `action_low` and `action_high` (action_dim,) are this
-project's addition to the layout: the bounds of the actions' units.
+only cuts the recording. Without `next_observations` what followed is unknown, and its row gives no transition (as in
+`d4rl.qlearning_dataset`); with them every row gives one. A row that is both is a terminal. `action_low` and
+`action_high` (action_dim,) are this project's addition to the layout: the bounds of the actions' units.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from training.data.formats.checks import (
     check_flags,
     require_keys,
     unit_actions,
+    warn_of_unused,
 )
 from training.data.formats.raw_dataset import DEFAULT_CONTROL_HZ, Columns, DatasetError, RawDataset, StatedUnits
 from training.files import sha256_of
@@ -59,6 +60,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise DatasetError(f"{path} does not exist")
     try:
         with h5py.File(path, "r") as file:
+            warn_of_unused(str(path), file, (*REQUIRED, *OPTIONAL))
             present = [key for key in (*REQUIRED, *OPTIONAL) if key in file]
             for key in present:
                 if not isinstance(file[key], h5py.Dataset):
@@ -72,20 +74,21 @@ def _transitions(where: str, arrays: dict[str, np.ndarray], actions: np.ndarray)
     terminal = check_flags(where, "terminals", arrays["terminals"])
     timeout = check_flags(where, "timeouts", arrays["timeouts"])
     observations = arrays["observations"]
-    keep = terminal | ~timeout
     if "next_observations" in arrays:
         if arrays["next_observations"].shape != observations.shape:
             shape = arrays["next_observations"].shape
             raise DatasetError(f"{where}: 'next_observations' must be {observations.shape}, and its shape is {shape}")
-        next_observations = arrays["next_observations"][keep]
+        keep = np.ones_like(terminal)
+        next_observations = arrays["next_observations"]
     else:
         if not (terminal.any() or timeout.any()):
             raise DatasetError(f"{where}: neither 'terminals' nor 'timeouts' has a 1: where do episodes end?")
+        keep = terminal | ~timeout
         keep[-1] = terminal[-1]
         following = np.arange(len(observations)) + ~terminal  # a terminal's own observation stands in: its mask is 0
         next_observations = observations[following[keep]]
     if not keep.any():
-        raise DatasetError(f"{where}: no row has a successor: every one is a timeout")
+        raise DatasetError(f"{where}: what followed is unknown in every row: all are timeouts; add 'next_observations'")
     return Columns(
         observations=observations[keep],
         actions=actions[keep],

@@ -82,8 +82,42 @@ def test_next_observations_in_the_file_are_used(tmp_path: Path) -> None:
     rows = robot_rows()
     following = rows["observations"] + 0.5
     dataset = load(write_hdf5(tmp_path / "robot.hdf5", rows | {"next_observations": following}))
-    assert len(dataset.train) == 56  # without the four timeouts
+    assert dataset.train.observations[:, 0].tolist() == list(range(60))
     assert (dataset.train.next_observations - dataset.train.observations).unique().tolist() == [0.5]
+    assert (dataset.train.masks == 0).nonzero().flatten().tolist() == [29, 59]  # a timeout has a value after it
+
+
+def test_four_hundred_rows_with_next_observations_are_as_many_transitions(tmp_path: Path) -> None:
+    rows = robot_rows(400)
+    last = np.arange(400) % 100 == 99
+    rows |= {"terminals": np.zeros(400), "timeouts": last}
+    assert len(load(write_hdf5(tmp_path / "plain.hdf5", rows)).train) == 396
+    following = rows["observations"] + 1
+    assert len(load(write_hdf5(tmp_path / "next.hdf5", rows | {"next_observations": following})).train) == 400
+    endless = rows | {"next_observations": following, "timeouts": np.zeros(400)}
+    assert len(load(write_hdf5(tmp_path / "endless.hdf5", endless)).train) == 400
+
+
+@pytest.mark.parametrize("end", ["terminals", "timeouts"])
+def test_episodes_of_one_step_train(tmp_path: Path, end: str) -> None:
+    rows = robot_rows() | {"terminals": np.zeros(60), "timeouts": np.zeros(60)} | {end: np.ones(60)}
+    rows["next_observations"] = rows["observations"] + 1
+    path = write_hdf5(tmp_path / "steps.hdf5", rows)
+    dataset = load(path)
+    assert len(dataset.train) == 60
+    assert dataset.train.masks.unique().tolist() == [0.0 if end == "terminals" else 1.0]
+    config = TrainConfig(
+        task="my-robot", dataset=path, run_dir=tmp_path / "run", updates=2, hidden=(8,), batch_size=8, threads=1
+    )
+    assert load_policy(train(config)).spec.provenance.updates == 2
+
+
+def test_unused_arrays_and_groups_are_ignored_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_hdf5(tmp_path / "robot.hdf5", robot_rows() | {"next_observation": np.zeros(3)})
+    load(path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: ignored, as nothing uses it: infos, next_observation"
+    ]
 
 
 def test_actions_are_rescaled_by_the_files_bounds(tmp_path: Path) -> None:
@@ -140,8 +174,8 @@ FAULTS: list[tuple[Rows, str]] = [
     (robot_rows() | {"action_low": [-1.0, -1.0]}, "go together"),
     (robot_rows() | {"action_low": [1.0, 1.0], "action_high": [-1.0, -1.0]}, "ascending"),
     (robot_rows() | {"terminals": np.zeros(60), "timeouts": np.zeros(60)}, "where do episodes end"),
-    (robot_rows() | {"terminals": np.zeros(60), "timeouts": np.ones(60)}, "every one is a timeout"),
-    ({key: value[:0] for key, value in robot_rows().items()}, r"its shape is \(0, 3\)"),
+    (robot_rows() | {"terminals": np.zeros(60), "timeouts": np.ones(60)}, "all are timeouts; add 'next_observations'"),
+    ({key: value[:0] for key, value in robot_rows().items()}, r"'observations' has no rows, and its shape is \(0, 3\)"),
     (spoil("observations", 17, np.nan), "'observations' row 17 is NaN or infinite"),
     (spoil("rewards", 18, 1e300), "'rewards' row 18 is NaN or infinite"),
     (spoil("actions", 33, 1.5), r"'actions' row 33 leaves \[-1, 1\]: \[1.5, 1.5\]; .*--action-low"),
