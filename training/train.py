@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from kernels.commands import command
 from kernels.threads import limit_torch_threads
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
 from training.arguments import parse_arguments
+from training.batch import Batch
 from training.config import TrainConfig
 from training.data import Dataset, StatedUnits, load_dataset
 from training.files import atomic_path, require_folder, write_json
@@ -41,6 +43,11 @@ class StartError(ValueError):
     """The policy to start from has other networks or data statistics than this run."""
 
 
+CHECK_EVERY = 100
+"""Updates between checks for finite losses on a card, where reading a number waits for all that is queued. On a CPU
+every update is checked."""
+
+
 class Trainer:
     """A learner with its data and its random stream: what one run's updates need, and its checkpoint."""
 
@@ -56,6 +63,8 @@ class Trainer:
         self.start = None if config.start_from is None else start_from(self.learner, config.start_from)
         self.random = RandomStream(config.device, config.seed)
         self.done = 0
+        self.saved: int | None = None  # the update of resume.pt
+        self.batch: Batch | None = None  # of the last update
 
     def update(self) -> Info:
         """Draw a batch and the update's randomness from the run's stream, and learn from them."""
@@ -65,6 +74,7 @@ class Trainer:
             batch = batch._replace(
                 observations=standardise(batch.observations), next_observations=standardise(batch.next_observations)
             )
+        self.batch = batch
         left = (self.config.updates - self.done) / max(self.config.anneal_updates, 1)
         self.learner.set_learning_rate(self.config.learning_rate * min(1.0, left))
         info = self.learner.update(batch, self.learner.draw(self.random))
@@ -85,6 +95,7 @@ class Trainer:
         with atomic_path(self.config.run_dir / "resume.pt") as temporary:
             torch.save(state, temporary)
         self.save_policy(self.config.run_dir / "policy.safetensors")
+        self.saved = self.done
 
     def save_policy(self, path: Path) -> None:
         """Write the policy as it is now, with its provenance, to `path`."""
@@ -128,7 +139,7 @@ class Trainer:
             )
         self.learner.load_state_dict(state["learner"])
         self.random.load_state_dict(state.get("random", state))  # older files have it at the top level
-        self.done = state["done"]
+        self.done = self.saved = state["done"]
         return True
 
 
@@ -189,13 +200,14 @@ def train(config: TrainConfig) -> Path:
     """Train up to `config.updates`, continuing from the run folder. Returns the path of policy.safetensors.
 
     Raises:
+        ValueError: torch has no such device here.
         OutputError: the run folder cannot be written; the data has not been read.
         DatasetError: the data cannot be trained on.
         ResumeError, StartError: the run folder or `start_from` does not fit these settings.
         BackendUnavailable: `compute` cannot run here.
         CheckpointError: `start_from` is not a policy file.
         Interrupted: SIGINT or SIGTERM arrived; the run was saved.
-        FloatingPointError: a loss became NaN or infinite. The last checkpoint was written before that.
+        FloatingPointError: a loss or gradient became NaN or infinite. The last checkpoint was written before that.
     """
     config = config.resolved()
     assert config.run_dir is not None
@@ -203,6 +215,7 @@ def train(config: TrainConfig) -> Path:
     # "medium" selects oneDNN instead of MKL for fp32 products: 345 against 190 GFLOP/s on two AMD server cores, at a
     # relative error of 4e-7.
     torch.set_float32_matmul_precision("medium")
+    require_device(config.device)
     require_folder("--run-dir", config.run_dir)
     stated = StatedUnits(config.control_hz, config.action_low, config.action_high)
     trainer = Trainer(config, load_dataset(config.task, config.dataset, config.device, stated))
@@ -222,6 +235,7 @@ def train(config: TrainConfig) -> Path:
 def _loop(trainer: Trainer, log: RunLog) -> None:
     config = trainer.config
     totals: dict[str, torch.Tensor] = {}
+    check_all = torch.device(config.device).type == "cpu"
     since, started = 0, time.perf_counter()
     bar = tqdm(total=config.updates, initial=trainer.done, unit="update", desc=config.task, smoothing=0.02)
     with bar, stop_requests() as stop:
@@ -230,26 +244,51 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
                 totals[name] = totals[name] + value if name in totals else value.clone()
             since += 1
             bar.update()
-            if trainer.done % config.log_every == 0 or trainer.done == config.updates:
+            last = trainer.done == config.updates
+            logs = trainer.done % config.log_every == 0 or last
+            keeps = trainer.done % config.keep_every == 0
+            saves = trainer.done % config.save_every == 0 or last or bool(stop)
+            if check_all or logs or keeps or saves or trainer.done % CHECK_EVERY == 0:
+                require_finite(trainer, totals)
+            if logs:
                 values = {name: float(total) / since for name, total in totals.items()}
                 values["updates_per_second"] = since / (time.perf_counter() - started)
-                _require_finite(values, trainer.done)
                 log.write(trainer.done, values)
                 bar.set_postfix(q=f"{values['q_mean']:.2f}", flow=f"{values['flow_loss']:.3f}", refresh=False)
                 totals, since, started = {}, 0, time.perf_counter()
-            if trainer.done % config.keep_every == 0:
+            if keeps:
                 assert config.run_dir is not None
                 trainer.save_policy(config.run_dir / f"policy-{trainer.done}.safetensors")
-            if trainer.done % config.save_every == 0 or trainer.done == config.updates or stop:
+            if saves:
                 trainer.save()
             if stop:
                 raise Interrupted("interrupted and saved: run the same command again to continue")
 
 
-def _require_finite(values: dict[str, float], update: int) -> None:
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise FloatingPointError(f"{name} is {value} at update {update}; lower --learning-rate or check the data")
+def require_finite(trainer: Trainer, totals: Mapping[str, torch.Tensor]) -> None:
+    """Raise FloatingPointError if a sum of a loss or gradient norm over the last updates is NaN or infinite.
+
+    The message says what was seen: the update, what is not finite, the ranges in the update's batch, and what is kept.
+    """
+    faulty = [f"{name} is {float(total)}" for name, total in totals.items() if not math.isfinite(total)]
+    if not faulty:
+        return
+    assert trainer.batch is not None
+    parts = {name: column for name, column in trainer.batch._asdict().items() if name != "masks"}
+    ranges = ", ".join(f"{name} {float(part.min()):.4g} to {float(part.max()):.4g}" for name, part in parts.items())
+    kept = "nothing had been saved" if trainer.saved is None else f"the checkpoint of update {trainer.saved:,} is kept"
+    raise FloatingPointError(
+        f"{', '.join(faulty)} at update {trainer.done:,}, whose batch had {ranges}; "
+        f"lower --learning-rate or check the data; {kept}"
+    )
+
+
+def require_device(name: str) -> None:
+    """Raise ValueError, naming the flag, if torch cannot use the device here."""
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
 @command("sorl-train", BackendUnavailable, CheckpointError, FloatingPointError, ValueError, OSError)

@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "data": COMMAND | {"batch", "files", "signals", "tasks"},
     "losses": {"batch"},
     "learner": {"batch", "config", "losses"},
-    "train": {"arguments", "config", "data", "files", "learner", "logs", "losses", "revision", "signals"},
+    "train": {"arguments", "batch", "config", "data", "files", "learner", "logs", "losses", "revision", "signals"},
     "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
     "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
     "release": COMMAND | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results", "tasks"},

@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +132,35 @@ def test_a_run_does_not_resume_with_other_settings(config: TrainConfig) -> None:
 def test_divergence_stops_the_run(config: TrainConfig) -> None:
     with pytest.raises(FloatingPointError, match="lower --learning-rate"):
         train(replace(config, learning_rate=1e30, updates=60))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything of it is saved or kept, whatever the intervals are."""
+    update = Learner.update
+    done = 0
+
+    def spoiled(self: Learner, *arguments: Any) -> dict[str, torch.Tensor]:
+        nonlocal done
+        done += 1
+        info = update(self, *arguments)
+        return info | {"flow_loss": info["flow_loss"] * float("nan")} if done == 6 else info
+
+    monkeypatch.setattr(Learner, "update", spoiled)
+    seen = r"^flow_loss is nan at update 6, whose batch had observations .* rewards -1 to .*of update 5 is kept$"
+    with pytest.raises(FloatingPointError, match=seen):
+        train(replace(config, updates=60, log_every=50, save_every=5, keep_every=6))
+    assert config.run_dir is not None
+    assert torch.load(config.run_dir / "resume.pt", weights_only=True)["done"] == 5
+    assert load_policy(config.run_dir / "policy.safetensors").spec.provenance.updates == 5
+    assert not (config.run_dir / "policy-6.safetensors").exists()
+    monkeypatch.undo()
+    assert load_policy(train(config)).spec.provenance.updates == 12  # it continues
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_torch_does_not_have_is_refused(config: TrainConfig, device: str) -> None:
+    with pytest.raises(ValueError, match=f"^--device {device}: [^\n]*$"):
+        train(replace(config, device=device, dataset=Path("absent.npz")))
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 from training.batch import Batch
 from training.data.action_bounds import ActionBounds
 from training.data.formats import hdf5, minari, npz
+from training.data.formats.checks import warn_of_ranges
 from training.data.formats.raw_dataset import Columns, DatasetError, RawDataset, StatedUnits
 
 if TYPE_CHECKING:  # imported where data goes to a device: see the package's docstring
@@ -103,6 +104,7 @@ def load_dataset(task: str, path: Path, device: str = "cpu", stated: StatedUnits
             format is not installed.
     """
     raw = _read(task, path, stated or StatedUnits())
+    warn_of_ranges(str(path), raw.train, raw.action_bounds)
     observations = raw.train.observations.astype(np.float64)
     return Dataset(
         train=_to_device(raw.train, device),

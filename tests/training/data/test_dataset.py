@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training.conftest import TASK, point_maze_rows
+from tests.training.conftest import TASK, point_maze_rows, write
+from training.data.action_bounds import ActionBounds
 from training.data.dataset import ACTION_LIMIT, Dataset, DatasetError, load_dataset
+from training.data.formats.checks import warn_of_ranges
+from training.data.formats.raw_dataset import Columns
 from training.files import sha256_of
 
 
@@ -42,3 +45,30 @@ def test_batches_depend_on_the_generators_state_only(dataset: Dataset) -> None:
 def test_other_formats_are_refused(name: str) -> None:
     with pytest.raises(DatasetError, match=f"{name}: .*expected .npz, .hdf5, .h5 or minari:NAME"):
         load_dataset(TASK, Path(name))
+
+
+def test_suspicious_ranges_are_named(tmp_path: Path, dataset_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Actions that use less than a fifth of their range, observations above a million."""
+    load_dataset(TASK, dataset_path)
+    assert caplog.records == []
+    rows = point_maze_rows()
+    rows["actions"][:, 1] = 0.5 + 0.15 * rows["actions"][:, 1]
+    rows["observations"] = rows["observations"].copy()
+    rows["observations"][7, 0] = -2e6
+    path = write(tmp_path / "odd.npz", rows)
+    load_dataset(TASK, path)
+    actions, observations = (record.getMessage() for record in caplog.records)
+    assert actions.startswith(
+        f"{path}: 'actions' use less than a fifth of their declared range: dimension 1 goes from 0.35"
+    )
+    assert actions.endswith(" of -1 to 1")
+    assert observations.startswith(f"{path}: 'observations' are large, beyond 1e+06: dimension 0 goes from -2e+06 to 2")
+
+
+def test_ranges_are_named_in_the_datas_units(caplog: pytest.LogCaptureFixture) -> None:
+    column = np.linspace(-1, 1, 5)[:, None]
+    columns = Columns(column, 0.1 * column, column, column, column)
+    warn_of_ranges("arm.hdf5", columns, ActionBounds((3.0,), (7.0,)))
+    assert [record.getMessage() for record in caplog.records] == [
+        "arm.hdf5: 'actions' use less than a fifth of their declared range: dimension 0 goes from 4.8 to 5.2 of 3 to 7"
+    ]

@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from training.data.action_bounds import ActionBounds
-from training.data.formats.raw_dataset import DatasetError
+from training.data.formats.raw_dataset import Columns, DatasetError
 
 OTHER_UNITS_HINT = "; if the actions have other units, pass --action-low and --action-high"
 log = logging.getLogger(__name__)
+NARROW = 0.2  # of the declared range: actions that use less are perhaps in other units
+LARGE = 1e6  # beyond, float32 resolves a tenth at most, and networks of raw observations do not learn
 _FLOAT32_MAX = np.finfo(np.float32).max
 
 
@@ -65,3 +67,22 @@ def unit_actions(where: str, actions: np.ndarray, bounds: ActionBounds, hint: st
         row = int(np.argmin(inside.all(1)))
         raise DatasetError(f"{where}: 'actions' row {row} leaves {bounds}: {actions[row].tolist()}{hint}")
     return unit
+
+
+def warn_of_ranges(where: str, columns: Columns, bounds: ActionBounds) -> None:
+    """Log one line of action dimensions that use little of `bounds`, and one of large observation dimensions."""
+    unit_low, unit_high = columns.actions.min(0), columns.actions.max(0)
+    narrow = []
+    for dim in np.flatnonzero(unit_high - unit_low < 2 * NARROW):
+        low, high = bounds.low[dim], bounds.high[dim]
+        first, last = (low + (float(unit) + 1) / 2 * (high - low) for unit in (unit_low[dim], unit_high[dim]))
+        narrow.append(f"dimension {dim} goes from {first:.4g} to {last:.4g} of {low:.4g} to {high:.4g}")
+    if narrow:
+        log.warning("%s: 'actions' use less than a fifth of their declared range: %s", where, "; ".join(narrow))
+    low, high = columns.observations.min(0), columns.observations.max(0)
+    large = [
+        f"dimension {dim} goes from {low[dim]:.4g} to {high[dim]:.4g}"
+        for dim in np.flatnonzero(np.maximum(np.abs(low), np.abs(high)) > LARGE)
+    ]
+    if large:
+        log.warning("%s: 'observations' are large, beyond %g: %s", where, LARGE, "; ".join(large))
