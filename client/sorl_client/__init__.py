@@ -9,6 +9,7 @@ from sorl_client.errors import (
     AdminDisabled,
     ConnectionFailed,
     DeadlineExceeded,
+    InvalidArgument,
     InvalidReply,
     NotReady,
     Overloaded,
@@ -19,6 +20,7 @@ from sorl_client.errors import (
     StaleReply,
     Unauthorized,
     VersionGone,
+    WrongArgumentType,
 )
 from sorl_client.retry import RetryPolicy
 
@@ -29,6 +31,7 @@ __all__ = [
     "Client",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "InvalidArgument",
     "InvalidReply",
     "NotReady",
     "Overloaded",
@@ -40,4 +43,5 @@ __all__ = [
     "StaleReply",
     "Unauthorized",
     "VersionGone",
+    "WrongArgumentType",
 ]

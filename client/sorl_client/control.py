@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sorl_client import episodes
+from sorl_client import episodes, parameters
 from sorl_client.action import Action
 from sorl_client.conversation import OnLate
 from sorl_client.errors import DeadlineExceeded
@@ -41,7 +41,7 @@ class Acts(Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """The arguments of every tick's request, see `Client.act`."""
+    """The arguments of every tick's request, see `Client.act`. Raises InvalidArgument by a field's name."""
 
     model: str | None = None
     num_candidates: int | None = None
@@ -49,6 +49,16 @@ class Ask:
     deadline_ms: float | None = None
     on_late: OnLate = "degrade"
     temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        ranges: dict[str, parameters.Whole | parameters.Real] = {
+            "num_candidates": parameters.BUDGET,
+            "num_steps": parameters.BUDGET,
+            "deadline_ms": parameters.DEADLINE_MS,
+            "temperature": parameters.TEMPERATURE,
+        }
+        for name, allowed in ranges.items():
+            object.__setattr__(self, name, allowed.or_none(name, getattr(self, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +101,9 @@ def run_episode(
 
     A tick is missed after `ask.deadline_ms`, or after the control period if that is None. With `realtime` the loop also
     waits for the next tick. Success is the last step's info["success"]. Raises the client's errors, except
-    DeadlineExceeded.
+    DeadlineExceeded, and InvalidArgument for a `max_steps` that is no integer of at least 0.
     """
+    max_steps = parameters.COUNT.or_none("max_steps", max_steps)
     period_s = 1.0 / episodes.control_hz(env)
     limit_ms = period_s * 1e3 if ask.deadline_ms is None else ask.deadline_ms
     observation = episodes.reset(env, seeds.episode)

@@ -6,17 +6,15 @@ Each call is a generator. It yields an effect (a request to send, or seconds to 
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
-import numpy as np
 import numpy.typing as npt
 
-from sorl_client import wire
+from sorl_client import parameters, wire
 from sorl_client.action import Action
 from sorl_client.errors import (
     AdminDisabled,
@@ -65,14 +63,12 @@ class Conversation:
         parsed = httpx.URL(url)
         if parsed.scheme not in ("http", "https") or not parsed.host:
             raise ValueError(f"need a URL such as http://127.0.0.1:8000, got {url!r}")
-        if not (timeout_s > 0.0 and transit_ms >= 0.0):
-            raise ValueError(f"need timeout_s > 0 and transit_ms >= 0, got {timeout_s} and {transit_ms}")
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ValueError("api_key must be printable ASCII, because it is sent in a header")
         self.url = url.rstrip("/")
         self._headers = {"User-Agent": "sorl-client"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
-        self._timeout_s = timeout_s
-        self._transit_s = transit_ms / 1e3
+        self._timeout_s = parameters.TIMEOUT_S("timeout_s", timeout_s)
+        self._transit_s = parameters.TRANSIT_MS("transit_ms", transit_ms) / 1e3
         self._retry = retry
         self._media_type = media_type
         self._clock = clock
@@ -96,20 +92,18 @@ class Conversation:
     ) -> Exchange[Action]:
         """POST /act, see `Client.act`."""
         started = self._clock()
-        if deadline_ms is not None and not math.isfinite(deadline_ms):
-            raise ValueError(f"deadline_ms must be finite, got {deadline_ms}")
+        deadline_ms = parameters.DEADLINE_MS.or_none("deadline_ms", deadline_ms)
         request_id = request_id or uuid.uuid4().hex
-        with np.errstate(over="ignore"):  # values beyond float32 become infinite; the server refuses them by name
-            rows = np.asarray(observation, dtype=np.float32)
+        rows = parameters.observation("observation", observation)
         fields: dict[str, Any] = {"observation": rows, "on_late": on_late, "request_id": request_id}
         optional = {
-            "num_candidates": num_candidates,
-            "num_steps": num_steps,
-            "seed": seed,
-            "temperature": temperature,
+            "num_candidates": parameters.BUDGET.or_none("num_candidates", num_candidates),
+            "num_steps": parameters.BUDGET.or_none("num_steps", num_steps),
+            "seed": parameters.seed("seed", seed),
+            "temperature": parameters.TEMPERATURE.or_none("temperature", temperature),
             "model": model,
             "model_version": model_version,
-            "priority": priority,
+            "priority": parameters.PRIORITY.or_none("priority", priority),
             "return_candidates": return_candidates or None,
         }
         fields |= {name: value for name, value in optional.items() if value is not None}
@@ -151,6 +145,7 @@ class Conversation:
 
     def wait_until_ready(self, timeout: float) -> Exchange[None]:
         """GET /readyz until it says yes, see `Client.wait_until_ready`."""
+        timeout = parameters.WAIT_S("timeout", timeout)
         end = self._clock() + timeout
         while True:
             fault = yield from self._probe(max(POLL_S, min(self._timeout_s, end - self._clock())))
@@ -262,10 +257,11 @@ def problem(response: httpx.Response) -> SorlError:
 
 def _retry_after_s(milliseconds: object, header: str | None) -> float | None:
     """Seconds to wait: the milliseconds if given, else the header. A date in the header is ignored, since the clocks
-    of both sides may differ."""
+    of both sides may differ. A number beyond a float counts as the largest float, which is beyond anyone's patience."""
+    most = parameters.FLOAT_MAX
     if isinstance(milliseconds, int | float) and 0.0 <= milliseconds < float("inf"):
-        return milliseconds / 1e3
-    return float(header) if header is not None and header.isascii() and header.isdigit() else None
+        return min(milliseconds, most) / 1e3
+    return min(float(header), most) if header is not None and header.isascii() and header.isdigit() else None
 
 
 def _message(error: Exception | None) -> str:

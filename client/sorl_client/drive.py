@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,10 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from sorl_client import episodes, report
+from sorl_client import episodes, parameters, report
 from sorl_client.client import Client
 from sorl_client.control import Ask, Episode, run_episode
 from sorl_client.errors import SorlError
+from sorl_client.parameters import Real, Whole
 
 DESCRIPTION = """\
 Drive a simulated robot of OGBench by a policy server, and report success, latency and jerk.
@@ -36,6 +36,9 @@ examples:
       a check for CI: exit status 1 if fewer than 8 of 10 episodes succeed
 
 exit status: 0 done; 1 fewer successes than --require-successes; 2 could not run; 130 interrupted"""
+
+
+POSITIVE_MS = Real(0, parameters.LONGEST_DEADLINE_MS, above=True)
 
 
 class CannotDrive(Exception):
@@ -192,18 +195,43 @@ def parser() -> argparse.ArgumentParser:
     add("url", nargs="?", default="http://127.0.0.1:8000", help="the policy server (default: %(default)s)")
     add("--task", default="cube-single-play-singletask-task2-v0", help="OGBench task (default: %(default)s)")
     add("--model", help="name of the model; needed only if the server has several")
-    add("--episodes", type=_from(1), default=10, help="number of episodes (default: %(default)s)")
-    add("--seed", type=_from(0), default=0, help="seed of the first episode; the next ones follow (default: 0)")
-    add("--num-candidates", type=_from(1), metavar="N", help="candidate actions per tick (default: the policy's)")
-    add("--num-steps", type=_from(1), metavar="M", help="refinement steps per candidate (default: the policy's)")
-    add("--deadline-ms", type=_positive, metavar="MS", help="time limit for each action, in ms (default: no deadline)")
+    add(
+        "--episodes",
+        type=_number(parameters.AT_LEAST_ONE),
+        default=10,
+        help="number of episodes (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=_number(parameters.EPISODE),
+        default=0,
+        help="seed of the first episode; the next ones follow (default: 0)",
+    )
+    add(
+        "--num-candidates",
+        type=_number(parameters.BUDGET),
+        metavar="N",
+        help="candidate actions per tick (default: the policy's)",
+    )
+    add(
+        "--num-steps",
+        type=_number(parameters.BUDGET),
+        metavar="M",
+        help="refinement steps per candidate (default: the policy's)",
+    )
+    add(
+        "--deadline-ms",
+        type=_number(POSITIVE_MS),
+        metavar="MS",
+        help="time limit for each action, in ms (default: no deadline)",
+    )
     add(
         "--on-late",
         choices=("degrade", "reject"),
         default="degrade",
         help="if N and M do not fit the deadline: compute less, or refuse, which holds (default: %(default)s)",
     )
-    add("--temperature", type=float, help="scale of the noise, 0 to 2 (default: 1)")
+    add("--temperature", type=_number(parameters.TEMPERATURE), help="scale of the noise, 0 to 2 (default: 1)")
     seeding = result.add_mutually_exclusive_group()
     seeding.add_argument(
         "--seed-policy",
@@ -223,8 +251,19 @@ def parser() -> argparse.ArgumentParser:
         default=True,
         help="keep the environment's control rate, or run as fast as the server replies",
     )
-    add("--max-steps", type=_from(1), metavar="STEPS", help="longest episode (default: the task's time limit)")
-    add("--wait-s", type=float, default=0.0, metavar="S", help="wait this long for the server to be ready (default: 0)")
+    add(
+        "--max-steps",
+        type=_number(parameters.AT_LEAST_ONE),
+        metavar="STEPS",
+        help="longest episode (default: the task's time limit)",
+    )
+    add(
+        "--wait-s",
+        type=_number(parameters.WAIT_S),
+        default=0.0,
+        metavar="S",
+        help="wait this long for the server to be ready (default: 0)",
+    )
     add(
         "--api-key",
         metavar="KEY",
@@ -234,7 +273,7 @@ def parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="also write the results to this file")
     add(
         "--require-successes",
-        type=_from(0),
+        type=_number(parameters.COUNT),
         default=0,
         metavar="K",
         help="exit with 1 if fewer episodes succeed, under either seed policy",
@@ -242,18 +281,13 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value < math.inf:
-        raise argparse.ArgumentTypeError("must be positive and finite")
-    return value
+def _number(allowed: Whole | Real) -> Callable[[str], float]:
+    """The type of an option whose number `allowed` checks."""
 
+    def number(text: str) -> float:
+        try:
+            return allowed("option", int(text) if isinstance(allowed, Whole) else float(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {allowed}; found {parameters.brief(text)}") from None
 
-def _from(least: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"must be at least {least}")
-        return value
-
-    return integer
+    return number

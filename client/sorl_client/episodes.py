@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from sorl_client import parameters
+
 SeedPolicy = Literal["step", "episode"]
 STEPS_PER_EPISODE = 2**20
 
@@ -26,13 +28,18 @@ class EpisodeSeeds:
 
     With policy "step" every control tick has its own noise; this is the default, and success is reported with it. With
     "episode" all ticks use the noise of the first, so that best-of-N does not flip between modes from tick to tick.
+    `episode` is below 2^33, else InvalidArgument is raised.
     """
 
     episode: int
     policy: SeedPolicy = "step"
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "episode", parameters.EPISODE("episode", self.episode))
+
     def action(self, step: int) -> int:
-        """The seed of the action at `step`: distinct for all episodes < 2^33 and steps < 2^20, and below 2^53."""
+        """The seed of the action at `step`: distinct for all episodes and steps < 2^20, and below 2^53."""
+        step = parameters.COUNT("step", step)
         return self.episode * STEPS_PER_EPISODE + (step if self.policy == "step" else 0)
 
 
@@ -69,6 +76,7 @@ def keep_action_space(env: Any) -> None:
 
 def reset(env: Any, seed: int) -> npt.NDArray[np.float32]:
     """Start the episode of `seed`; returns the first observation, (obs_dim,)."""
+    seed = parameters.EPISODE("seed", seed)
     words = np.random.SeedSequence(seed).generate_state(2)
     np.random.seed(words[0])  # mazes use NumPy's global generator
     env.unwrapped.action_space.seed(int(words[1]))
@@ -84,6 +92,7 @@ def control_hz(env: Any) -> float:
 
 
 def seeds(first: int, episodes: int, policy: SeedPolicy = "step") -> Iterator[EpisodeSeeds]:
-    """The seeds of `episodes` consecutive episodes."""
-    for episode in range(first, first + episodes):
-        yield EpisodeSeeds(episode, policy)
+    """The seeds of `episodes` consecutive episodes. Raises InvalidArgument if the first or last is out of range."""
+    first = parameters.EPISODE("first", first)
+    episodes = parameters.Whole(0, parameters.EPISODE.most - first + 1)("episodes", episodes)
+    return (EpisodeSeeds(episode, policy) for episode in range(first, first + episodes))

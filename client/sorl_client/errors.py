@@ -2,6 +2,8 @@
 
 SorlError
 ├── RequestRefused      4xx: the request is at fault; sending it again can't help
+│   ├── InvalidArgument     a ValueError: the client found an argument at fault, and sent nothing
+│   │   └── WrongArgumentType   a TypeError too: it is of the wrong type
 │   ├── VersionGone     409: the model is served, but not (or no longer) in the requested version
 │   ├── ReloadFailed    409: the model's file can't be served; the previous version still is
 │   ├── Unauthorized    401: the key is missing or wrong
@@ -63,9 +65,19 @@ class SorlError(Exception):
 
 
 class RequestRefused(SorlError):
-    """The server refused the request (4xx)."""
+    """The server refused the request (4xx), or the client refused to send it."""
 
     default_code = "invalid_request"
+
+
+class InvalidArgument(RequestRefused, ValueError):
+    """The argument `field` of a call or constructor is out of range. Nothing was sent; `status` is None."""
+
+    default_code = "invalid_argument"
+
+
+class WrongArgumentType(InvalidArgument, TypeError):
+    """The argument `field` is of the wrong type: a string, boolean or fraction where a number or integer is needed."""
 
 
 class VersionGone(RequestRefused):

@@ -207,6 +207,14 @@ def test_retry_after_is_respected(ask, good, clock, answer, least):
     assert clock.slept == pytest.approx([least + 0.01])
 
 
+@pytest.mark.parametrize("answer", [{"retry_after_ms": 10**400}, {"headers": {"Retry-After": "9" * 400}}])
+def test_a_retry_after_beyond_a_float_ends_the_call(ask, clock, answer):
+    with pytest.raises(Overloaded) as caught:
+        ask(Script(problem(503, "overloaded", **answer)))
+    assert caught.value.retry_after_s > 1e300
+    assert clock.slept == []
+
+
 def test_a_retry_after_above_patience_s_ends_the_call(ask, clock):
     with pytest.raises(Overloaded) as caught:
         ask(Script(problem(503, "overloaded", {"Retry-After": "3600"})))
@@ -444,7 +452,7 @@ def test_an_invalid_url_is_refused(url):
 
 @pytest.mark.parametrize("settings", [{"attempts": 0}, {"first_s": 2.0}, {"longest_s": float("inf")}])
 def test_impossible_retry_policies_are_refused(settings):
-    with pytest.raises(ValueError, match=r"attempts|first_s"):
+    with pytest.raises(ValueError, match=next(iter(settings))):
         RetryPolicy(**settings)
 
 

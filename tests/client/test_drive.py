@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sorl_client.drive import main
+from sorl_client.drive import main, parser
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
@@ -201,6 +202,50 @@ def test_invalid_flags_are_refused(flags, capsys):
         main(flags)
     assert caught.value.code == 2
     assert flags[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "expected"),
+    [
+        ("--episodes", ["0", "1.5", "ten", "nan"], "expected an integer from 1 to 2^53"),
+        ("--seed", ["-1", str(2**33)], "expected an integer from 0 to 2^33 - 1"),
+        ("--num-candidates", ["0", "8.0", "True"], "expected an integer from 1 to 2^53"),
+        ("--num-steps", ["0", "9" * 30, "9" * 5000], "expected an integer from 1 to 2^53"),
+        (
+            "--deadline-ms",
+            ["0", "-1", "nan", "inf", "3600001", "x"],
+            "expected a finite number above 0, at most 3600000",
+        ),
+        ("--temperature", ["nan", "inf", "-1", "2.1", "x"], "expected a number from 0 to 2"),
+        ("--max-steps", ["0"], "expected an integer from 1 to 2^53"),
+        ("--wait-s", ["nan", "inf", "-1", "1e300"], "expected a number from 0 to 2147483"),
+        ("--require-successes", ["-1", "0.5"], "expected an integer from 0 to 2^53"),
+    ],
+)
+def test_every_number_of_the_command_has_a_range(flag, values, expected, capsys):
+    for value in values:
+        with pytest.raises(SystemExit) as caught:
+            main([f"{flag}={value}"])
+        assert caught.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(f"sorl-drive: error: argument {flag}: {expected}; found '{value[:20]}")
+        assert len(last) < 250
+
+
+def test_every_option_that_is_a_number_has_a_check():
+    numbers = {
+        "episodes", "seed", "num_candidates", "num_steps", "deadline_ms", "temperature", "max_steps", "wait_s",
+        "require_successes",
+    }  # fmt: skip
+    actions = parser()._actions
+    assert {action.dest for action in actions if action.type not in (None, Path)} == numbers
+    assert not [action.dest for action in actions if action.type in (int, float)]
+
+
+def test_more_episodes_than_there_are_seeds_are_one_line(zigzag, drive):
+    status, _, err = drive(zigzag.url, "--seed", 2**33 - 1, "--episodes", 2)
+    assert (status, err) == (2, "sorl-drive: invalid_argument: episodes: expected an integer from 0 to 1; found 2\n")
+    assert zigzag.requests == []
 
 
 def test_an_interrupted_drive_prints_so(zigzag, robot, drive):
