@@ -74,7 +74,7 @@ class Real:
         if not _is(value, numbers.Real):
             raise _refusal(WrongArgumentType, name, self, value)
         try:
-            number = int(value) if isinstance(value, numbers.Integral) else float(value)
+            number = int(value) if _is(value, numbers.Integral) else float(value)
         except OverflowError:  # a fraction beyond a float
             number = math.inf
         if not self.least <= number <= self.most or (self.above and number == self.least):  # also refuses NaN
@@ -150,6 +150,8 @@ def _scalar(value: Any) -> Any:
 
 def _is(value: Any, kind: type) -> bool:
     """Whether `value` is of `kind`. Booleans and durations are not, though they are registered as integers."""
+    if type(value) in (int, float):  # 0.1 us, against 0.5 us for the line below
+        return kind is numbers.Real or type(value) is int
     return isinstance(value, kind) and not isinstance(value, bool | np.timedelta64)
 
 
