@@ -261,7 +261,7 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
                 trainer.save_policy(config.run_dir / f"policy-{trainer.done}.safetensors")
             if saves:
                 trainer.save()
-            if stop:
+            if saves and stop:  # a signal that came since waits for the next update's save
                 raise Interrupted("interrupted and saved: run the same command again to continue")
 
 
