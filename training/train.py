@@ -237,8 +237,10 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
     totals: dict[str, torch.Tensor] = {}
     check_all = torch.device(config.device).type == "cpu"
     since, started = 0, time.perf_counter()
-    bar = tqdm(total=config.updates, initial=trainer.done, unit="update", desc=config.task, smoothing=0.02)
-    with bar, stop_requests() as stop:
+    with (
+        stop_requests() as stop,
+        tqdm(total=config.updates, initial=trainer.done, unit="update", desc=config.task, smoothing=0.02) as bar,
+    ):
         while trainer.done < config.updates:
             for name, value in trainer.update().items():
                 totals[name] = totals[name] + value if name in totals else value.clone()

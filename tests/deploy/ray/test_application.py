@@ -181,7 +181,7 @@ def test_a_replica_that_cannot_warm_up_does_not_start_and_is_not_healthy(monkeyp
     def fail(_: Engine) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(Engine, "warm_up", fail)
+    monkeypatch.setattr(Engine, "warm_up_steps", fail)
 
     async def life() -> None:
         replica = Replica()
