@@ -13,6 +13,7 @@ from training.ranges import (
     MOST_WORKERS,
     NOT_NEGATIVE,
     POSITIVE,
+    TRAINING_SEED,
     OneOrMore,
     PowerOfTwo,
     Range,
@@ -62,7 +63,7 @@ class TrainConfig:
     policies of this run name the file and count its updates too."""
     updates: Annotated[int, Range(1, MOST)] = 1_000_000
     """Gradient updates. Raise it to continue a finished run."""
-    seed: Annotated[int, Range(-(2**63), 2**64 - 1)] = 0
+    seed: Annotated[int, TRAINING_SEED] = 0
     """Seed of initial weights, batches and noise."""
 
     hidden: Annotated[tuple[Annotated[int, Range(1, 2**16)], ...], OneOrMore()] = (512, 512, 512, 512)

@@ -71,6 +71,8 @@ class OneOrMore:
 POSITIVE = Range(0, above=True)
 NOT_NEGATIVE = Range(0)
 FINITE = Range()
+TRAINING_SEED = Range(-(2**63), 2**64 - 1)
+"""As torch.manual_seed takes them."""
 EPISODES = Range(1, 2**20)
 EPISODE_SEED = Range(0, 2**33 - 2**20)
 """An episode's number is below 2^33: see `sorl_client.episodes.EpisodeSeeds`. The first seed leaves room for all."""

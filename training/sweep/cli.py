@@ -26,6 +26,7 @@ from training.ranges import (
     MOST_WORKERS,
     POSITIVE,
     STEPS,
+    TRAINING_SEED,
     Range,
     require_ranges,
 )
@@ -56,7 +57,7 @@ class SweepConfig:
     """Runs are written to OUT/TASK/SETTING/seed-SEED, the table to OUT/summary.json and .csv. Default: runs/FILE."""
     tasks: tuple[str, ...] = ()
     """OGBench single-task names."""
-    seeds: tuple[Annotated[int, Range(-(2**63), 2**64 - 1)], ...] = ()
+    seeds: tuple[Annotated[int, TRAINING_SEED], ...] = ()
     """Training seeds of every setting. Default: 0."""
     updates: Annotated[int, Range(1, MOST)] | None = None
     """Gradient updates of every run."""
