@@ -7,11 +7,14 @@ took its usual time.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from pathlib import Path
 
 import torch
+
+log = logging.getLogger(__name__)
 
 
 def available_cores() -> int:
@@ -41,6 +44,18 @@ def native_threads() -> int:
     core as soon as it wakes.
     """
     return available_cores()
+
+
+def at_most_cores(threads: int) -> int:
+    """`threads`, but no more than there are cores, with a warning: more would only wait for each other.
+
+    0 stays 0, which is everyone's default.
+    """
+    cores = available_cores()
+    if threads <= cores:
+        return threads
+    log.warning("threads: %d asked for, and this process has %d cores: using %d", threads, cores, cores)
+    return cores
 
 
 def limit_torch_threads(threads: int) -> None:

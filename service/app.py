@@ -46,6 +46,6 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         admin_routes(lifecycle, runtime.reloader, settings.admin_key),
         page_routes(lifecycle, catalog, runtime.scheduler, runtime.stats),
     ]
-    app = make_application(act, routers, lifespan)
+    app = make_application(act, routers, runtime.metrics.requests.count_error, lifespan)
     app.state.runtime = runtime
     return app

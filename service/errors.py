@@ -18,7 +18,7 @@ ServiceError
 ├── NonfiniteOutput       500 nonfinite_output        the policy gave NaN or infinity: nothing to send to a motor
 ├── Unavailable           503                         try again after `retry_after_ms`
 │   ├── NotReady          503 not_ready               warming up, or draining
-│   └── Overloaded        503 overloaded              too much is queued before it, or for its deadline
+│   └── Overloaded        503 overloaded              too much is queued ahead of it, or no time now for its deadline
 └── DeadlineExceeded      504 deadline_exceeded       passed before the reply, or can't be met on an idle server
 """
 
@@ -207,10 +207,12 @@ class NotReady(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """Too much compute is queued ahead of the request: more than the queue holds, or than its deadline allows."""
+    """No time now: more is queued ahead of the request than the queue holds or its deadline allows, or the server is
+    slower than at its best and the deadline short.
+    """
 
     code = "overloaded"
-    reasons = ("queue_full", "backlog")
+    reasons = ("queue_full", "backlog", "slow")
 
 
 class DeadlineExceeded(ServiceError):
@@ -219,3 +221,7 @@ class DeadlineExceeded(ServiceError):
     status = 504
     code = "deadline_exceeded"
     reasons = ("too_short", "expired_queued", "expired_computing")
+
+    def name_deadline(self, deadline_ms: float | None) -> None:
+        """Say which deadline it was, and its unit: clients may think in seconds."""
+        self.detail = f"{self.detail} (deadline_ms was {deadline_ms:g}, in milliseconds)"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from kernels.backend import DeviceFailure
-from kernels.threads import limit_torch_threads, serving_threads
+from kernels.threads import at_most_cores, limit_torch_threads, serving_threads
 from policy import PolicySpec
 from policy.flops import flops_of
 from service.engine import BatchReport, Device
@@ -53,7 +53,7 @@ class Runtime:
             max_batch_rows=settings.max_batch_rows,
             max_queue_seconds=settings.max_queue_seconds,
             aging_seconds=settings.aging_seconds,
-            on_thread_start=partial(limit_torch_threads, settings.threads or serving_threads()),
+            on_thread_start=partial(limit_torch_threads, at_most_cores(settings.threads) or serving_threads()),
             on_broken=lambda: self._lose_engine("the worker thread died"),
         )
         self.deadlines = Deadlines(self.scheduler.backlog)
@@ -189,10 +189,14 @@ class Runtime:
         settings = self.settings
         if settings.record_dir is None:
             return None
-        return Recorder(
-            settings.record_dir,
-            {"checkpoint": str(settings.model.resolve())},
-            max_bytes=settings.record_max_bytes,
-            max_files=settings.record_max_files,
-            dropped=self.metrics.recorder_dropped.inc,
-        )
+        try:
+            return Recorder(
+                settings.record_dir,
+                {"checkpoint": str(settings.model.resolve())},
+                max_bytes=settings.record_max_bytes,
+                max_files=settings.record_max_files,
+                dropped=self.metrics.recorder_dropped.inc,
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"record_dir: {settings.record_dir} can't be made or written to: {reason}") from None

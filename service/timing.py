@@ -25,11 +25,13 @@ class TimeLeft(NamedTuple):
 
     Attributes:
         now: behind what is queued and running.
-        idle: on an idle server.
+        idle: if nothing were queued or running, but the server were as slow as it is now.
+        best: on an idle server at its best.
     """
 
     now: float
     idle: float
+    best: float
 
 
 class CostEstimate(NamedTuple):

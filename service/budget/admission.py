@@ -36,6 +36,14 @@ class CostPrediction(Protocol):
         """A test of (N, M): does a request of B observations take `seconds` at most?"""
         ...
 
+    def fits_at_best(self, observations: int, seconds: float) -> Allowed:
+        """The same for a machine at its best."""
+        ...
+
+
+SLOW_RETRY_MS = 500
+"""When to try again on a server that is slow: what was learned from slowness halves in 0.5 to 1 s without load."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -96,8 +104,9 @@ class Admission:
         Raises:
             InvalidRequest: more observations than `max_batch`.
             BudgetTooLarge: N, M or their cost with B are above the limits.
-            DeadlineExceeded: on_late is "reject", and there would not be time on an idle server.
-            Overloaded: on_late is "reject", and there is not time behind what is queued.
+            DeadlineExceeded: on_late is "reject", and there would not be time on an idle server at its best.
+            Overloaded: on_late is "reject", and there is no time now: behind what is queued, or as the server is
+                slower than at its best.
         """
         limits, n, m = self.limits, num_candidates, num_steps
         if observations > limits.max_batch:
@@ -117,6 +126,12 @@ class Admission:
             grant = choose(observations, most, n, m, time)
         self._check(observations, grant, return_candidates)
         return grant
+
+    def largest_batch(self, num_candidates: int, num_steps: int) -> int:
+        """The most observations of one request with this budget: by `max_batch`, or by `max_seconds` of compute."""
+        estimate = self._cost.estimate(1, num_candidates, num_steps)
+        seconds = estimate.seconds()
+        return min(self.limits.max_batch, int(self.limits.max_seconds / seconds)) if seconds else self.limits.max_batch
 
     def reduced(self, request: SampleRequest, seconds: float, rows_done: int) -> SampleRequest:
         """`request` with less N or M, for `seconds` of compute: the frontier's best cell below what it has.
@@ -150,9 +165,7 @@ class Admission:
         """Given values are exact; raises where there is no time for them."""
         default = self._default_within(most)
 
-        def choose(seconds: float) -> Budget | None:
-            fits = self._cost.fits(observations, seconds)
-
+        def choose(fits: Allowed) -> Budget | None:
             def allowed(cell_n: int, cell_m: int) -> bool:
                 given = n in (None, cell_n) and m in (None, cell_m)
                 return given and cell_n <= most.num_candidates and cell_m <= most.num_steps and fits(cell_n, cell_m)
@@ -163,12 +176,19 @@ class Admission:
                 return self._frontier.best_with(allowed)
             return unmeasured(n or default.num_candidates, m or default.num_steps).best(allowed)
 
-        budget = choose(time.now)
+        budget = choose(self._cost.fits(observations, time.now))
         if budget is not None:
             return Grant(budget.num_candidates, budget.num_steps)
-        if choose(time.idle) is None:
+        if choose(self._cost.fits_at_best(observations, time.best)) is None:
             raise DeadlineExceeded(
-                "the deadline is too short for this budget; nothing was computed", reason="too_short"
+                "the deadline is too short for this budget, even on an idle server; nothing was computed",
+                reason="too_short",
+            )
+        if choose(self._cost.fits(observations, time.idle)) is None:
+            raise Overloaded(
+                "the deadline is too short for this budget while the server is as slow as it is now",
+                retry_after_ms=SLOW_RETRY_MS,
+                reason="slow",
             )
         raise Overloaded(
             "behind what is queued there is no time left for this budget",
@@ -189,7 +209,7 @@ class Admission:
         asked = n or 1, m or 1
         if fits(*asked):
             return Grant(budget.num_candidates, budget.num_steps, "frontier")
-        why = "load" if self._cost.fits(observations, time.idle)(*asked) else "deadline"
+        why = "load" if self._cost.fits_at_best(observations, time.best)(*asked) else "deadline"
         return Grant(budget.num_candidates, budget.num_steps, why)
 
     def _default_within(self, most: Budget) -> Budget:

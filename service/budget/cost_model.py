@@ -107,6 +107,11 @@ class CostModel:
         a_step, a_score = actor * observations, critic * observations
         return lambda n, m: n * (m * a_step + a_score) <= allowance
 
+    def fits_at_best(self, observations: int, seconds: float) -> Callable[[int, int], bool]:
+        """The same test for a machine that is as fast as at warm-up, and a prediction without error."""
+        call, observation, actor, critic = self._fitted
+        return lambda n, m: call + observations * (observation + n * (m * actor + critic)) <= seconds
+
     def _memory(self) -> float:
         """The share of slowness and error that still counts."""
         quiet = self._clock() - self._observed - QUIET

@@ -5,10 +5,9 @@ parts of requests -> rows of one SampleBatch -> Backend.sample_and_score -> a re
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -51,6 +50,7 @@ class Engine:
         policy: the policy that `backend` samples.
         backend: from `kernels.choice.create_backend`.
         max_batch_rows: network rows of the largest batch that will come.
+        max_batch_seconds: predicted time of the longest one.
         device: the device it runs on, shared with the server's other engines.
         on_batch: called after each batch, in the worker thread.
 
@@ -65,6 +65,7 @@ class Engine:
         backend: Backend,
         *,
         max_batch_rows: int,
+        max_batch_seconds: float,
         device: Device,
         on_batch: Callable[[BatchReport], None] = lambda report: None,
     ) -> None:
@@ -73,6 +74,7 @@ class Engine:
         self._backend = backend
         self._on_batch = on_batch
         self._max_batch_rows = max_batch_rows
+        self._max_batch_seconds = max_batch_seconds
         self._device = device
         self.observation_mean = policy.observation_mean.cpu().float().numpy()
         self.observation_std = policy.observation_std.cpu().float().numpy()
@@ -86,11 +88,13 @@ class Engine:
         """Predicted cost of `request`. From any thread."""
         return self.cost.estimate(len(request.observation), request.num_candidates, request.num_steps)
 
-    def warm_up_steps(self) -> list[Callable[[], None]]:
-        """The calls that warm it up, in order, each a few batches long, so that others' batches can run between them.
+    def warm_up_steps(self) -> Iterator[Callable[[], None]]:
+        """The calls that warm it up, in order, none longer than a batch, so that others' batches can run between them.
+        Each must have been called before the next one is asked for.
 
-        They compare the backend with the reference where it asks for that, run representative shapes, so that no
-        client pays for first times, and fit the cost model.
+        They compare the backend with the reference where it asks for that, fit the cost model, and run representative
+        shapes, so that no client pays for first times. Shapes of more than `max_batch_seconds` are left out: no batch
+        is as long.
 
         A call raises whatever the backend raises, BackendMismatch if the backend is found wrong, and NonfiniteOutput
         if the policy gives NaN for its own mean observation.
@@ -100,15 +104,17 @@ class Engine:
         budgets |= {(cell.num_candidates, cell.num_steps) for cell in self.spec.frontier}
         shapes = [(b, n, m) for b in (1, 4, 16) for n, m in sorted(budgets) if b * n <= self._max_batch_rows]
         requests = [self._mean_request(*shape) for shape in shapes]
-        rows = itertools.accumulate(request.rows for request in requests)
-        mixed = [request for request, total in zip(requests, rows, strict=True) if total <= self._max_batch_rows]
-        calibration = Calibration(self._run_mean, self.spec.denoise_timesteps, self._max_batch_rows)
-        return [
-            *([self._backend.check] if isinstance(self._backend, SelfChecking) else []),
-            *(partial(self._warm_up_batch, batch) for batch in [*([request] for request in requests), mixed]),
-            *(partial(calibration.measure, shape) for shape in calibration.shapes),
-            partial(self._fit, calibration),
-        ]
+        calibration = Calibration(
+            self._run_mean, self.spec.denoise_timesteps, self._max_batch_rows, self._max_batch_seconds
+        )
+        if isinstance(self._backend, SelfChecking):
+            yield self._backend.check
+        yield partial(self._check_finite, [self._mean_request(1, 1, 1)])
+        yield from calibration.steps()
+        yield partial(self._fit, calibration)
+        for batch in [*([request] for request in requests), requests]:
+            if fitting := self._fitting(batch):
+                yield partial(self._check_finite, fitting)
 
     def run(self, parts: list[RequestPart]) -> Sequence[SampleReply | PartialResult | NonfiniteOutput]:
         """Compute a batch and report it. See `service.scheduling.Engine.run`.
@@ -135,7 +141,18 @@ class Engine:
         self._on_batch(BatchReport(size, len(parts), nonfinite, seconds))
         return results
 
-    def _warm_up_batch(self, requests: list[SampleRequest]) -> None:
+    def _fitting(self, requests: list[SampleRequest]) -> list[SampleRequest]:
+        """Those of `requests` that make a batch."""
+        rows, seconds, batch = 0, 0.0, []
+        for request in requests:
+            estimate = self.estimate(request)
+            more_rows, more_seconds = rows + request.rows, seconds + estimate.seconds()
+            if more_rows <= self._max_batch_rows and more_seconds + estimate.per_call <= self._max_batch_seconds:
+                rows, seconds = more_rows, more_seconds
+                batch.append(request)
+        return batch
+
+    def _check_finite(self, requests: list[SampleRequest]) -> None:
         for result in self._compute([RequestPart.whole(request) for request in requests]):
             if isinstance(result, NonfiniteOutput):
                 raise result

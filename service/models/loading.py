@@ -9,6 +9,7 @@ from pathlib import Path
 from kernels.backend import Backend, BackendChoice, Precision
 from kernels.choice import create_backend
 from kernels.gpu.configuration import TritonOptions
+from kernels.threads import at_most_cores
 from policy import CheckpointError, Policy, PolicySpec, load_policy, policy_files
 from service.budget import Admission, Limits
 from service.engine import BatchReport, Device, Engine
@@ -48,11 +49,13 @@ class Loader:
             DeviceFailure: the device has no room for the policy.
         """
         settings = self._settings
-        backend = self._make_backend(policy, settings.backend, settings.device, settings.precision, settings.threads)
+        threads = at_most_cores(settings.threads)
+        backend = self._make_backend(policy, settings.backend, settings.device, settings.precision, threads)
         engine = Engine(
             policy,
             backend,
             max_batch_rows=settings.max_batch_rows,
+            max_batch_seconds=settings.slice_ms / 1000,
             device=self._device,
             on_batch=self._batch_counter(policy.spec),
         )

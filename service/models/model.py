@@ -44,6 +44,16 @@ class Model:
             )
         return observation[None] if observation.ndim == 1 else observation
 
+    def _batches(self) -> list[dict[str, int]]:
+        """`max_batch` as a request meets it: the larger the budget, the sooner `max_seconds` is what refuses."""
+        spec, limits = self.spec, self.admission.limits
+        default = spec.default_budget
+        budgets = {(default.num_candidates, default.num_steps), (limits.max_candidates, limits.max_steps)}
+        return [
+            {"num_candidates": n, "num_steps": m, "max_batch": self.admission.largest_batch(n, m)}
+            for n, m in sorted(budgets)
+        ]
+
     def describe(self) -> dict[str, Any]:
         """Its entry in /models: plain JSON values."""
         spec, limits = self.spec, self.admission.limits
@@ -62,6 +72,7 @@ class Model:
             "max_batch": limits.max_batch,
             "max_seconds": limits.max_seconds,
             "max_returned_candidates": limits.max_returned,
+            "max_batch_by_budget": self._batches(),
             "default_budget": asdict(spec.default_budget),
             "frontier": [asdict(cell) for cell in spec.frontier],
             "headline": None if spec.headline is None else asdict(spec.headline),

@@ -52,7 +52,9 @@ class RequestMetrics:
         def counter(name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
             return Counter(f"sorl_{name}_total", text, labels, registry=registry)
 
-        requests = counter("requests", "POST /act by outcome (ok, or the error's code) and status", ("outcome", "code"))
+        requests = counter(
+            "requests", "Requests to /act by outcome (ok, or the error's code) and status", ("outcome", "code")
+        )
         self._ok = requests.labels("ok", "200")
         codes = [(kind.code, str(kind.status)) for kind in _kinds(ServiceError) if "code" in vars(kind)]
         self._failed = {code: requests.labels(code, status) for code, status in codes}
@@ -94,6 +96,10 @@ class RequestMetrics:
     def show_budget(self, budget: Budget) -> None:
         """Make the series of `budget`, which begin at 0."""
         self._series(budget.num_candidates, budget.num_steps)
+
+    def count_error(self, error: ServiceError) -> None:
+        """A request to /act was refused before it had a timeline: its method is not POST."""
+        self._failed[error.code].inc()
 
     def record(self, timeline: RequestTimeline) -> None:
         """A request has ended, as its timeline says."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import json
 import math
 import re
@@ -136,7 +137,7 @@ _JSON_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 def _decode_json(body: bytes) -> Any:
     try:
-        return _JSON_DECODER.decode(body.decode("utf-8"))
+        return _JSON_DECODER.decode(body.removeprefix(codecs.BOM_UTF8).decode("utf-8"))  # some clients write a BOM
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
     except RecursionError:

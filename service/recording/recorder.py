@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -34,7 +35,7 @@ class Recorder:
         dropped: called with the number of records that will not be on disk: the queue was full, or the disk was.
 
     Raises:
-        OSError: the folder can't be made.
+        OSError: the folder can't be made or written to.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class Recorder:
         dropped: Callable[[int], None],
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # a folder that can't be written to is refused now, not with the first record
         self._folder = folder
         self._header = header
         self._max_bytes = max_bytes

@@ -3,8 +3,9 @@
     received - loop lag           the request arrived
     + deadline_ms                 Deadline.reply: the client expects the reply
     - reply time                  Deadline.compute: compute must end
-    - now                         TimeLeft.idle: what an idle server could spend
+    - now                         TimeLeft.idle: what this server could spend without its queue
     - backlog                     TimeLeft.now: what this server can spend
+    with the least lag and reply time            TimeLeft.best: what this server could spend at its best
 
 Loop lag and reply time are running 99th percentiles of what is measured on this server.
 """
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 
 from service.scheduling.loop_lag import LoopLag
-from service.scheduling.running_quantile import RunningQuantile
+from service.scheduling.running_quantile import LEAST, RunningQuantile
 from service.timing import Deadline, TimeLeft
 
 
@@ -63,7 +64,8 @@ class Deadlines:
         if deadline is None:
             return None
         idle = deadline.compute - self._clock()
-        return TimeLeft(now=idle - self._backlog(priority), idle=idle)
+        slower = self._lag.seconds + self._reply_time.seconds - 2 * LEAST
+        return TimeLeft(now=idle - self._backlog(priority), idle=idle, best=idle + slower)
 
     def observe_reply(self, seconds: float) -> None:
         """Learn from a reply: `seconds` passed from the end of its compute until it was encoded."""

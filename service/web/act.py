@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 from starlette.types import Receive, Scope, Send
 
-from service.errors import ClientGone, ServiceError
+from service.errors import ClientGone, DeadlineExceeded, ServiceError
 from service.lifecycle import Lifecycle
 from service.models import Catalog, Model
 from service.observability import Observer, RequestTimeline
@@ -71,6 +71,8 @@ class Act:
             return reply
         except ServiceError as error:
             timeline.error = error
+            if isinstance(error, DeadlineExceeded) and timeline.request is not None:
+                error.name_deadline(timeline.request.deadline_ms)
             return problem_reply(error, exchange.request_id)
         except Exception as error:
             return fault_reply(error, exchange.request_id)

@@ -8,8 +8,9 @@ from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.errors import ServiceError
 from service.protocol import ActReply, ActRequest, codec, problem_responses
 from service.web.problem import install_error_handlers
 
@@ -53,6 +54,13 @@ class ActRoute(APIRoute):
         self.app = act
 
 
+def _without_body(send: Send) -> Send:
+    async def send_head(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return send_head
+
+
 class Application(FastAPI):
     """FastAPI's application, which matches POST /act ahead of FastAPI's own layers.
 
@@ -70,6 +78,9 @@ class Application(FastAPI):
                 self._act = self._build_act()
             scope["app"] = self
             await self._act(scope, receive, send)
+        elif scope["type"] == "http" and scope["method"] == "HEAD":
+            # What GET answers, without its body.
+            await super().__call__({**scope, "method": "GET"}, receive, _without_body(send))
         else:
             await super().__call__(scope, receive, send)
 
@@ -84,9 +95,13 @@ class Application(FastAPI):
 def make_application(
     act: ASGIApp,
     routers: Iterable[APIRouter],
+    count_error: Callable[[ServiceError], None],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
 ) -> FastAPI:
-    """The application with `act` and everything of `routers`; `lifespan` runs around its life."""
+    """The application with `act` and everything of `routers`.
+
+    `count_error` is told of requests to /act that never reach `act`; `lifespan` runs around the application's life.
+    """
     app = Application(
         title="SORL Serve",
         description="A robot's observation and a compute budget in, the best action out.",
@@ -97,5 +112,5 @@ def make_application(
     app.router.routes.insert(0, ActRoute(act))
     for router in routers:
         app.include_router(router)
-    install_error_handlers(app)
+    install_error_handlers(app, count_error)
     return app

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -33,8 +34,8 @@ def fault_reply(error: Exception, request_id: str) -> Reply:
     return problem_reply(InternalError("the server failed; its log has the traceback"), request_id)
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Install the handlers that turn the errors of all routes into problems."""
+def install_error_handlers(app: FastAPI, count_error: Callable[[ServiceError], None]) -> None:
+    """Install the handlers that turn the errors of all routes into problems. `count_error` hears of those of /act."""
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
@@ -42,7 +43,10 @@ def install_error_handlers(app: FastAPI) -> None:
 
     async def framework_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem_reply(_of_framework(request, error), request_id_of(request)).response()
+        problem = _of_framework(request, error)
+        if isinstance(problem, MethodNotAllowed) and request.scope["path"] == request.scope["root_path"] + "/act":
+            count_error(problem)
+        return problem_reply(problem, request_id_of(request)).response()
 
     async def fault(request: Request, error: Exception) -> Response:
         return fault_reply(error, request_id_of(request)).response()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -515,6 +516,54 @@ async def test_encoding_counts_in_total_and_in_what_deadlines_must_leave(
         timing = reply["timing_ms"]
         assert timing["total"] >= timing["queue"] + timing["compute"] + 200
         assert deadlines.reply_seconds > before
+
+
+async def test_a_deadline_in_seconds_is_refused_with_its_unit(serve: Any, observations: Rows) -> None:
+    row = observations(1)[0]
+    async with serve() as client:
+        plant(client, 0.001)
+        exact = {"num_candidates": 8, "num_steps": 8, "on_late": "reject"}
+        problem = await refused(client, "deadline_exceeded", observation=row, deadline_ms=0.05, **exact)
+        assert "deadline_ms was 0.05, in milliseconds" in problem["detail"]
+
+
+async def test_a_byte_order_mark_before_json_is_accepted(serve: Any, observations: Rows) -> None:
+    body = b"\xef\xbb\xbf" + json.dumps({"observation": observations(1)[0]}).encode()
+    async with serve() as client:
+        response = await client.post("/act", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 200
+
+
+async def test_another_method_than_post_is_counted(serve: Any) -> None:
+    async with serve() as client:
+        for method in ("GET", "PUT"):
+            assert (await client.request(method, "/act")).status_code == 405
+        assert (await client.put("/models")).status_code == 405
+        assert await metric(client, "sorl_requests_total", outcome="method_not_allowed", code="405") == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/models", "/models/small", "/healthz", "/readyz", "/metrics", "/stats", "/docs"]
+)
+async def test_head_is_get_without_a_body(serve: Any, path: str) -> None:
+    async with serve() as client:
+        head, get = await client.head(path), await client.get(path)
+    assert (head.status_code, head.content) == (get.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == get.headers["content-type"]
+    async with serve() as client:
+        assert (await client.head("/act")).status_code == 405
+
+
+async def test_models_say_which_limit_binds(serve: Any, observations: Rows) -> None:
+    async with serve(max_queue_seconds=5.0, max_candidates=100) as client:
+        plant(client, 0.001)  # a second for 1,000 row-steps
+        model = (await client.get("/models/small")).json()
+        small, large = model["max_batch_by_budget"]
+        assert (small["num_candidates"], small["num_steps"], small["max_batch"]) == (8, 4, 64)
+        assert (large["num_candidates"], large["num_steps"]) == (100, 8)
+        most = large["max_batch"]
+        assert 1 <= most < 64
+        await refused(client, "budget_too_large", observation=observations(most + 1), num_candidates=100, num_steps=8)
 
 
 async def test_cost_model_is_exported(serve: Any, observations: Rows) -> None:

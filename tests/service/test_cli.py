@@ -66,7 +66,8 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 
 @pytest.mark.parametrize(
-    "fault", ["missing", "truncated", "port", "setting", "environment", "backend", "folder", "twice", "default"]
+    "fault",
+    ["missing", "truncated", "port", "setting", "environment", "backend", "folder", "twice", "default", "records"],
 )
 def test_fault_of_the_user_is_one_line(checkpoint: Path, tmp_path: Path, fault: str) -> None:
     damaged = tmp_path / "damaged.safetensors"
@@ -96,6 +97,12 @@ def test_fault_of_the_user_is_one_line(checkpoint: Path, tmp_path: Path, fault: 
                 {},
                 1,
                 "default_model: 'big' is not among small",
+            ),
+            "records": (
+                ["--model", str(checkpoint), "--record-dir", "/proc/nope"],
+                {},
+                1,
+                "record_dir: /proc/nope can't",
             ),
         }[fault]
         done = run(*arguments, **environment)

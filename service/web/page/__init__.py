@@ -61,7 +61,7 @@ def page_routes(lifecycle: Lifecycle, catalog: Catalog, scheduler: Scheduler, st
     """The page, its files, and GET /stats, which it polls."""
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route("/", methods=["GET", "HEAD"])
+    @router.get("/")
     async def index(request: Request) -> Response:
         """The page."""
         headers = {"Cache-Control": "no-cache", "ETag": _ETAG}
@@ -69,7 +69,7 @@ def page_routes(lifecycle: Lifecycle, catalog: Catalog, scheduler: Scheduler, st
             return Response(status_code=304, headers={**_HEADERS, **headers})
         return _file(request, "index.html", headers)
 
-    @router.api_route("/page/{digest}/{name}", methods=["GET", "HEAD"])
+    @router.get("/page/{digest}/{name}")
     async def asset(request: Request, digest: str, name: str) -> Response:
         """A file of the page. Another release's files are a 404; its page is revalidated before they are asked for."""
         if digest != _DIGEST or name not in _FILES:

@@ -48,8 +48,9 @@ def admission(frontier: tuple[Measurement, ...] = (), limits: Limits = LIMITS) -
     return Admission(spec, limits, cost())
 
 
-def time(now: float, idle: float | None = None) -> TimeLeft:
-    return TimeLeft(now, now if idle is None else idle)
+def time(now: float, idle: float | None = None, best: float | None = None) -> TimeLeft:
+    idle = now if idle is None else idle
+    return TimeLeft(now, idle, idle if best is None else best)
 
 
 def ask(rule: Admission, left: TimeLeft | None, b: int = 1, **fields: Any) -> tuple[Any, ...]:
@@ -127,6 +128,30 @@ def test_reject_is_exact_or_refused_at_once() -> None:
     # A number that nobody measured: most steps that there is time for, up to the default's.
     assert ask(rule, time(1.0), num_candidates=9, on_late="reject") == (9, 4, False)
     assert ask(rule, time(seconds(9, 2) + 1e-9), num_candidates=9, on_late="reject") == (9, 2, False)
+
+
+def test_what_a_refusal_says_is_true() -> None:
+    """Too short ever, too short while the server is slow, and too short behind the queue are told apart."""
+    rule = admission(measured(SUCCESS))
+    exact = {"num_candidates": 8, "num_steps": 4, "on_late": "reject"}
+    enough = seconds(8, 4) + 1e-9
+    with pytest.raises(DeadlineExceeded, match="even on an idle server") as ever:
+        ask(rule, time(enough / 2), **exact)
+    with pytest.raises(Overloaded) as behind:
+        ask(rule, time(enough / 2, idle=enough), **exact)
+    with pytest.raises(Overloaded) as lagging:  # its event loop is late, or its replies are
+        ask(rule, time(enough / 2, idle=enough / 2, best=enough), **exact)
+    rule._cost.relative_error = 0.5  # its predictions are off
+    with pytest.raises(Overloaded) as unsure:
+        ask(rule, time(enough), **exact)
+    assert [caught.value.reason for caught in (ever, behind, lagging, unsure)] == [
+        "too_short",
+        "backlog",
+        "slow",
+        "slow",
+    ]
+    assert ask(rule, time(enough), num_candidates=8, num_steps=4)[2] == "load"
+    assert ask(rule, time(enough / 2), num_candidates=8, num_steps=4)[2] == "deadline"
 
 
 def test_margin_makes_the_choice_careful() -> None:

@@ -118,7 +118,7 @@ def test_nothing_is_learnt_before_the_fit() -> None:
 def test_calibration_recovers_a_machine_and_ends_in_time(speed: float) -> None:
     """A machine of planted coefficients, on a clock that only its own work moves."""
     now = 0.0
-    shapes = []
+    shapes, steps = [], []
     planted = tuple(speed * value for value in PLANTED)
 
     def run(b: int, n: int, m: int) -> None:
@@ -126,22 +126,26 @@ def test_calibration_recovers_a_machine_and_ends_in_time(speed: float) -> None:
         shapes.append((b, n, m))
         now += truth(b, n, m, planted)
 
-    calibration = Calibration(run, max_steps=8, max_rows=1024, clock=lambda: now)
-    for shape in calibration.shapes:
-        calibration.measure(shape)
+    calibration = Calibration(run, max_steps=8, max_rows=1024, max_seconds=0.005, clock=lambda: now)
+    for step in calibration.steps():
+        before = now
+        step()
+        steps.append(now - before)
         now += 10.0  # other work goes between; it does not count
     model = CostModel()
     model.fit(calibration.measured)
     np.testing.assert_allclose(found(model), planted, rtol=1e-6)
     assert all(b * n <= 1024 for b, n, _ in shapes)
-    spent = now - 10.0 * len(calibration.shapes)
+    spent = sum(steps)
     assert spent < 0.5 or len(calibration.measured) == MIN_SHAPES
+    assert max(steps) <= 0.005 or len(calibration.measured) == MIN_SHAPES
 
 
 def test_calibration_knows_small_machines_and_policies() -> None:
-    calibration = Calibration(lambda b, n, m: None, max_steps=1, max_rows=1)
-    assert calibration.shapes == [(1, 1, 1)]
-    calibration.measure((1, 1, 1))
+    calibration = Calibration(lambda b, n, m: None, max_steps=1, max_rows=1, max_seconds=1.0)
+    for step in calibration.steps():
+        step()
+    assert [size for size, _ in calibration.measured] == [BatchSize(1, 1, 1)]
     model = CostModel()
     model.fit(calibration.measured)
     assert model.seconds(BatchSize(1, 1, 1)) > 0

@@ -47,7 +47,7 @@ def make_engine(
     backend = Counting(policy)
     device = device or Device(lambda error: None)
     on_batch = ([] if reports is None else reports).append
-    return Engine(policy, backend, max_batch_rows=64, device=device, on_batch=on_batch), backend
+    return Engine(policy, backend, max_batch_rows=64, max_batch_seconds=1.0, device=device, on_batch=on_batch), backend
 
 
 def make_request(seed: int, obs_dim: int = 11) -> SampleRequest:
