@@ -74,7 +74,7 @@ async def test_series_that_can_be_listed_begin_at_zero(serve: Any) -> None:
         samples = await scraped(client)
     reasons = by_label(samples, "sorl_shed_total", "reason")
     assert set(reasons) == {
-        "not_ready", "queue_full", "backlog", "too_short", "expired_queued", "expired_computing"
+        "not_ready", "queue_full", "backlog", "slow", "too_short", "expired_queued", "expired_computing"
     }  # fmt: skip
     assert set(by_label(samples, "sorl_cancelled_total", "reason")) == {"receiving", "queued", "computing"}
     assert set(by_label(samples, "sorl_degraded_total", "reason")) == {"deadline", "load", "frontier"}

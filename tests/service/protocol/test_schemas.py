@@ -179,7 +179,7 @@ def test_scalar_seed_counts_up_by_row_and_wraps() -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"{", b"[1]", b'"x"', b"null", b"{}x", b"\xff{}", b"\xef\xbb\xbf{}", b'{"a": 1, "a": 2}', b"{'a': 1}",
+        b"", b"{", b"[1]", b'"x"', b"null", b"{}x", b"\xff{}", b'{"a": 1, "a": 2}', b"{'a': 1}",
         '{"a": 1}'.encode("utf-16"), b"[" * 100_000, b'{"observation": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         b'{"observation": [' + b"1" * 5000 + b"]}",
     ],
