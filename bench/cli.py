@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
+from kernels.commands import command
+
 COMMANDS = {
     "engine": ("bench.engine", "sample-and-score on the CPU: our engines and peers, in alternating rounds"),
     "precision": ("bench.precision", "errors of fp32 and bf16 in candidates and choices, against float64"),
@@ -19,6 +21,7 @@ COMMANDS = {
 }
 
 
+@command("sorl-bench")
 def main(arguments: list[str] | None = None) -> int:
     """Run the command. Returns the subcommand's exit status, or 2 if there is no such subcommand."""
     given = sys.argv[1:] if arguments is None else arguments

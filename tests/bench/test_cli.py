@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +45,13 @@ def test_json_is_written_where_asked(tmp_path: Path) -> None:
     write_json(None, {"a": 1})
     write_json(tmp_path / "out.json", {"a": [1, None]})
     assert json.loads((tmp_path / "out.json").read_text()) == {"a": [1, None]}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["engine", "--help"]])
+def test_help_for_a_reader_that_stops_reading_is_no_traceback(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "bench.cli", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
