@@ -33,7 +33,7 @@ class EpisodeRow:
     first_q: float
     """Q of the first executed action."""
     select: str
-    """Which candidate was executed: best, random or worst."""
+    """Which candidate was executed, see `training.episodes.Selection`."""
     mean_q: float
     """Mean Q of the executed actions."""
     discounted_return: float

@@ -7,8 +7,9 @@ from typing import Literal
 
 from sorl_client.episodes import SeedPolicy
 
-Selection = Literal["best", "random", "worst"]
-"""Which of the N candidates is executed: the one of highest Q, a random one, or the one of lowest Q."""
+Selection = Literal["best", "upper-quartile", "random", "worst"]
+"""Which of the N candidates is executed: the one of highest Q, the one of rank N // 4 by descending Q (counted from 0),
+a random one, or the one of lowest Q."""
 
 
 @dataclass(frozen=True)

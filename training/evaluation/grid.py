@@ -60,7 +60,8 @@ class EvaluateConfig:
     temperature: Annotated[float, NOT_NEGATIVE] = 1.0
     """Scale of the initial noise of the flow."""
     select: Selection = "best"
-    """Which of the N candidates is executed: the one of highest Q, a random one, or the one of lowest Q."""
+    """Which of the N candidates is executed. best: the one of highest Q, as the service does. upper-quartile: the one
+    of rank N // 4 by descending Q, counted from 0; of 64 the 17th. random: a random one. worst: that of lowest Q."""
     precision: Precision = "auto"
     """Precision of the engine's hidden products. auto: as the service chooses on this machine."""
     processes: Annotated[int, Range(0, MOST_WORKERS)] = 0

@@ -1,13 +1,13 @@
 """Which candidate is executed: the critic's choice, or one that shows whether the critic matters.
 
-"best" is the backend's own choice. "random" and "worst" are chosen here from the candidates that a backend returns, so
-that best-of-N can be compared with the same N candidates chosen without the critic, or against it.
+"best" is the backend's own choice. The others are chosen here from the candidates that a backend returns, so that
+best-of-N can be compared with the same N candidates chosen without the critic ("random"), against it ("worst"), or by
+it with less trust in its highest values ("upper-quartile").
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from kernels.backend import SampleBatch, SampleResult
 from kernels.philox import philox4x32
-
-Selection = Literal["best", "random", "worst"]
+from training.episodes import Selection
 
 
 def choose(
@@ -27,7 +26,7 @@ def choose(
     Args:
         batch: the requests; their seeds determine the choice of "random".
         result: the backend's result, with candidates unless every rule is "best".
-        select: one rule per request. Among equals, "worst" takes the lowest index.
+        select: one rule per request. Equal Q are ordered by candidate index: "worst" takes the lowest index.
     """
     action, q = result.action.copy(), result.q.copy()
     if all(rule == "best" for rule in select):
@@ -39,9 +38,21 @@ def choose(
         if rule == "best":
             continue
         values = result.candidate_q[request]
-        index = int(np.argmin(values)) if rule == "worst" else int(drawn[request])
+        if rule == "random":
+            index = int(drawn[request])
+        else:
+            index = int(np.argmin(values)) if rule == "worst" else upper_quartile_index(values)
         action[request], q[request] = result.candidates[request][index], values[index]
     return action, q
+
+
+def upper_quartile_index(q: NDArray[np.float32]) -> int:
+    """Index of the candidate of rank N // 4 by descending Q, counted from 0: of 64 the 17th, of 2 the best.
+
+    Args:
+        q: (N,). Equal values are ordered by index.
+    """
+    return int(np.argsort(-q, kind="stable")[len(q) // 4])
 
 
 def random_index(seed: NDArray[np.uint64], num_candidates: NDArray[np.int32]) -> NDArray[np.int64]:

@@ -1,10 +1,9 @@
-"""The rules best, worst and random: which candidate each executes."""
+"""The rules best, upper-quartile, random and worst: which candidate each executes."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
+import pytest
 import torch
 
 from kernels.backend import SampleBatch
@@ -12,7 +11,7 @@ from kernels.philox import standard_normals
 from kernels.reference import ReferenceBackend
 from tests.policies import random_policy
 from training.episodes import Selection
-from training.evaluation.selection import choose, random_index
+from training.evaluation.selection import choose, random_index, upper_quartile_index
 
 ROWS = 24
 
@@ -47,7 +46,7 @@ def test_the_executed_action_belongs_to_the_reported_q() -> None:
     result = ReferenceBackend(random_policy()).sample_and_score(batch())
     assert result.candidates is not None
     assert result.candidate_q is not None
-    rules: tuple[Literal["random", "worst"], ...] = ("random", "worst")
+    rules: tuple[Selection, ...] = ("upper-quartile", "random", "worst")
     for rule in rules:
         action, q = chosen(rule)
         for row in range(ROWS):
@@ -57,10 +56,38 @@ def test_the_executed_action_belongs_to_the_reported_q() -> None:
 
 def test_requests_of_one_batch_may_have_different_rules() -> None:
     result = ReferenceBackend(random_policy()).sample_and_score(batch())
-    rules: list[Selection] = ["best", "random", "worst"]
-    _, mixed = choose(batch(), result, rules * (ROWS // 3))
-    for offset, rule in enumerate(rules):
-        np.testing.assert_array_equal(mixed[offset::3], chosen(rule)[1][offset::3])
+    rules: list[Selection] = ["best", "upper-quartile", "random", "worst"]
+    # Every rule meets every N: rows of one N are four apart.
+    select = [rules[(row + row // 4) % 4] for row in range(ROWS)]
+    action, q = choose(batch(), result, select)
+    for row, rule in enumerate(select):
+        alone_action, alone_q = chosen(rule)
+        np.testing.assert_array_equal(action[row], alone_action[row])
+        assert q[row] == alone_q[row]
+
+
+def test_upper_quartile_has_rank_n_div_4_of_the_sorted_q() -> None:
+    result = ReferenceBackend(random_policy()).sample_and_score(batch())
+    assert result.candidate_q is not None
+    _, q = chosen("upper-quartile")
+    for row, values in enumerate(result.candidate_q):
+        assert q[row] == np.sort(values)[::-1][len(values) // 4]
+
+
+@pytest.mark.parametrize(("candidates", "above"), [(1, 0), (2, 0), (3, 0), (4, 1), (5, 1), (7, 1), (8, 2), (64, 16)])
+def test_as_many_candidates_as_the_rank_says_have_a_higher_q(candidates: int, above: int) -> None:
+    q = np.random.default_rng(candidates).permutation(candidates).astype(np.float32)
+    assert (q > q[upper_quartile_index(q)]).sum() == above
+
+
+def test_equal_q_are_ranked_by_candidate_index() -> None:
+    draws = np.random.default_rng(0)
+    for candidates in (4, 9, 64):
+        for _ in range(20):
+            q = draws.integers(-2, 3, candidates).astype(np.float32)
+            ranked = sorted(range(candidates), key=lambda index: (-q[index], index))
+            assert upper_quartile_index(q) == ranked[candidates // 4]
+    assert upper_quartile_index(np.zeros(64, np.float32)) == 16
 
 
 def test_random_depends_on_the_seed_only() -> None:
