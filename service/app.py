@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from pydantic import SecretStr
 
+from service.access import Access
+from service.answering import Answerer
 from service.models import MakeBackend
 from service.runtime import Runtime
 from service.settings import Settings
@@ -31,21 +34,26 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         yield
         await runtime.stop()
 
-    act = Act(
+    access = Access(act=_secret(settings.api_key), admin=_secret(settings.admin_key))
+    answerer = Answerer(
+        access=access,
         lifecycle=lifecycle,
         catalog=catalog,
         deadlines=runtime.deadlines,
         scheduler=runtime.scheduler,
         observer=runtime.observer,
         recorder=runtime.recorder,
-        api_key=settings.api_key,
-        max_body_bytes=settings.max_body_bytes,
     )
+    act = Act(answerer, settings.max_body_bytes)
     routers = [
         public_routes(lifecycle, catalog, runtime.metrics.text),
-        admin_routes(lifecycle, runtime.reloader, settings.admin_key),
+        admin_routes(lifecycle, runtime.reloader, access),
         page_routes(lifecycle, catalog, runtime.scheduler, runtime.stats),
     ]
     app = make_application(act, routers, runtime.metrics.requests.count_error, lifespan)
     app.state.runtime = runtime
     return app
+
+
+def _secret(key: SecretStr | None) -> str | None:
+    return None if key is None else key.get_secret_value()

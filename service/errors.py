@@ -165,6 +165,9 @@ class ClientGone(ServiceError):
 class InternalError(ServiceError):
     """A fault outside the engine; the traceback is in the log."""
 
+    def __init__(self, detail: str = "the server failed; its log has the traceback") -> None:
+        super().__init__(detail)
+
 
 class EngineFailed(ServiceError):
     """The engine raised, died or got stuck with this request; the log has the traceback."""

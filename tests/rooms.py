@@ -42,11 +42,15 @@ def room_of(module: str) -> str:
 
 
 def imported_modules(package: str, module: str) -> set[str]:
-    """The modules of `package` that one of its modules imports."""
+    """The modules of `package` that one of its modules imports. A name that a folder's `__init__` passes on comes from
+    the module that the `__init__` has it from: that is where a reader goes.
+    """
     known = modules(package)
     found = set()
     for source, name in imports(known[module]):
         target = f"{source}.{name}" if name and f"{source}.{name}" in known else source
+        if name and target == source and source in known and known[source].name == "__init__.py":
+            target = next((origin for origin, passed in imports(known[source]) if passed == name), source)
         if target in known and target != module:
             found.add(target)
     return found

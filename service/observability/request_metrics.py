@@ -1,4 +1,4 @@
-"""Prometheus metrics of POST /act as its clients see it.
+"""Prometheus metrics of requests for actions as their clients see it.
 
 Series are made once and kept, since looking one up by its labels costs more than recording into it.
 """
@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from policy.spec import Budget
 from service.errors import ClientGone, DeadlineExceeded, ServiceError, Unavailable
 from service.observability.timeline import RequestTimeline
+from service.protocol import PROTOCOLS
 
 # Bounds at control periods: "what share met 20 ms?" is one bucket, not an interpolation.
 LATENCY_BUCKETS = tuple(
@@ -42,6 +43,14 @@ class BudgetSeries(NamedTuple):
     gain: Summary
 
 
+class ProtocolSeries(NamedTuple):
+    """The series of one protocol: `failed` by the error's code."""
+
+    ok: Counter
+    failed: dict[str, Counter]
+    latency: Histogram
+
+
 class RequestMetrics:
     """Records requests into `registry`. Safe from any thread."""
 
@@ -53,13 +62,21 @@ class RequestMetrics:
             return Counter(f"sorl_{name}_total", text, labels, registry=registry)
 
         requests = counter(
-            "requests", "Requests to /act by outcome (ok, or the error's code) and status", ("outcome", "code")
+            "requests",
+            "Requests for actions by protocol, outcome (ok, or the error's code) and HTTP status",
+            ("protocol", "outcome", "code"),
         )
-        self._ok = requests.labels("ok", "200")
+        latency = seconds("request", "Receipt to encoded reply of answered requests, by protocol", ("protocol",))
         codes = [(kind.code, str(kind.status)) for kind in _kinds(ServiceError) if "code" in vars(kind)]
-        self._failed = {code: requests.labels(code, status) for code, status in codes}
-        self.in_flight = Gauge("sorl_requests_in_flight", "POST /act being answered", registry=registry)
-        self._latency = seconds("request", "Receipt to encoded reply of answered requests")
+        self._protocols = {
+            protocol: ProtocolSeries(
+                requests.labels(protocol, "ok", "200"),
+                {code: requests.labels(protocol, code, status) for code, status in codes},
+                latency.labels(protocol),
+            )
+            for protocol in PROTOCOLS
+        }
+        self.in_flight = Gauge("sorl_requests_in_flight", "Requests for actions being answered", registry=registry)
         self._queue = seconds("queue", "Wait of answered requests for their first batch")
         self._compute = seconds("compute", "From the first batch of answered requests to the end of their last one")
         self._serialise = seconds("serialise", "From the result to the encoded reply of answered requests")
@@ -99,17 +116,18 @@ class RequestMetrics:
 
     def count_error(self, error: ServiceError) -> None:
         """A request to /act was refused before it had a timeline: its method is not POST."""
-        self._failed[error.code].inc()
+        self._protocols["http"].failed[error.code].inc()
 
     def record(self, timeline: RequestTimeline) -> None:
         """A request has ended, as its timeline says."""
-        error = timeline.error
+        error, series = timeline.error, self._protocols[timeline.protocol]
         if error is None:
-            self._ok.inc()
+            series.ok.inc()
+            series.latency.observe(timeline.total_seconds)
             self._record_answer(timeline)
             in_time = timeline.deadline is None or timeline.ended <= timeline.deadline.reply
         else:
-            self._failed[error.code].inc()
+            series.failed[error.code].inc()
             if error.reason is not None:
                 self._ended[error.reason].inc()
             if error.status < 500:  # the request's own fault, or its client's
@@ -128,7 +146,6 @@ class RequestMetrics:
         assert computed is not None
         assert reply is not None
         latency = timeline.total_seconds
-        self._latency.observe(latency)
         self._queue.observe(times.started - times.submitted)
         self._compute.observe(times.finished - times.started)
         self._serialise.observe(timeline.ended - timeline.encoding)

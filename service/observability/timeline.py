@@ -1,4 +1,6 @@
-"""What became of one POST /act. It is filled in on the way; metrics, traces, the log and /stats read it at the end."""
+"""What became of one request for an action. It is filled in on the way; metrics, traces, the log and /stats read it at
+the end.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Iterator
 
 from policy import PolicySpec
 from service.errors import InternalError, ServiceError
-from service.protocol import ActRequest
+from service.protocol import ActRequest, ProtocolName
 from service.sample import SampleReply, SampleRequest
 from service.timing import Deadline, JobTimes
 
@@ -17,6 +19,7 @@ class RequestTimeline:
     """One request. Times are seconds on time.monotonic; they are 0.0, and the rest None, until it has come that far.
 
     Attributes:
+        protocol: in which it came.
         received: the event loop began to read it.
         encoding: its reply was there and was about to be encoded.
         ended: its reply, or its error, was encoded.
@@ -30,11 +33,12 @@ class RequestTimeline:
     """
 
     __slots__ = (
-        "computed", "deadline", "encoding", "ended", "error", "granted", "received", "reply", "request", "spec",
-        "times",
+        "computed", "deadline", "encoding", "ended", "error", "granted", "protocol", "received", "reply", "request",
+        "spec", "times",
     )  # fmt: skip
 
     def __init__(self, received: float) -> None:
+        self.protocol: ProtocolName = "http"
         self.received = received
         self.encoding = self.ended = 0.0
         self.request: ActRequest | None = None

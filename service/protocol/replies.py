@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -84,24 +85,37 @@ def problem_responses(meanings: Mapping[int, str]) -> dict[int | str, dict[str, 
     return {status: {"description": f"code: {codes}", "content": content} for status, codes in meanings.items()}
 
 
-def act_reply(
-    reply: SampleReply, request: SampleRequest, *, single: bool, seed: int | Sequence[int], identity: dict[str, str]
-) -> dict[str, Any]:
-    """The members of `ActReply` without `timing_ms`, with NumPy arrays in them (see `codec.encode`).
+@dataclass(frozen=True)
+class Answer:
+    """An answered request, which each protocol words in its own form.
 
-    Args:
+    Attributes:
         reply: from the engine, with B rows.
         request: as computed, which may be less than was granted.
-        single: the observation came as (obs_dim,): leave the row axis out.
+        single: the observation came as (obs_dim,): the reply has no row axis.
         seed: as used.
-        identity: `model`, `model_version` and `request_id`.
+        model, model_version: what answered.
+        request_id: what the reply is matched by.
     """
 
+    reply: SampleReply
+    request: SampleRequest
+    single: bool
+    seed: int | Sequence[int]
+    model: str
+    model_version: str
+    request_id: str
+
+
+def act_reply(answer: Answer) -> dict[str, Any]:
+    """The members of `ActReply` without `timing_ms`, with NumPy arrays in them (see `codec.encode`)."""
+    reply, request = answer.reply, answer.request
+
     def rows(array: NDArray[Any]) -> Any:
-        return array[0] if single else array
+        return array[0] if answer.single else array
 
     def values(array: NDArray[Any]) -> Any:
-        return float(array[0]) if single else array
+        return float(array[0]) if answer.single else array
 
     members = {
         "action": rows(reply.action),
@@ -110,10 +124,12 @@ def act_reply(
         "num_candidates": request.num_candidates,
         "num_steps": request.num_steps,
         "degraded": request.degraded,
-        "seed": printable_seed(seed),
+        "seed": printable_seed(answer.seed),
         "engine": reply.engine,
         "observation_z_max": values(reply.observation_z_max),
-        **identity,
+        "model": answer.model,
+        "model_version": answer.model_version,
+        "request_id": answer.request_id,
     }
     if reply.candidates is not None and reply.candidate_q is not None:
         members["candidates"] = rows(reply.candidates)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from pydantic import SecretStr
 
+from service.access import Access
 from service.lifecycle import Lifecycle
 from service.models import Reloader
 from service.protocol import ReloadReply, problem_responses
-from service.web.auth import check_admin_key
 
 _MEANINGS = {
     401: "unauthorized",
@@ -19,8 +18,8 @@ _MEANINGS = {
 }
 
 
-def admin_routes(lifecycle: Lifecycle, reloader: Reloader, admin_key: SecretStr | None) -> APIRouter:
-    """Routes that need `admin_key`; None: they are off."""
+def admin_routes(lifecycle: Lifecycle, reloader: Reloader, access: Access) -> APIRouter:
+    """Routes that need a key of the role admin."""
     router = APIRouter()
 
     @router.post(
@@ -30,7 +29,7 @@ def admin_routes(lifecycle: Lifecycle, reloader: Reloader, admin_key: SecretStr 
     )
     async def reload(request: Request, name: str) -> ReloadReply:
         """Answers once the new version is warm and every request from now on gets it, or with what is wrong with it."""
-        check_admin_key(admin_key, request.headers.get("authorization"))
+        access.check("admin", request.headers.get("authorization"))
         lifecycle.check_serving()
         done = await reloader.reload(name)
         assert done.previous is not None

@@ -34,11 +34,6 @@ def id_header(request_id: str) -> tuple[bytes, bytes]:
     return _ID, request_id.encode("ascii")
 
 
-def new_seed() -> int:
-    """A seed for a request that brings none, small enough for a JSON number."""
-    return _random.getrandbits(53)
-
-
 @dataclass(frozen=True)
 class Reply:
     """A reply, encoded."""

@@ -31,7 +31,7 @@ def problem_reply(error: ServiceError, request_id: str) -> Reply:
 def fault_reply(error: Exception, request_id: str) -> Reply:
     """The reply for an unforeseen error, which is logged with its traceback."""
     log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
-    return problem_reply(InternalError("the server failed; its log has the traceback"), request_id)
+    return problem_reply(InternalError(), request_id)
 
 
 def install_error_handlers(app: FastAPI, count_error: Callable[[ServiceError], None]) -> None:

@@ -22,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-import service.web.act
+import service.answering
 from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult
 from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
@@ -318,7 +318,7 @@ async def test_overload_is_503_with_retry_after(serve: Any, gated: Any, observat
         assert problem["field"] == "num_candidates"  # by itself more than the queue ever holds
         made[0].gate.set()
         await asyncio.gather(running, waiting)
-        assert await metric(client, "sorl_requests_total", outcome="overloaded", code="503") == 1
+        assert await metric(client, "sorl_requests_total", protocol="http", outcome="overloaded", code="503") == 1
 
 
 async def test_a_deadline_decides_the_budget(serve: Any, gated: Any, observations: Rows) -> None:
@@ -507,7 +507,7 @@ async def test_encoding_counts_in_total_and_in_what_deadlines_must_leave(
         monotonic = time.monotonic
         monkeypatch.setattr(codec, "encode", encode_slowly)
         monkeypatch.setattr(
-            service.web.act, "time", SimpleNamespace(monotonic=lambda: monotonic() + late, time=time.time)
+            service.answering, "time", SimpleNamespace(monotonic=lambda: monotonic() + late, time=time.time)
         )
         deadlines = client.app.state.runtime.deadlines
         before = deadlines.reply_seconds
@@ -539,7 +539,9 @@ async def test_another_method_than_post_is_counted(serve: Any) -> None:
         for method in ("GET", "PUT"):
             assert (await client.request(method, "/act")).status_code == 405
         assert (await client.put("/models")).status_code == 405
-        assert await metric(client, "sorl_requests_total", outcome="method_not_allowed", code="405") == 2
+        assert (
+            await metric(client, "sorl_requests_total", protocol="http", outcome="method_not_allowed", code="405") == 2
+        )
 
 
 @pytest.mark.parametrize(
@@ -769,7 +771,7 @@ async def test_client_that_hangs_up_is_dropped_before_compute(serve: Any, gated:
         assert app.state.runtime.scheduler.queued == 0
         backend.gate.set()
         await running
-        assert await metric(client, "sorl_requests_total", outcome="client_gone", code="499") == 1
+        assert await metric(client, "sorl_requests_total", protocol="http", outcome="client_gone", code="499") == 1
     assert len(backend.batches) == 1
 
 
@@ -779,8 +781,9 @@ async def test_work_is_counted(serve: Any, observations: Rows) -> None:
         assert await metric(client, "sorl_network_evaluations_total", network="actor") == 30
         assert await metric(client, "sorl_network_evaluations_total", network="critic") == 12
         assert await metric(client, "sorl_batch_rows_sum") == 6
-        assert await metric(client, "sorl_requests_total", outcome="ok", code="200") == 1
-        for name in ("request", "queue", "compute"):
+        assert await metric(client, "sorl_requests_total", protocol="http", outcome="ok", code="200") == 1
+        assert await metric(client, "sorl_request_seconds_count", protocol="http") == 1
+        for name in ("queue", "compute"):
             assert await metric(client, f"sorl_{name}_seconds_count") == 1
 
 
@@ -843,7 +846,7 @@ async def test_a_fault_of_the_server_is_answered_and_logged(
     async with serve() as client:
         monkeypatch.setattr(client.app.state.runtime.catalog, "find", lambda *arguments: 1 / 0)
         problem = await refused(client, "internal_error", observation=observations(1)[0], request_id="unlucky")
-        assert await metric(client, "sorl_requests_total", outcome="internal_error", code="500") == 1
+        assert await metric(client, "sorl_requests_total", protocol="http", outcome="internal_error", code="500") == 1
         assert await metric(client, "sorl_requests_in_flight") == 0
     assert problem["request_id"] == "unlucky"
     [record] = [record for record in caplog.records if record.exc_info]

@@ -17,6 +17,7 @@ ARROWS: dict[str, set[str]] = {
     "settings": set(),
     "lifecycle": {"errors"},
     # What knows nothing of the others beside it.
+    "access": {"errors"},
     "protocol": {"errors", "sample"},
     "scheduling": {"errors", "sample", "timing"},
     "budget": {"errors", "sample", "timing"},
@@ -25,13 +26,13 @@ ARROWS: dict[str, set[str]] = {
     "recording": {"errors", "sample", "protocol"},
     "observability": {"errors", "sample", "timing", "budget", "protocol"},
     "models": {"errors", "settings", "budget", "engine"},
-    "web": {
-        "errors", "lifecycle", "sample", "timing", "protocol", "scheduling", "budget", "models", "observability",
-        "recording",
+    "answering": {
+        "errors", "lifecycle", "sample", "access", "protocol", "scheduling", "models", "observability", "recording"
     },
+    "web": {"errors", "lifecycle", "access", "protocol", "scheduling", "budget", "models", "observability"},
     # What puts the parts together.
     "runtime": {"errors", "lifecycle", "settings", "scheduling", "engine", "recording", "observability", "models"},
-    "app": {"settings", "models", "runtime", "web"},
+    "app": {"settings", "access", "models", "answering", "runtime", "web"},
     "server": {"settings", "runtime", "web"},
     "cli": {"settings", "models", "observability", "app", "server"},
 }  # fmt: skip
@@ -44,15 +45,17 @@ LIBRARIES: dict[str, set[str]] = {
     "settings": {"pydantic", "pydantic_settings"},
     "lifecycle": set(),
     "protocol": {"numpy", "pydantic", "msgpack"},
+    "access": set(),
     "scheduling": set(),
     "budget": {"numpy", "policy"},
     "engine": {"numpy", "kernels", "policy"},
     "recording": {"numpy", "kernels", "policy"},
     "observability": {"numpy", "prometheus_client", "opentelemetry", "policy"},
     "models": {"numpy", "kernels", "policy"},
-    "web": {"prometheus_client", "pydantic", *WEB},
+    "answering": set(),
+    "web": {"prometheus_client", *WEB},
     "runtime": {"kernels", "policy"},
-    "app": {"fastapi"},
+    "app": {"fastapi", "pydantic"},
     "server": {"fastapi", "uvicorn"},
     "cli": {"kernels", "policy"},
 }

@@ -81,7 +81,7 @@ async def test_series_that_can_be_listed_begin_at_zero(serve: Any) -> None:
     assert set(by_label(samples, "sorl_deadlines_total", "hz")) == {*map(str, CONTROL_RATES), "slower"}
     outcomes = by_label(samples, "sorl_requests_total", "outcome")
     assert outcomes.keys() >= {"ok", "invalid_request", "overloaded", "deadline_exceeded", "nonfinite_output"}
-    assert value(samples, "sorl_requests_total", outcome="internal_error", code="500") == 0
+    assert value(samples, "sorl_requests_total", protocol="http", outcome="internal_error", code="500") == 0
     assert value(samples, "sorl_request_by_budget_seconds_count", candidates="8", steps="4") == 0  # the default budget
     assert value(samples, "sorl_reloads_total", model="small", outcome="failed") == 0
     assert not any(samples[key] for key in samples if key[0] in ("sorl_requests_total", "sorl_shed_total"))
@@ -100,10 +100,11 @@ async def test_an_answer_is_recorded_by_its_budget(serve: Any, observations: Row
     assert value(samples, "sorl_granted_evaluations_total", candidates="8", steps="3") == evaluations[0]
     assert value(samples, "sorl_granted_evaluations_total", candidates="16", steps="3") == evaluations[1]
     assert value(samples, "sorl_requested_evaluations_total") == sum(evaluations)
-    for stage in ("request", "queue", "compute", "serialise"):
+    assert value(samples, "sorl_request_seconds_count", protocol="http") == 3
+    for stage in ("queue", "compute", "serialise"):
         assert value(samples, f"sorl_{stage}_seconds_count") == 3
     parts = sum(value(samples, f"sorl_{stage}_seconds_sum") for stage in ("queue", "compute", "serialise"))
-    assert 0 < parts < value(samples, "sorl_request_seconds_sum")
+    assert 0 < parts < value(samples, "sorl_request_seconds_sum", protocol="http")
 
 
 async def test_gain_is_what_one_candidate_would_have_missed(serve: Any, observations: Rows) -> None:

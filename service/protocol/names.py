@@ -1,0 +1,8 @@
+"""The names of the protocols, as metrics have them in the label `protocol`."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+ProtocolName = Literal["http", "openvla", "openpi", "open-inference", "groot"]
+PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
