@@ -1,6 +1,10 @@
-"""What a policy is: its specification (`spec`), its networks (`networks`) and its file (`checkpoint`)."""
+"""What a policy is: its specification (`spec`), its networks (`networks`) and its file (`checkpoint`).
+
+`dominance` compares the cells that were measured of it.
+"""
 
 from policy.checkpoint import PolicyFile, load_policy, policy_files, save_policy
+from policy.dominance import best_measured, dominating
 from policy.errors import CheckpointError
 from policy.networks import CriticEnsemble, Policy, Values, Velocity, VelocityField
 from policy.spec import Budget, Measurement, PolicySpec, Provenance
@@ -17,6 +21,8 @@ __all__ = [
     "Values",
     "Velocity",
     "VelocityField",
+    "best_measured",
+    "dominating",
     "load_policy",
     "policy_files",
     "save_policy",

@@ -80,7 +80,8 @@ class Client:
         """The best action for `observation`, (obs_dim,) or (B, obs_dim), within a budget or by a deadline.
 
         num_candidates, num_steps  N and M. Exact without a deadline or with on_late="reject"; upper limits with a
-                                   deadline and "degrade". With neither these nor a deadline, the policy's default
+                                   deadline and "degrade". Leaving both out takes the policy's default, the best
+                                   measured; with a deadline, the best that there is time for
         deadline_ms                time limit from the call to the action, in ms, over all attempts, at most an hour;
                                    after it, and for 0 and less, DeadlineExceeded is raised
         on_late                    if N and M do not fit the deadline: "degrade" computes less, "reject" refuses

@@ -22,7 +22,10 @@ Drive a simulated robot of OGBench by a policy server, and report success, laten
 
 Every control tick sends the observation to POST /act and applies the reply. A late reply is applied late (the
 simulation waits), and a tick whose deadline is exceeded holds (zero action). Both count as deadline misses. The limit
-is --deadline-ms, or the control period if there is none."""
+is --deadline-ms, or the control period if there is none.
+
+Leaving --num-candidates and --num-steps out takes the policy's default budget, the best measured. More of either can
+measure worse: GET /models marks such budgets as dominated."""
 
 EPILOG = """\
 examples:
@@ -211,13 +214,13 @@ def parser() -> argparse.ArgumentParser:
         "--num-candidates",
         type=_number(parameters.BUDGET),
         metavar="N",
-        help="candidate actions per tick (default: the policy's)",
+        help="candidate actions per tick (default: the policy's, the best measured)",
     )
     add(
         "--num-steps",
         type=_number(parameters.BUDGET),
         metavar="M",
-        help="refinement steps per candidate (default: the policy's)",
+        help="refinement steps per candidate (default: the policy's, the best measured)",
     )
     add(
         "--deadline-ms",

@@ -2,11 +2,18 @@
 
 The rule:
 
-1. A cell is dominated if another cell, with no more candidates and no more steps, is better beyond the intervals: its
-   `low` is above the other's `high`. Dominated cells are dropped once, when the policy is loaded.
+1. A cell is surpassed if another cell, with no more candidates and no more steps, is better beyond the intervals: its
+   `low` is above the other's `high`. Surpassed cells are dropped once, when the policy is loaded.
 2. Of the allowed cells, the one with the highest success leads.
 3. Every allowed cell whose interval overlaps the leader's is tied with it. Of the tied cells, the one with the most
    candidates is chosen, then the one with the most steps.
+
+A surpassed cell is dominated as well (`policy.dominance`), but most dominated cells are not surpassed. `dominated`
+compares the success rates as they were measured, and informs people who choose a budget. This rule chooses for them,
+and 50 episodes leave a rate uncertain by some ten points: what is not certainly worse stays, and spare time goes to
+more candidates. Without dominated cells pointmaze-medium would always get (1, 1), which equals (8, 2) with 50 of 50
+episodes; over 200 further ones each, (1, 1) has 97.5 % and (8, 2) 100 %. The price is that a dominated cell may be
+granted where there is time to spare: (16, 8) of scene, 86 %, though (4, 8) has 100 %.
 """
 
 from __future__ import annotations
@@ -28,17 +35,17 @@ class Frontier:
 
     def __init__(self, cells: Iterable[Measurement]) -> None:
         self._measured = tuple(sorted(cells, key=_descending))
-        self._undominated = tuple(c for c in self._measured if not any(_dominates(d, c) for d in self._measured))
+        self._unsurpassed = tuple(c for c in self._measured if not any(_surpasses(d, c) for d in self._measured))
 
     def __bool__(self) -> bool:
         return bool(self._measured)
 
     def best(self, allowed: Allowed) -> Budget | None:
         """The budget by the rule above; None if no cell is allowed. O(cells)."""
-        return _best(self._undominated, allowed)
+        return _best(self._unsurpassed, allowed)
 
     def best_with(self, allowed: Allowed) -> Budget | None:
-        """The same with dominated cells kept: for an `allowed` that holds N or M fixed."""
+        """The same with surpassed cells kept: for an `allowed` that holds N or M fixed."""
         return _best(self._measured, allowed)
 
 
@@ -74,7 +81,7 @@ def _size(cell: Measurement) -> tuple[int, int]:
     return cell.num_candidates, cell.num_steps
 
 
-def _dominates(one: Measurement, other: Measurement) -> bool:
+def _surpasses(one: Measurement, other: Measurement) -> bool:
     no_larger = one.num_candidates <= other.num_candidates and one.num_steps <= other.num_steps
     return no_larger and one.low > other.high
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from policy import PolicySpec
+from policy import PolicySpec, dominating
 from service.budget import Admission
 from service.engine import Engine
 from service.errors import InvalidRequest
@@ -54,6 +54,11 @@ class Model:
             for n, m in sorted(budgets)
         ]
 
+    def _frontier(self) -> list[dict[str, Any]]:
+        """The measured cells, each with whether a cheaper one measured as well or better."""
+        cells = self.spec.frontier
+        return [asdict(cell) | {"dominated": dominating(cell, cells) is not None} for cell in cells]
+
     def describe(self) -> dict[str, Any]:
         """Its entry in /models: plain JSON values."""
         spec, limits = self.spec, self.admission.limits
@@ -74,7 +79,7 @@ class Model:
             "max_returned_candidates": limits.max_returned,
             "max_batch_by_budget": self._batches(),
             "default_budget": asdict(spec.default_budget),
-            "frontier": [asdict(cell) for cell in spec.frontier],
+            "frontier": self._frontier(),
             "headline": None if spec.headline is None else asdict(spec.headline),
             "normaliser": spec.normaliser,
             "observation_mean": self.engine.observation_mean.tolist(),

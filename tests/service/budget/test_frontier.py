@@ -100,7 +100,7 @@ def test_one_frontier_by_hand(most: int, chosen: tuple[int, int] | None) -> None
     assert found == (None if chosen is None else Budget(*chosen))
 
 
-def test_a_dominated_cell_counts_only_where_n_or_m_is_fixed() -> None:
+def test_a_surpassed_cell_counts_only_where_n_or_m_is_fixed() -> None:
     """(32, 1) is worse than (1, 1) beyond the intervals."""
 
     def fixed(n: int, m: int) -> bool:
