@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from policy import Measurement, Policy, PolicySpec
+from policy import Measurement, Policy, PolicySpec, best_measured
 from training.config import non_default_settings
 from training.reporting import budget_table, layers, rate, table
 
@@ -102,9 +102,8 @@ def _success(spec: PolicySpec) -> str:
     parts = []
     if spec.headline:
         parts.append(f"**{_headline(spec.headline)}**, on episode seeds that chose nothing (95 % Wilson intervals).")
-    if spec.frontier:
+    if best := best_measured(spec.frontier):
         rates = {(cell.num_candidates, cell.num_steps): asdict(cell) for cell in spec.frontier}
-        best = max(spec.frontier, key=lambda cell: (cell.success, -cell.num_candidates * cell.num_steps))
         parts += [
             f"By candidates N and steps M, per cent, {_episodes(spec.frontier)} episodes a cell, on the seeds that "
             "chose the budget: the best of these cells is a maximum, not a result.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +12,15 @@ import tyro
 from sorl_client.statistics import wilson_interval
 
 from kernels.commands import command
-from policy import Budget, CheckpointError, Measurement, Policy, load_policy
+from policy import Budget, CheckpointError, Measurement, Policy, PolicySpec, best_measured, dominating, load_policy
 from training.arguments import parse_arguments
 from training.files import require_file, write_text
 from training.ranges import CANDIDATES, STEPS, require_ranges
 from training.release.card import model_card, summary
 from training.release.readback import save_and_read_back
 from training.results import Cell, Plan, Record, ResultsError, Seeds, best_cell, record_folder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class ExportConfig:
     """In place of --frontier: a folder of `sorl-results`, e.g. docs/results/TASK. The frontier is its grid on selection
     seeds. The headline is its best cell on report seeds, unless --headline is given."""
     default_budget: tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]] | None = None
-    """N and M of a request that names neither. Default: the headline's."""
+    """N and M of a request that names neither. Default: the headline's; without a headline, those of the frontier's
+    most successful cell, ties to the least compute."""
     notes: str | None = None
     """Notes on the card, e.g. on settings other than the paper's, wall time or surprises."""
 
@@ -67,16 +71,29 @@ def export(config: ExportConfig) -> Policy:
         frontier.sort(key=lambda cell: (cell.num_candidates, cell.num_steps))
         spec = replace(spec, frontier=tuple(frontier))
     if headline:
-        budget = Budget(headline.num_candidates, headline.num_steps)
-        spec = replace(spec, headline=headline, default_budget=budget)
+        spec = replace(spec, headline=headline)
+    if chosen := headline or best_measured(frontier):
+        spec = replace(spec, default_budget=Budget(chosen.num_candidates, chosen.num_steps))
     if config.default_budget:
         spec = replace(spec, default_budget=Budget(*config.default_budget))
+    _warn_of_a_dominated_default(spec)
     if config.notes is not None:
         spec = replace(spec, provenance=replace(spec.provenance, notes=config.notes))
     policy.spec = spec
     written = save_and_read_back(policy, config.out)
     write_text(config.out.with_suffix(".md"), model_card(written, config.out.name))
     return written
+
+
+def _warn_of_a_dominated_default(spec: PolicySpec) -> None:
+    n, m = spec.default_budget.num_candidates, spec.default_budget.num_steps
+    for cell in spec.frontier:
+        if (cell.num_candidates, cell.num_steps) == (n, m) and (better := dominating(cell, spec.frontier)):
+            log.warning(
+                "the default budget N = %d, M = %d is dominated: "
+                "N = %d, M = %d costs less and measured %.1f %% against its %.1f %%",
+                *(n, m, better.num_candidates, better.num_steps, 100 * better.success, 100 * cell.success),
+            )
 
 
 def _measurements_of_reports(config: ExportConfig, policy: Policy) -> tuple[list[Measurement], Measurement | None]:

@@ -30,6 +30,13 @@ def test_a_shipped_card_is_up_to_date(path: Path) -> None:
     assert f"**{100 * policy.spec.headline.success:.1f} %" in card
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_no_cell_measured_better_than_a_shipped_default(path: Path) -> None:
+    spec = load_policy(path).spec
+    rates = {Budget(cell.num_candidates, cell.num_steps): cell.success for cell in spec.frontier}
+    assert rates[spec.default_budget] == max(rates.values())
+
+
 def test_success_is_the_headline_and_the_best_cell_is_bold() -> None:
     policy = random_policy(
         default_budget=Budget(8, 4),

@@ -31,8 +31,8 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def cell(n: int, m: int) -> dict[str, Any]:
-    return {"num_candidates": n, "num_steps": m, "success": 0.9, "low": 0.8, "high": 0.95, "episodes": 5, "steps": 1}
+def cell(n: int, m: int, success: float = 0.9) -> dict[str, Any]:
+    return {"num_candidates": n, "num_steps": m, "success": success, "low": 0, "high": 1, "episodes": 5, "steps": 1}
 
 
 def report(path: Path, source: Path, first_seed: int, *cells: dict[str, Any]) -> Path:
@@ -48,7 +48,7 @@ def config(source: Path, tmp_path: Path) -> ExportConfig:
         out=tmp_path / "shipped.safetensors",
         frontier=(
             report(tmp_path / "frontier.json", source, 0, cell(8, 4)),
-            report(tmp_path / "more.json", source, 0, cell(1, 1)),
+            report(tmp_path / "more.json", source, 0, cell(1, 1, 0.8)),
         ),
         headline=report(tmp_path / "headline.json", source, 5, cell(8, 4)),
         notes="trained on a Sunday",
@@ -60,7 +60,7 @@ def test_measurements_are_stored_and_weights_are_unchanged(config: ExportConfig,
     spec = load_policy(config.out).spec
     assert exported.spec == spec
     assert spec.name == "shipped"
-    assert spec.frontier == (Measurement(1, 1, 0.9, 0.8, 0.95, 5), Measurement(8, 4, 0.9, 0.8, 0.95, 5))
+    assert spec.frontier == (Measurement(1, 1, 0.8, 0, 1, 5), Measurement(8, 4, 0.9, 0, 1, 5))
     assert spec.headline == spec.frontier[1]
     assert spec.default_budget == Budget(8, 4)
     assert spec.provenance.notes == "trained on a Sunday"
@@ -146,7 +146,7 @@ def test_another_cell_may_be_the_headline_of_a_results_folder(source: Path, tmp_
     config = ExportConfig(source, tmp_path / "out.safetensors", results=results)
     chosen = report(tmp_path / "headline.json", source, 30, cell(4, 2))
     spec = export(replace(config, headline=chosen)).spec
-    assert spec.headline == Measurement(4, 2, 0.9, 0.8, 0.95, 5)
+    assert spec.headline == Measurement(4, 2, 0.9, 0, 1, 5)
     assert spec.default_budget == Budget(4, 2)
     assert len(spec.frontier) == 2
     chose = report(tmp_path / "headline.json", source, 13, cell(4, 2))
@@ -159,6 +159,58 @@ def test_without_report_episodes_there_is_no_headline(source: Path, tmp_path: Pa
     spec = export(ExportConfig(source, tmp_path / "out.safetensors", results=results)).spec
     assert spec.headline is None
     assert len(spec.frontier) == 2
+    assert spec.default_budget == Budget(8, 4)
+
+
+def test_without_a_headline_the_default_is_the_best_cell_of_least_compute(
+    config: ExportConfig, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cells = cell(64, 8, 0.4), cell(16, 4, 0.8), cell(8, 4, 0.8), cell(4, 8, 0.8), cell(1, 1, 0.2)
+    grid = report(tmp_path / "grid.json", source, 0, *cells)
+    spec = export(replace(config, frontier=(grid,), headline=None)).spec
+    assert spec.headline is None
+    assert spec.default_budget == Budget(8, 4)  # (4, 8) is as much compute, and more steps
+    assert caplog.messages == []
+
+
+def test_a_policy_without_measurements_keeps_its_default(source: Path, tmp_path: Path) -> None:
+    exported = export(ExportConfig(source, tmp_path / "out.safetensors"))
+    assert exported.spec.default_budget == load_policy(source).spec.default_budget
+
+
+@pytest.mark.parametrize(
+    ("given", "warnings"),
+    [
+        (None, []),
+        ((1, 1), []),
+        ((5, 3), []),  # not measured
+        ((64, 8), ["N = 64, M = 8 is dominated: N = 8, M = 4 costs less and measured 90.0 % against its 40.0 %"]),
+        ((16, 4), ["N = 16, M = 4 is dominated: N = 8, M = 4 costs less and measured 90.0 % against its 90.0 %"]),
+    ],
+)
+def test_a_default_that_is_dominated_is_taken_with_a_warning(
+    config: ExportConfig,
+    source: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    given: tuple[int, int] | None,
+    warnings: list[str],
+) -> None:
+    cells = cell(1, 1, 0.2), cell(8, 4, 0.9), cell(16, 4, 0.9), cell(64, 8, 0.4)
+    grid = report(tmp_path / "grid.json", source, 0, *cells)
+    spec = export(replace(config, frontier=(grid,), default_budget=given)).spec
+    assert spec.default_budget == Budget(*(given or (8, 4)))
+    assert caplog.messages == [f"the default budget {warning}" for warning in warnings]
+
+
+def test_a_headline_of_a_dominated_cell_is_the_default_with_a_warning(
+    config: ExportConfig, source: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grid = report(tmp_path / "grid.json", source, 0, cell(1, 1, 1.0), cell(8, 4, 0.9))
+    spec = export(replace(config, frontier=(grid,))).spec
+    assert spec.default_budget == Budget(8, 4)
+    assert len(caplog.messages) == 1
+    assert "N = 1, M = 1 costs less and measured 100.0 %" in caplog.text
 
 
 def test_results_without_this_policys_grid_are_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
