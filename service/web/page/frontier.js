@@ -21,6 +21,18 @@ export function pareto(priced) {
     .filter(({ cell }) => cell.success > best && ((best = cell.success), true));
 }
 
+/** The best of `cells`, in order of cost, that are no larger than a dominated one: it is not dominated itself. */
+const better = ({ num_candidates: n, num_steps: m }, cells) =>
+  cells.filter((c) => !c.dominated && c.num_candidates <= n && c.num_steps <= m).reduce((best, c) => (c.success > best.success ? c : best));
+
+/** What the grey dots are, and what a request gets that leaves the choice to the server. */
+function advice({ default_budget: chosen, frontier }) {
+  const most = Math.max(...frontier.map((cell) => cell.success));
+  const best = frontier.some((cell) => budget(cell) === budget(chosen) && cell.success === most);
+  return (frontier.some((cell) => cell.dominated) ? "Small grey dots are dominated: a cheaper budget measured as well or better. " : "")
+    + `Leave N, M and the deadline out, and the server takes ${budget(chosen)}${best ? ", the best measured" : ""}.`;
+}
+
 export class FrontierPlot {
   /** @param pick called with the cell that Enter or a click takes. */
   constructor(pick) {
@@ -53,9 +65,10 @@ export class FrontierPlot {
     this.points = cells.map((cell) => ({ cell, x: price(cell) })).sort((a, b) => a.x - b.x || a.cell.success - b.cell.success);
     this.line = pareto(this.points);
     byId("frontier-hint").hidden = !cells.length;
+    byId("frontier-advice").textContent = advice(this.model);
     this.redraw();
-    const { num_candidates: n, num_steps: m } = this.current?.cell ?? this.model.default_budget;
-    const same = this.points.find(({ cell }) => cell.num_candidates === n && cell.num_steps === m);
+    const wanted = budget(this.current?.cell ?? this.model.default_budget);
+    const same = this.points.find(({ cell }) => budget(cell) === wanted);
     this.activate(same ?? this.line.at(-1) ?? null);
   }
 
@@ -82,14 +95,15 @@ export class FrontierPlot {
   mark(point, left, y) {
     const { cell } = point;
     const best = this.line.includes(point);
-    const says = `${cell.num_candidates} candidates, ${cell.num_steps} steps: ${success(cell)}${this.timed ? `, ${ms(point.x)}` : ""}`;
+    const { dominated } = cell;
+    const says = `${cell.num_candidates} candidates, ${cell.num_steps} steps: ${success(cell)}${this.timed ? `, ${ms(point.x)}` : ""}${dominated ? ", dominated" : ""}`;
     return svg("g", {
-      class: `cell${best ? " best" : ""}`, role: "button", tabindex: -1, "aria-label": says,
+      class: `cell${best ? " best" : dominated ? " dominated" : ""}`, role: "button", tabindex: -1, "aria-label": says,
       pointerenter: () => this.activate(point), focus: () => this.activate(point), click: () => this.take(point),
     },
       svg("line", { x1: left, x2: left, y1: y(cell.low), y2: y(cell.high) }),
       svg("circle", { class: "target", cx: left, cy: y(cell.success), r: 12 }),
-      svg("circle", { class: "mark", cx: left, cy: y(cell.success), r: best ? 5.5 : 4 }),
+      svg("circle", { class: "mark", cx: left, cy: y(cell.success), r: best ? 5.5 : dominated ? 2.5 : 4 }),
       svg("circle", { class: "halo", cx: left, cy: y(cell.success), r: 9.5 }));
   }
 
@@ -120,9 +134,15 @@ export class FrontierPlot {
     const { cell } = point;
     const strong = document.createElement("strong");
     strong.textContent = `N = ${cell.num_candidates}, M = ${cell.num_steps}`;
-    const live = this.measured?.find((row) => row.num_candidates === cell.num_candidates && row.num_steps === cell.num_steps);
+    const live = this.measured?.find((row) => budget(row) === budget(cell));
     const cost = this.timed ? `${ms(point.x)} predicted` : `${point.x} network evaluations`;
-    return [strong, `: ${success(cell)}; ${cost}${live ? `, ${ms(live.total_ms.p50)} lately at the median` : ""}`];
+    return [strong, `: ${success(cell)}; ${cost}${live ? `, ${ms(live.total_ms.p50)} lately at the median` : ""}${this.instead(cell)}`];
+  }
+
+  instead(cell) {
+    if (!cell.dominated) return "";
+    const other = better(cell, this.points.map((point) => point.cell));
+    return `. Dominated: ${budget(other)} measured ${other.success > cell.success ? percent(other.success) : "as well"}`;
   }
 
   take(point) {

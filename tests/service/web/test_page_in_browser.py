@@ -132,6 +132,42 @@ def test_frontier_is_the_policys(page: Any, url: str) -> None:
         assert {label.split(":")[0] for label in best} == expected
 
 
+def test_budgets_that_a_cheaper_one_equals_or_beats_are_marked(page: Any, url: str) -> None:
+    page.select_option("#model", "scene")
+    frontier = get(url, "models/scene")["frontier"]
+    dominated = {(c["num_candidates"], c["num_steps"]) for c in frontier if c["dominated"]}
+    assert 0 < len(dominated) < len(frontier)
+    for kind, expected in (("dominated", True), ("best", False)):
+        labels = page.locator(f".cell.{kind}").evaluate_all("all => all.map((c) => c.getAttribute('aria-label'))")
+        assert [label.endswith(", dominated") for label in labels] == [expected] * len(labels)
+        if kind == "dominated":
+            assert {tuple(map(int, re.findall(r"\d+", label)[:2])) for label in labels} == dominated
+    radii = {
+        kind: page.locator(f".cell{kind} .mark").evaluate_all("all => all.map((c) => +c.getAttribute('r'))")
+        for kind in (".dominated", ":not(.dominated)")
+    }
+    assert max(radii[".dominated"]) < min(radii[":not(.dominated)"])
+    assert "Small grey dots are dominated" in page.inner_text("#frontier-advice")
+    page.locator(".cell[aria-label^='64 candidates, 8 steps']").focus()
+    assert page.inner_text("#frontier-readout").endswith(". Dominated: 4 × 8 measured 100\u00a0%")
+    page.locator(".cell[aria-label^='4 candidates, 8 steps']").focus()
+    assert "ominated" not in page.inner_text("#frontier-readout")
+    page.select_option("#model", "pointmaze-medium")
+    page.locator(".cell[aria-label^='64 candidates, 4 steps']").focus()
+    assert page.inner_text("#frontier-readout").endswith(". Dominated: 1 × 1 measured as well")
+
+
+def test_what_the_page_says_a_request_without_a_budget_gets_is_what_it_gets(page: Any, url: str) -> None:
+    for model in get(url, "models")["models"]:
+        page.select_option("#model", model["name"])
+        reply = ask(url, {"observation": model["observation_mean"], "model": model["name"]})
+        n, m = reply["num_candidates"], reply["num_steps"]
+        rates = {(c["num_candidates"], c["num_steps"]): c["success"] for c in model["frontier"]}
+        assert rates[n, m] == max(rates.values())
+        told = f"Leave N, M and the deadline out, and the server takes {n} × {m}, the best measured."
+        assert page.inner_text("#frontier-advice").endswith(told)
+
+
 def test_pointing_at_a_budget_shows_it_and_a_click_takes_it_over(page: Any, url: str) -> None:
     measured = get(url, "models")["models"][0]["frontier"][0]
     n, m = measured["num_candidates"], measured["num_steps"]
