@@ -69,6 +69,9 @@ class ResultsConfig:
     """N at which random and worst candidates are executed, on selection seeds."""
     curve_cells: tuple[tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]], ...] = DEFAULTS.curve_cells
     """N and M of the learning curves, e.g. 1 4 32 4."""
+    quartile_cells: tuple[tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]], ...] = DEFAULTS.quartile_cells
+    """N and M at which the candidate at the upper quartile of Q (rank N // 4 from 0) is executed on report seeds, and
+    compared with the best and with one candidate, e.g. 64 8. With --add they join those that the page has."""
     episodes: Annotated[int, EPISODES] = DEFAULTS.selection.episodes
     """Selection episodes per cell, for grid, verifier and learning curves."""
     first_seed: Annotated[int, EPISODE_SEED] = DEFAULTS.selection.first
@@ -98,6 +101,7 @@ class ResultsConfig:
             many_candidates=self.many_candidates,
             verifier_candidates=tuple(sorted(self.verifier_candidates)),
             curve_cells=self.curve_cells,
+            quartile_cells=self.quartile_cells,
         )
 
 
@@ -153,7 +157,7 @@ def study(
     folder = experiments.folder
     shown = Plan.read(folder / "plan.json") if add and (folder / "plan.json").exists() else None
     if shown:
-        shown.require_protocol(experiments.protocol)
+        experiments.protocol = shown.joined_protocol(experiments.protocol)
     curved = [run for run in (*subjects, *others) if len(run.checkpoints) > 1]
     if checkpoint == "best":
         for source in subjects:

@@ -126,12 +126,12 @@ def curve_of(run: Run) -> Curve:
 
 def require_steps(run: Run, protocol: Protocol) -> None:
     """Raise ResultsError if the protocol needs more steps than a policy's finest grid has."""
-    most = max([*protocol.num_steps, *(m for _, m in protocol.curve_cells)])
+    most = max([*protocol.num_steps, *(m for _, m in (*protocol.curve_cells, *protocol.quartile_cells))])
     for checkpoint in run.checkpoints:
         if most > checkpoint.facts["denoise_timesteps"]:
             raise ResultsError(
                 f"{checkpoint.path} has {checkpoint.facts['denoise_timesteps']} steps (denoise_timesteps), and the "
-                f"experiments ask for {most}; lower --num-steps and --curve-cells"
+                f"experiments ask for {most}; lower --num-steps, --curve-cells and --quartile-cells"
             )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +46,29 @@ class Plan:
         curves = [version for curve in self.curves for _, version in curve.points]
         return list(dict.fromkeys([*(subject.version for subject in self.subjects), *curves]))
 
-    def require_protocol(self, protocol: Protocol) -> None:
-        """Raise ResultsError, naming the settings, if `protocol` differs from this plan's: a page has one protocol."""
-        ours, others = asdict(self.protocol), asdict(protocol)
+    def joined_protocol(self, protocol: Protocol) -> Protocol:
+        """This plan's protocol with the quartile cells of `protocol` added: they add claims and change none.
+
+        Raises:
+            ResultsError: another setting differs, for a page has one protocol; the message names it.
+        """
+        cells = tuple(dict.fromkeys((*self.protocol.quartile_cells, *protocol.quartile_cells)))
+        joined = replace(self.protocol, quartile_cells=cells)
+        ours, others = asdict(joined), asdict(replace(protocol, quartile_cells=cells))
         differing = [f"{name} (the page has {ours[name]})" for name in ours if ours[name] != others[name]]
         if differing:
             raise ResultsError(f"the page of {self.task} was measured by other rules: {', '.join(differing)}")
+        return joined
 
     def merged_with(self, further: Plan) -> Plan:
         """This plan with the entries of `further` added. Where labels are equal, the entry of `further` replaces ours.
 
         Raises:
-            ResultsError: the protocols differ.
+            ResultsError: the protocols differ in more than their quartile cells.
         """
-        self.require_protocol(further.protocol)
         subjects = {subject.label: subject for subject in (*self.subjects, *further.subjects)}
         curves = {curve.label: curve for curve in (*self.curves, *further.curves)}
-        return Plan(self.task, self.protocol, tuple(subjects.values()), tuple(curves.values()))
+        return Plan(self.task, self.joined_protocol(further.protocol), tuple(subjects.values()), tuple(curves.values()))
 
     def write(self, path: Path) -> None:
         """Write plan.json."""
@@ -95,5 +101,6 @@ class Plan:
 def _protocol(value: dict[str, Any]) -> Protocol:
     fields: dict[str, Any] = {name: tuple(item) if isinstance(item, list) else item for name, item in value.items()}
     fields["selection"], fields["report"] = (Seeds(**value[name]) for name in ("selection", "report"))
-    fields["curve_cells"] = tuple((n, m) for n, m in value["curve_cells"])
+    for name in ("curve_cells", "quartile_cells"):  # plans of earlier releases have no quartile cells
+        fields[name] = tuple((n, m) for n, m in value.get(name, ()))
     return Protocol(**fields)

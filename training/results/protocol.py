@@ -80,6 +80,7 @@ class Protocol:
     many_candidates: int = 32
     verifier_candidates: tuple[int, ...] = (2, 8, 32)
     curve_cells: tuple[tuple[int, int], ...] = ((1, 4), (32, 4))
+    quartile_cells: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("num_candidates", "num_steps", "verifier_candidates"):
@@ -97,6 +98,12 @@ class Protocol:
             )
         if any(min(cell) < 1 for cell in self.curve_cells):
             raise ResultsError(f"curve_cells must be pairs N M of at least 1, got {self.curve_cells}")
+        different = len(set(self.quartile_cells)) == len(self.quartile_cells)
+        if not different or any(n < 4 or m < 1 for n, m in self.quartile_cells):
+            raise ResultsError(
+                "quartile_cells must be different pairs N M, N of at least 4 (of fewer, the upper quartile is the "
+                f"best) and M of at least 1, got {self.quartile_cells}"
+            )
 
     def grid(self) -> list[Cell]:
         """All budgets with the best candidate executed; run on selection seeds."""
@@ -143,7 +150,21 @@ class Protocol:
                 paper=False,
             ),
         ]
-        return [claim for claim in claims if claim.a != claim.b]
+        return [claim for claim in claims if claim.a != claim.b] + self.quartile_claims()
+
+    def quartile_claims(self) -> list[Claim]:
+        """Two claims for each of `quartile_cells`: the upper quartile of Q against the best, and one candidate."""
+        return [
+            Claim(
+                f"quartile-{name}-{n}-{m}",
+                f"of {n} candidates, the one at the upper quartile of Q does better than {text} (M = {m})",
+                Cell(n, m, "upper-quartile"),
+                other,
+                paper=False,
+            )
+            for n, m in self.quartile_cells
+            for name, text, other in (("best", "the best", Cell(n, m)), ("one", "one candidate", Cell(1, m)))
+        ]
 
     def reported(self, best: Cell) -> list[Cell]:
         """All cells to run on report seeds: the best one, and both sides of each claim."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from training.reporting import change, number, points, rate, table
 from training.results.captions import figure
 from training.results.measurements import Measurements
+from training.results.quartile_section import quartile_part
 from training.results.record import Row
 from training.results.tables import Tables, cells
 
@@ -19,6 +20,7 @@ def verifier_section(tables: Tables, measurements: Measurements) -> str:
         figure(measurements, "values", "Q of the first action against the return of the episode"),
         _over_optimisation(tables),
         figure(measurements, "over-optimisation", "Chosen Q, return and success against candidates"),
+        quartile_part(tables, measurements),
         _shortcut(tables),
         figure(measurements, "shortcut-error", "Distance of few-step actions to the finest"),
     ]

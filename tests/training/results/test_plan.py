@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,19 @@ PLAN = Plan(
 def test_a_plan_is_read_back(tmp_path: Path) -> None:
     PLAN.write(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == PLAN
+    with_quartiles = replace(PLAN, protocol=replace(SMALL, quartile_cells=((4, 8),)))
+    with_quartiles.write(tmp_path / "plan.json")
+    assert Plan.read(tmp_path / "plan.json") == with_quartiles
     assert PLAN.versions() == ["a" * 64, "b" * 64, "c" * 64]
+
+
+def test_a_plan_of_an_earlier_release_has_no_quartile_cells(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    PLAN.write(path)
+    value = json.loads(path.read_text())
+    del value["protocol"]["quartile_cells"]
+    path.write_text(json.dumps(value))
+    assert Plan.read(path) == PLAN
 
 
 def test_missing_and_wrong_files_are_errors(tmp_path: Path) -> None:
@@ -45,6 +58,13 @@ def test_plans_are_merged_by_label() -> None:
         ("large", "e"),
     ]
     assert both.curves == (*PLAN.curves, *further.curves)
+
+
+def test_merged_plans_have_the_quartile_cells_of_both() -> None:
+    first = replace(PLAN, protocol=replace(SMALL, quartile_cells=((4, 8), (8, 1))))
+    second = replace(PLAN, protocol=replace(SMALL, quartile_cells=((8, 1), (16, 8))))
+    assert first.merged_with(second).protocol == replace(SMALL, quartile_cells=((4, 8), (8, 1), (16, 8)))
+    assert first.merged_with(PLAN).protocol == first.protocol
 
 
 def test_plans_with_other_protocols_are_not_merged() -> None:

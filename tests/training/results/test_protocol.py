@@ -46,6 +46,20 @@ def test_a_cell_is_not_compared_with_itself() -> None:
     ]
 
 
+def test_quartile_cells_are_compared_with_the_best_and_with_one_candidate() -> None:
+    protocol = replace(Protocol(), quartile_cells=((64, 4), (8, 1)))
+    added = protocol.claims(BEST)[len(Protocol().claims(BEST)) :]
+    assert [(str(claim.a), str(claim.b), claim.paper) for claim in added] == [
+        ("(64, 4) upper-quartile", "(64, 4)", False),
+        ("(64, 4) upper-quartile", "(1, 4)", False),
+        ("(8, 1) upper-quartile", "(8, 1)", False),
+        ("(8, 1) upper-quartile", "(1, 1)", False),
+    ]
+    # (1, 4), (8, 1) and (1, 1) are run for other claims already.
+    extra = set(protocol.reported(BEST)) - set(Protocol().reported(BEST))
+    assert extra == {Cell(64, 4, "upper-quartile"), Cell(64, 4), Cell(8, 1, "upper-quartile")}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -54,6 +68,9 @@ def test_a_cell_is_not_compared_with_itself() -> None:
         ({"num_steps": ()}, "num_steps"),
         ({"num_candidates": (1, 1)}, "num_candidates"),
         ({"curve_cells": ((0, 4),)}, "curve_cells"),
+        ({"quartile_cells": ((3, 4),)}, "quartile_cells must be .* N of at least 4"),
+        ({"quartile_cells": ((4, 0),)}, "quartile_cells"),
+        ({"quartile_cells": ((4, 8), (4, 8))}, "quartile_cells must be different"),
     ],
 )
 def test_impossible_protocols_are_refused(change: dict[str, object], message: str) -> None:

@@ -200,6 +200,65 @@ def test_a_page_is_extended_without_its_old_policy_files(runs: tuple[Path, Path]
     assert {row["label"] for row in table(experiments.folder, "curves")} == {"seed 0", "seed 1"}
 
 
+def test_quartile_cells_join_a_page_and_run_alone(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Best of 4 wins on even episodes, the upper quartile of 4 on all, one candidate on every fourth."""
+    jobs: list[Job] = []
+
+    def top_errs(policy: Path, version: str, task: str, wanted: list[Job], *rest: int) -> Iterator[list[EpisodeResult]]:
+        jobs.extend(wanted)
+        for results in outcomes(policy, version, task, wanted, *rest):
+            yield [
+                replace(
+                    result,
+                    success=result.job.select == "upper-quartile"
+                    or result.job.episode % {1: 4, 2: 1, 4: 2, 8: 2}[result.job.num_candidates] == 0,
+                )
+                for result in results
+            ]
+
+    protocol = replace(SMALL, report=replace(SMALL.report, episodes=20))
+    experiments = TaskExperiments(tmp_path / "out" / TASK, protocol, run=top_errs)
+    before = study(experiments, find_runs(runs[:1]), [], only=("grid", "claims")).read_text()
+    assert "upper quartile" not in before
+    jobs.clear()
+    # What the page has is kept by a command that does not name it.
+    for cells in (((4, 8),), ()):
+        further = TaskExperiments(experiments.folder, replace(protocol, quartile_cells=cells), run=top_errs)
+        page = study(further, find_runs(runs[:1]), [], only=("grid", "claims"), add=True)
+    # The other side of the second claim, (1, 8), was run for "more steps".
+    assert [(job.num_candidates, job.num_steps, job.select, job.episode) for job in jobs] == [
+        (4, 8, rule, episode) for rule in ("upper-quartile", "best") for episode in protocol.report.range
+    ]
+    rows = {row["claim"]: row for row in table(experiments.folder, "claims")}
+    counts = ("both", "only_a", "only_b", "neither")
+    assert [rows["quartile-best-4-8"][name] for name in counts] == ["10", "10", "0", "0"]
+    assert [rows["quartile-one-4-8"][name] for name in counts] == ["5", "15", "0", "0"]
+    part = page.read_text().split("A choice below the top, 20 report episodes")[1].split("\n#")[0]
+    line = next(line for line in part.splitlines() if line.startswith("| seed 0 |"))
+    assert [cell.split(" [")[0] for cell in line.strip("| ").split(" | ")] == [
+        "seed 0",
+        "(4, 8)",
+        "50.0 %",
+        "100.0 %",
+        "25.0 %",
+        "100.0 %",
+    ]
+    assert line.endswith("at (2, 1) |")
+    assert (
+        "- seed 0, (4, 8): **better than the best**, better than one candidate. The upper quartile alone solved 10, "
+        "the best alone 0 of 20 paired episodes." in part
+    )
+    assert "What did not reproduce" in page.read_text().split("upper quartile")[-1]  # the claim is not the paper's
+
+
+def test_quartile_cells_that_were_not_run_are_listed(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    experiments = TaskExperiments(tmp_path / "out" / TASK, replace(SMALL, quartile_cells=((4, 8),)), run=outcomes)
+    text = study(experiments, find_runs(runs[:1]), [], only=("grid",)).read_text()
+    assert "(4, 8) upper-quartile" in text.split("## Not run")[1]
+    assert "| seed 0 | (4, 8) | not run | not run | not run | not run at (1, 8) |" in text
+    assert "**better than the best**" not in text
+
+
 def test_another_protocol_is_refused_before_anything_runs(
     runs: tuple[Path, Path], tmp_path: Path, in_process: InProcess
 ) -> None:
@@ -231,6 +290,8 @@ def test_there_must_be_something_to_measure_or_render(tmp_path: Path) -> None:
 def test_more_steps_than_the_policy_has_is_an_error(runs: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(ResultsError, match="lower --num-steps"):
         run(ResultsConfig(policies=runs, num_steps=(1, 16), out=tmp_path / "out"))
+    with pytest.raises(ResultsError, match="--quartile-cells"):
+        run(ResultsConfig(policies=runs, quartile_cells=((4, 16),), out=tmp_path / "out"))
 
 
 def test_contradictory_measurements_are_not_rendered(runs: tuple[Path, Path], tmp_path: Path) -> None:
