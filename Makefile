@@ -18,11 +18,12 @@ $(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/s
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,gpu,serve,test,train]'
 	touch $@
 
-# Ray, kubectl, Prometheus, linters and Chromium are 800 MB on disk; `make serve` and `make test` do without.
-$(READY_ALL): $(READY) deploy/tools.sh tests/service/web/chromium.sh
+# Ray, kubectl, Prometheus, linters, Chromium and robots' clients are 1 GB on disk; `make serve` and `make test` do without.
+$(READY_ALL): $(READY) deploy/tools.sh tests/service/web/chromium.sh tests/service/clients/install.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser,deploy,scale]'
 	deploy/tools.sh $(VENV)/tools
 	tests/service/web/chromium.sh $(VENV)/tools/browser
+	tests/service/clients/install.sh $(VENV)/tools/clients
 	touch $@
 
 setup: $(READY) ## Make .venv with everything
