@@ -4,9 +4,11 @@
 """
 
 from sorl_client.action import Action
+from sorl_client.circuit import CircuitBreaker
 from sorl_client.client import AsyncClient, Client
 from sorl_client.errors import (
     AdminDisabled,
+    CircuitOpen,
     ConnectionFailed,
     DeadlineExceeded,
     InvalidArgument,
@@ -22,15 +24,19 @@ from sorl_client.errors import (
     VersionGone,
     WrongArgumentType,
 )
+from sorl_client.hedging import Hedge
 from sorl_client.retry import RetryPolicy
 
 __all__ = [
     "Action",
     "AdminDisabled",
     "AsyncClient",
+    "CircuitBreaker",
+    "CircuitOpen",
     "Client",
     "ConnectionFailed",
     "DeadlineExceeded",
+    "Hedge",
     "InvalidArgument",
     "InvalidReply",
     "NotReady",

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import random as random_module
 import time
+import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable
+from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any, TypeVar
 
+import anyio
+import anyio.abc
 import httpx
 import numpy.typing as npt
 
 from sorl_client import wire
 from sorl_client.action import Action
-from sorl_client.conversation import Conversation, Effect, Exchange, OnLate, Outcome
+from sorl_client.circuit import CircuitBreaker
+from sorl_client.conversation import Arrival, Conversation, Effect, Exchange, OnLate, Outcome, Pause, Send
+from sorl_client.hedging import Hedge
 from sorl_client.retry import RetryPolicy
+from sorl_client.threads import Threads
 
 T = TypeVar("T")
+# What came of a request; an error that is not the network's is raised by the call.
+Came = tuple[httpx.Request, Outcome | Exception]
 
 
 class Client:
@@ -25,13 +34,16 @@ class Client:
 
     url         the server's URL, with or without a path prefix: "http://127.0.0.1:8000"
     api_key     sent as `Authorization: Bearer ...`
-    timeout_s   without a deadline: the longest wait for each part of a reply, in seconds
-    transit_ms  time reserved for the network, in ms: the deadline sent to the server is this much shorter
+    timeout_s   without a deadline: the longest that a call takes, in seconds, over all attempts
+    transit_ms  the least time to reserve for the network, in ms. The deadline sent to the server is shorter by what
+                was measured lately, or by this if that is less, or nothing is measured yet
     retry       how often, and when, to send again after 503 and broken connections
+    hedge       True or a `Hedge`: send a request a second time if its reply is late; the first good answer wins
+    breaker     a `CircuitBreaker`: fail at once while the server keeps failing; None: always try
     media_type  "application/msgpack" (small and exact) or "application/json" (readable in transit)
     transport, clock, sleep, random  replace the network, `time.monotonic`, `time.sleep` and `random.random` (for tests)
 
-    Raises InvalidArgument if `timeout_s` or `transit_ms` is out of range.
+    Raises InvalidArgument if `timeout_s` or `transit_ms` is out of range, or `hedge` or `breaker` of another type.
     """
 
     def __init__(
@@ -42,6 +54,8 @@ class Client:
         timeout_s: float = 10.0,
         transit_ms: float = 1.0,
         retry: RetryPolicy | None = None,
+        hedge: bool | Hedge = False,
+        breaker: CircuitBreaker | None = None,
         media_type: wire.MediaType = wire.MSGPACK,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -54,12 +68,17 @@ class Client:
             timeout_s=timeout_s,
             transit_ms=transit_ms,
             retry=retry or RetryPolicy(),
+            hedge=hedge,
+            breaker=breaker,
             media_type=media_type,
             clock=clock,
             random=random,
         )
         self._http = httpx.Client(transport=transport)
+        self._clock = clock
         self._sleep = sleep
+        self._threads = Threads()
+        weakref.finalize(self, self._threads.close)
 
     def act(
         self,
@@ -142,6 +161,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections."""
+        self._threads.close()
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -154,29 +174,52 @@ class Client:
 
     def _run(self, exchange: Exchange[T]) -> T:
         """Perform the effects that `exchange` yields; returns its result."""
-        outcome: Outcome = None
-        while True:
-            try:
-                effect = exchange.send(outcome)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            outcome = self._perform(effect)
+        arrivals: SimpleQueue[Came] = SimpleQueue()
+        arrival: Arrival | None = None
+        try:
+            while True:
+                try:
+                    effect = exchange.send(arrival)
+                except StopIteration as stop:
+                    result: T = stop.value
+                    return result
+                arrival = self._perform(effect, arrivals)
+        finally:
+            exchange.close()
 
-    def _perform(self, effect: Effect) -> Outcome:
-        if isinstance(effect, httpx.Request):
-            try:
-                return self._http.send(effect)
-            except httpx.RequestError as error:
-                return error
-        self._sleep(effect)
+    def _perform(self, effect: Effect, arrivals: SimpleQueue[Came]) -> Arrival | None:
+        if isinstance(effect, Send):
+            request = effect.request
+            self._threads.run(lambda: self._outcome(request), lambda outcome: arrivals.put((request, outcome)))
+        elif isinstance(effect, Pause):
+            self._sleep(effect.seconds)
+        else:
+            while (left_s := effect.until - self._clock()) > 0.0:
+                try:
+                    return _arrival(arrivals.get(timeout=left_s))
+                except Empty:
+                    continue  # by this clock the time may not be up
         return None
+
+    def _outcome(self, request: httpx.Request) -> Outcome | Exception:
+        try:
+            return self._http.send(request)
+        except Exception as error:
+            return error
+
+
+def _arrival(came: Came) -> Arrival:
+    """Raises what is no failure of the network."""
+    request, outcome = came
+    if isinstance(outcome, Exception) and not isinstance(outcome, httpx.RequestError):
+        raise outcome
+    return Arrival(request, outcome)
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same parameters, methods and errors. Its methods are coroutines.
+    """`Client` for event loops: the same parameters, methods and errors. Its methods are coroutines.
 
-    For another event loop, pass its `sleep`.
+    It runs on asyncio and on trio.
     """
 
     def __init__(
@@ -187,10 +230,12 @@ class AsyncClient:
         timeout_s: float = 10.0,
         transit_ms: float = 1.0,
         retry: RetryPolicy | None = None,
+        hedge: bool | Hedge = False,
+        breaker: CircuitBreaker | None = None,
         media_type: wire.MediaType = wire.MSGPACK,
         transport: httpx.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] = anyio.sleep,
         random: Callable[[], float] = random_module.random,
     ) -> None:
         self._conversation = Conversation(
@@ -199,11 +244,14 @@ class AsyncClient:
             timeout_s=timeout_s,
             transit_ms=transit_ms,
             retry=retry or RetryPolicy(),
+            hedge=hedge,
+            breaker=breaker,
             media_type=media_type,
             clock=clock,
             random=random,
         )
         self._http = httpx.AsyncClient(transport=transport)
+        self._clock = clock
         self._sleep = sleep
 
     async def act(
@@ -269,20 +317,61 @@ class AsyncClient:
         await self.aclose()
 
     async def _run(self, exchange: Exchange[T]) -> T:
-        outcome: Outcome = None
-        while True:
+        """Perform the effects that `exchange` yields; returns its result."""
+        fault: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            arrivals = _Arrivals()
+            arrival: Arrival | None = None
             try:
-                effect = exchange.send(outcome)
+                while True:
+                    arrival = await self._perform(exchange.send(arrival), arrivals, tasks)
             except StopIteration as stop:
                 result: T = stop.value
-                return result
-            outcome = await self._perform(effect)
-
-    async def _perform(self, effect: Effect) -> Outcome:
-        if isinstance(effect, httpx.Request):
+            except Exception as error:
+                fault = error  # a task group would raise it in an ExceptionGroup
+            finally:
+                exchange.close()
+            tasks.cancel_scope.cancel()
+        if fault is not None:
             try:
-                return await self._http.send(effect)
-            except httpx.RequestError as error:
-                return error
-        await self._sleep(effect)
+                raise fault
+            finally:
+                del fault  # its traceback has this frame
+        return result
+
+    async def _perform(self, effect: Effect, arrivals: _Arrivals, tasks: anyio.abc.TaskGroup) -> Arrival | None:
+        if isinstance(effect, Send):
+            tasks.start_soon(self._send, effect.request, arrivals)
+        elif isinstance(effect, Pause):
+            await self._sleep(effect.seconds)
+        else:
+            while (left_s := effect.until - self._clock()) > 0.0:
+                with anyio.move_on_after(left_s):
+                    return _arrival(await arrivals.get())
         return None
+
+    async def _send(self, request: httpx.Request, arrivals: _Arrivals) -> None:
+        outcome: Outcome | Exception
+        try:
+            outcome = await self._http.send(request)
+        except Exception as error:
+            outcome = error
+        arrivals.put((request, outcome))
+
+
+class _Arrivals:
+    """A queue of what came of a call's requests."""
+
+    def __init__(self) -> None:
+        self._came: deque[Came] = deque()
+        self._more = anyio.Event()
+
+    def put(self, came: Came) -> None:
+        self._came.append(came)
+        self._more.set()
+
+    async def get(self) -> Came:
+        while not self._came:
+            self._more = anyio.Event()
+            await self._more.wait()
+        return self._came.popleft()

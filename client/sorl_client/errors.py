@@ -13,6 +13,7 @@ SorlError
 ├── NotReady            503: no model is warm yet                                     (retried)
 ├── ServerFailed        500 and every other status that is not a success; a gateway's own 500 or 502 is retried
 ├── ConnectionFailed    no reply: no connection or a broken one (retried), or a timeout (not retried)
+├── CircuitOpen         nothing was sent: the server has failed too often just now
 └── InvalidReply        a success whose body is not a valid reply
     └── StaleReply      a reply to another request
 """
@@ -132,6 +133,13 @@ class ConnectionFailed(SorlError):
     """The request got no reply."""
 
     default_code = "connection_failed"
+
+
+class CircuitOpen(SorlError):
+    """Nothing was sent: the server failed too often in a row (see `CircuitBreaker`); `retry_after_s` is the rest of the
+    cool-down."""
+
+    default_code = "circuit_open"
 
 
 class InvalidReply(SorlError):

@@ -94,6 +94,8 @@ PRIORITY = Whole(0, 9)
 
 TIMEOUT_S = Real(0, LONGEST_WAIT_S, above=True)
 TRANSIT_MS = Real(0, LONGEST_DEADLINE_MS)
+AFTER_MS = Real(0, LONGEST_DEADLINE_MS)
+SHARE = Real(0, 1)
 WAIT_S = Real(0, LONGEST_WAIT_S)
 RETRY_AFTER_S = Real(0)
 COUNT = Whole(0)
@@ -141,6 +143,12 @@ def observation(name: str, value: Any) -> npt.NDArray[np.float32]:
             f"{name}: expected finite numbers within float32; found {brief(given[tuple(place)])}{at}", field=name
         )
     return rows
+
+
+def kind(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> None:
+    """Raise WrongArgumentType unless `value` is of one of `kinds`, which `expected` says in words."""
+    if not isinstance(value, kinds):
+        raise _refusal(WrongArgumentType, name, expected, value)
 
 
 def _scalar(value: Any) -> Any:
