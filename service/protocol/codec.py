@@ -31,17 +31,17 @@ _DTYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])|float(?:16|32|64)|u?int(?:8|1
 _ARRAY_KEYS = {"__numpy__": {"__numpy__", "dtype", "shape"}, "__ndarray__": {"__ndarray__", "data", "dtype", "shape"}}
 
 
-def decode(body: bytes, media_type: str) -> dict[str, Any]:
-    """A request's body as a dict with str keys; encoded arrays inside are left as they are.
+def decode(body: bytes, media_type: str, needs: str = "observation") -> dict[str, Any]:
+    """A request's body as a dict with str keys; encoded arrays inside are left as they are. `needs` is for errors.
 
     Raises:
         InvalidRequest: not the promised format, not an object, or a key twice.
     """
     if not body:
-        raise InvalidRequest("the body is empty: expected an object with at least 'observation'")
+        raise InvalidRequest(f"the body is empty: expected an object with at least {needs!r}")
     value = _decode_json(body) if media_type == JSON else _decode_msgpack(body)
     if not isinstance(value, dict):
-        raise InvalidRequest(f"expected an object with at least 'observation', found {_kind(value)}")
+        raise InvalidRequest(f"expected an object with at least {needs!r}, found {_kind(value)}")
     return _unique([(_text(key), _scalar(item)) for key, item in value.items()])
 
 

@@ -108,12 +108,16 @@ class Exchange:
             raise UnsupportedMediaType(
                 f"Content-Type: expected {codec.JSON} or {codec.MSGPACK}, found {given[:80]!r}", field="Content-Type"
             )
+        self.check_uncompressed()
+        return media_type
+
+    def check_uncompressed(self) -> None:
+        """Raises UnsupportedMediaType for a compressed body."""
         encoding = self.header(b"content-encoding")
         if encoding is not None and encoding.lower() != "identity":
             raise UnsupportedMediaType(
                 f"Content-Encoding: expected no compression, found {encoding[:80]!r}", field="Content-Encoding"
             )
-        return media_type
 
     def reply_type(self, media_type: str) -> str:
         """The reply's media type: the request's own, unless Accept names only the other one."""
