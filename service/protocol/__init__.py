@@ -4,9 +4,9 @@
 `ActRequest` of what came, and words an `Answer` or an error in its own form.
 """
 
-from service.protocol import codec
+from service.protocol import codec, open_inference
 from service.protocol.codec import decode_array, encode_array
-from service.protocol.incoming import Answers, Incoming
+from service.protocol.incoming import Answers, Incoming, new_request_id
 from service.protocol.names import PROTOCOLS, ProtocolName
 from service.protocol.replies import ActReply, Answer, Problem, ReloadReply, act_reply, problem_responses, timing_ms
 from service.protocol.schemas import MAX_REQUEST_ID, REQUEST_ID, ActRequest, parse_act, parse_request_id, row_seeds
@@ -27,6 +27,8 @@ __all__ = [
     "codec",
     "decode_array",
     "encode_array",
+    "open_inference",
+    "new_request_id",
     "parse_act",
     "parse_request_id",
     "problem_responses",

@@ -6,27 +6,18 @@ CPU time a request, as much as everything else that the event loop does for it.
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ClientGone, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
-from service.protocol import MAX_REQUEST_ID, REQUEST_ID, codec
+from service.protocol import MAX_REQUEST_ID, REQUEST_ID, codec, new_request_id
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _ID = b"x-request-id"
 
 _TYPES = {codec.JSON: codec.JSON, codec.MSGPACK: codec.MSGPACK, "application/x-msgpack": codec.MSGPACK}
-
-# Seeded by the system once. uuid4 asks the system each time, which is a call of 13 us; nothing here is a secret.
-_random = random.Random()
-
-
-def new_request_id() -> str:
-    """128 random bits as hexadecimal digits."""
-    return f"{_random.getrandbits(128):032x}"
 
 
 def id_header(request_id: str) -> tuple[bytes, bytes]:
