@@ -13,7 +13,15 @@ from service.answering import Answerer
 from service.models import MakeBackend
 from service.runtime import Runtime
 from service.settings import Settings
-from service.web import Act, admin_routes, make_application, page_routes, public_routes
+from service.web import (
+    Act,
+    admin_routes,
+    infer_routes,
+    make_application,
+    open_inference_routes,
+    page_routes,
+    public_routes,
+)
 
 
 def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> FastAPI:
@@ -47,10 +55,12 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     act = Act(answerer, settings.max_body_bytes)
     routers = [
         public_routes(lifecycle, catalog, runtime.metrics.text),
+        open_inference_routes(lifecycle, catalog),
         admin_routes(lifecycle, runtime.reloader, access),
         page_routes(lifecycle, catalog, runtime.scheduler, runtime.stats),
     ]
-    app = make_application(act, routers, runtime.metrics.requests.count_error, lifespan)
+    infer = infer_routes(answerer, settings.max_body_bytes)
+    app = make_application(act, infer, routers, runtime.metrics.requests.count_error, lifespan)
     app.state.runtime = runtime
     return app
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Literal
 
-from service.errors import NotReady
+from service.errors import InternalError, NotReady
 
 
 class Lifecycle:
@@ -27,6 +27,11 @@ class Lifecycle:
     def ready(self) -> bool:
         """Are new clients welcome?"""
         return self.state == "ready" and not self.draining
+
+    def check_alive(self) -> None:
+        """Raises InternalError once only a restart helps."""
+        if self.broken is not None:
+            raise InternalError(self.broken)
 
     def check_serving(self) -> None:
         """Raises NotReady unless requests can be computed. They can during a drain."""

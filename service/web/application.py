@@ -1,4 +1,4 @@
-"""The FastAPI application and its route table. POST /act is a route in it that `Act` answers."""
+"""The FastAPI application and its route table."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
-from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
 from service.protocol import ActReply, ActRequest, codec, problem_responses
+from service.web.direct import DirectRoute
+from service.web.open_inference import ROOT as OPEN_INFERENCE
+from service.web.open_inference import error_reply
 from service.web.problem import install_error_handlers
 
 _MEANINGS = {
@@ -25,33 +27,25 @@ _MEANINGS = {
     503: "overloaded or not_ready, with Retry-After",
     504: "deadline_exceeded",
 }
-ACT = "/act"
 _ACT_BODY = {"schema": ActRequest.model_json_schema(ref_template="#/components/schemas/{model}")}
 
 
-class ActRoute(APIRoute):
-    """POST /act: FastAPI documents it, `act` answers it as an ASGI application."""
+def _act_route(act: ASGIApp) -> DirectRoute:
+    async def documented() -> None:
+        """JSON or msgpack (`application/msgpack`). The reply's format is the request's, or what Accept asks for."""
 
-    def __init__(self, act: ASGIApp) -> None:
-        async def documented() -> None:
-            """JSON or msgpack (`application/msgpack`). The reply's format is the request's, or what Accept asks for."""
-
-        super().__init__(
-            ACT,
-            documented,
-            methods=["POST"],
-            name="act",
-            summary="The best of N candidate actions for an observation",
-            response_model=None,
-            responses={
-                200: {"model": ActReply, "description": "The action, its value, and the compute that was spent"},
-                **problem_responses(_MEANINGS),
-            },
-            openapi_extra={
-                "requestBody": {"required": True, "content": {codec.JSON: _ACT_BODY, codec.MSGPACK: _ACT_BODY}}
-            },
-        )
-        self.app = act
+    return DirectRoute(
+        "/act",
+        act,
+        documented,
+        name="act",
+        summary="The best of N candidate actions for an observation",
+        responses={
+            200: {"model": ActReply, "description": "The action, its value, and the compute that was spent"},
+            **problem_responses(_MEANINGS),
+        },
+        openapi_extra={"requestBody": {"required": True, "content": {codec.JSON: _ACT_BODY, codec.MSGPACK: _ACT_BODY}}},
+    )
 
 
 def _without_body(send: Send) -> Send:
@@ -62,43 +56,51 @@ def _without_body(send: Send) -> Send:
 
 
 class Application(FastAPI):
-    """FastAPI's application, which matches POST /act ahead of FastAPI's own layers.
+    """FastAPI's application, which matches direct routes, POST /act among them, ahead of FastAPI's own layers.
 
     Those layers (telemetry, errors, body limits, exit stacks, routing) cost 12 us of CPU time a request, and 30 us
-    where OpenTelemetry is installed. All of them are for other routes: `Act` limits bodies and turns errors into
-    replies itself. Middleware that a host adds is run for POST /act too.
+    where OpenTelemetry is installed. All of them are for other routes. Middleware that a host adds is run for direct
+    routes too.
     """
 
-    _act: ASGIApp | None = None
+    _direct: list[tuple[DirectRoute, ASGIApp]] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A mounted application finds the path it is mounted at in root_path.
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == scope["root_path"] + ACT:
-            if self._act is None:
-                self._act = self._build_act()
-            scope["app"] = self
-            await self._act(scope, receive, send)
-        elif scope["type"] == "http" and scope["method"] == "HEAD":
+        if scope["type"] == "http" and scope["method"] == "POST":
+            # A mounted application finds the path it is mounted at in root_path.
+            path = scope["path"].removeprefix(scope["root_path"])
+            for route, answer in self._direct or self._build_direct():
+                if match := route.match(path):
+                    scope["app"] = self
+                    scope["path_params"] = match.groupdict()
+                    await answer(scope, receive, send)
+                    return
+        if scope["type"] == "http" and scope["method"] == "HEAD":
             # What GET answers, without its body.
             await super().__call__({**scope, "method": "GET"}, receive, _without_body(send))
         else:
             await super().__call__(scope, receive, send)
 
-    def _build_act(self) -> ASGIApp:
-        """The route's answer, inside the host's middleware."""
-        (act,) = (route.app for route in self.routes if isinstance(route, ActRoute))
-        for middleware, arguments, options in reversed(self.user_middleware):
-            act = middleware(act, *arguments, **options)
-        return act
+    def _build_direct(self) -> list[tuple[DirectRoute, ASGIApp]]:
+        """Every direct route, and its answer inside the host's middleware."""
+        self._direct = []
+        for route in self.routes:
+            if isinstance(route, DirectRoute):
+                answer = route.app
+                for middleware, arguments, options in reversed(self.user_middleware):
+                    answer = middleware(answer, *arguments, **options)
+                self._direct.append((route, answer))
+        return self._direct
 
 
 def make_application(
     act: ASGIApp,
+    direct: Iterable[DirectRoute],
     routers: Iterable[APIRouter],
     count_error: Callable[[ServiceError], None],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
 ) -> FastAPI:
-    """The application with `act` and everything of `routers`.
+    """The application with `act`, the routes of `direct` and everything of `routers`.
 
     `count_error` is told of requests to /act that never reach `act`; `lifespan` runs around the application's life.
     """
@@ -109,8 +111,8 @@ def make_application(
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.router.routes.insert(0, ActRoute(act))
+    app.router.routes[:0] = [_act_route(act), *direct]
     for router in routers:
         app.include_router(router)
-    install_error_handlers(app, count_error)
+    install_error_handlers(app, count_error, {OPEN_INFERENCE: error_reply})
     return app

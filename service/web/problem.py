@@ -1,10 +1,10 @@
-"""The one place that turns errors into replies: `application/problem+json` (RFC 9457)."""
+"""The one place that turns errors into replies: `application/problem+json` (RFC 9457), or a protocol's own form."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -14,6 +14,9 @@ from service.errors import InternalError, InvalidRequest, MethodNotAllowed, NotF
 from service.web.exchange import Exchange, Reply, id_header
 
 log = logging.getLogger(__name__)
+
+ErrorForm = Callable[[ServiceError, str], Reply]
+"""An error and the id of its request as a reply."""
 
 
 def request_id_of(request: Request) -> str:
@@ -28,28 +31,36 @@ def problem_reply(error: ServiceError, request_id: str) -> Reply:
     return Reply(error.status, "application/problem+json", body, (*headers, id_header(request_id)))
 
 
-def fault_reply(error: Exception, request_id: str) -> Reply:
-    """The reply for an unforeseen error, which is logged with its traceback."""
-    log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
-    return problem_reply(InternalError(), request_id)
+def install_error_handlers(
+    app: FastAPI, count_error: Callable[[ServiceError], None], forms: Mapping[str, ErrorForm]
+) -> None:
+    """Install the handlers that turn the errors of all routes into replies.
 
+    Args:
+        count_error: hears of those of /act.
+        forms: what words the errors of a path, by the path's first part; `problem_reply` words all others.
+    """
 
-def install_error_handlers(app: FastAPI, count_error: Callable[[ServiceError], None]) -> None:
-    """Install the handlers that turn the errors of all routes into problems. `count_error` hears of those of /act."""
+    def reply(request: Request, error: ServiceError) -> Response:
+        path = request.scope["path"].removeprefix(request.scope["root_path"])
+        form = forms.get(path.lstrip("/").partition("/")[0], problem_reply)
+        return form(error, request_id_of(request)).response()
 
     async def service_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, ServiceError)
-        return problem_reply(error, request_id_of(request)).response()
+        return reply(request, error)
 
     async def framework_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         problem = _of_framework(request, error)
         if isinstance(problem, MethodNotAllowed) and request.scope["path"] == request.scope["root_path"] + "/act":
             count_error(problem)
-        return problem_reply(problem, request_id_of(request)).response()
+        return reply(request, problem)
 
     async def fault(request: Request, error: Exception) -> Response:
-        return fault_reply(error, request_id_of(request)).response()
+        request_id = request_id_of(request)
+        log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
+        return reply(request, InternalError())
 
     app.add_exception_handler(ServiceError, service_error)
     app.add_exception_handler(HTTPException, framework_error)

@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from service.errors import InternalError
 from service.lifecycle import Lifecycle
 from service.models import Catalog
 from service.protocol import problem_responses
@@ -32,8 +31,7 @@ def public_routes(lifecycle: Lifecycle, catalog: Catalog, metrics_text: Callable
     @router.get("/healthz", summary="Is the process alive?")
     async def healthz() -> dict[str, str]:
         """500 once only a restart helps: the device has failed, the engine is stuck, or its thread is gone for good."""
-        if lifecycle.broken is not None:
-            raise InternalError(lifecycle.broken)
+        lifecycle.check_alive()
         return {"status": "ok"}
 
     @router.get(

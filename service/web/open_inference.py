@@ -1,0 +1,169 @@
+"""The Open Inference Protocol's addresses under /v2: inference as an ASGI application, and what is known of models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.types import Receive, Scope, Send
+
+from service.errors import ServiceError
+from service.lifecycle import Lifecycle
+from service.models import Catalog
+from service.protocol import (
+    ActRequest,
+    Answer,
+    Answers,
+    ProtocolName,
+    codec,
+    open_inference,
+    parse_act,
+    parse_request_id,
+)
+from service.web.direct import DirectRoute
+from service.web.exchange import Exchange, Reply, id_header
+
+ROOT = "v2"
+BINARY = "application/octet-stream"
+_HEADER_LENGTH = open_inference.HEADER_LENGTH.lower().encode()
+_MODEL = "/v2/models/{name}"
+_VERSION = _MODEL + "/versions/{version}"
+
+
+class _InferCall:
+    """One inference request, as the answerer takes it."""
+
+    __slots__ = ("_exchange", "_given_id", "_max_body_bytes", "_model", "_request", "_version", "protocol")
+
+    def __init__(self, exchange: Exchange, model: str, version: str | None, max_body_bytes: int) -> None:
+        self.protocol: ProtocolName = "open-inference"
+        self._exchange = exchange
+        self._model = model
+        self._version = version
+        self._max_body_bytes = max_body_bytes
+        self._given_id: str | None = None
+        self._request: open_inference.InferRequest
+
+    @property
+    def headers(self) -> Mapping[bytes, bytes]:
+        return self._exchange.headers
+
+    @property
+    def credential(self) -> str | None:
+        return self._exchange.header(b"authorization")
+
+    @property
+    def request_id(self) -> str:
+        return self._exchange.request_id
+
+    async def read(self) -> ActRequest:
+        exchange = self._exchange
+        exchange.check_request_id()
+        exchange.check_uncompressed()
+        body = await exchange.read_body(self._max_body_bytes)
+        members, binary_data = open_inference.decode(body, exchange.header(_HEADER_LENGTH))
+        self._given_id = parse_request_id(members.get("id") or None)
+        if self._given_id is not None:
+            exchange.request_id = self._given_id  # before other members are read, so that their errors carry it
+        self._request = open_inference.parse_infer(members, binary_data)
+        return parse_act(self._request.act_fields(self._model, self._version, exchange.request_id), codec.JSON)
+
+    async def hung_up(self) -> None:
+        await self._exchange.hung_up()
+
+    def answered(self, answer: Answer, timing: Callable[[], dict[str, float]]) -> Reply:
+        body, length = open_inference.encode_reply(answer, self._request, self._given_id, timing)
+        if length is None:
+            return Reply(200, codec.JSON, body, (id_header(answer.request_id),))
+        header = (_HEADER_LENGTH, b"%d" % length)
+        return Reply(200, BINARY, body, (header, id_header(answer.request_id)))
+
+    def refused(self, error: ServiceError) -> Reply:
+        return error_reply(error, self.request_id)
+
+
+def error_reply(error: ServiceError, request_id: str) -> Reply:
+    """The reply for `error`: {"error": "code: detail"}."""
+    headers = [(name.encode("ascii"), value.encode("ascii")) for name, value in error.headers().items()]
+    return Reply(error.status, codec.JSON, open_inference.encode_error(error), (*headers, id_header(request_id)))
+
+
+def infer_routes(answers: Answers, max_body_bytes: int) -> list[DirectRoute]:
+    """POST .../infer, for the current version and for one that the address names.
+
+    Args:
+        answers: `service.answering.Answerer`.
+        max_body_bytes: longest body.
+    """
+
+    async def infer(scope: Scope, receive: Receive, send: Send) -> None:
+        address = scope["path_params"]
+        call = _InferCall(Exchange(scope, receive), address["name"], address.get("version"), max_body_bytes)
+        reply = await answers.reply(call)
+        await reply.send(send)
+
+    schema = {"schema": {"type": "object"}}
+    options: dict[str, Any] = {
+        "summary": "The best of N candidate actions for an observation (Open Inference Protocol)",
+        "openapi_extra": {"requestBody": {"required": True, "content": {codec.JSON: schema, BINARY: schema}}},
+    }
+
+    async def current(name: str) -> None:
+        """Tensors as JSON, or in binary behind it (`Inference-Header-Content-Length`)."""
+
+    async def pinned(name: str, version: str) -> None:
+        """Of one version."""
+
+    return [
+        DirectRoute(_MODEL + "/infer", infer, current, name="infer", **options),
+        DirectRoute(_VERSION + "/infer", infer, pinned, name="infer_version", **options),
+    ]
+
+
+def open_inference_routes(lifecycle: Lifecycle, catalog: Catalog) -> APIRouter:
+    """Everything under /v2 but inference. No key is needed."""
+    router = APIRouter()
+
+    def describe(name: str, version: str | None) -> dict[str, Any]:
+        """As /models has it, of one version."""
+        return catalog.describe(name) | (catalog.find(name, version).describe() if version is not None else {})
+
+    @router.get("/v2", summary="Name and version of the server (Open Inference Protocol)")
+    async def server() -> dict[str, Any]:
+        return {"name": "sorl-serve", "version": version("sorl-serve"), "extensions": ["binary_tensor_data"]}
+
+    @router.get("/v2/health/live", summary="Is the process alive? (Open Inference Protocol)")
+    async def live() -> dict[str, bool]:
+        lifecycle.check_alive()
+        return {"live": True}
+
+    @router.get("/v2/health/ready", summary="May requests be sent here? (Open Inference Protocol)")
+    async def ready() -> dict[str, bool]:
+        lifecycle.check_ready()
+        return {"ready": True}
+
+    @router.get(_MODEL, summary="A model's inputs and outputs (Open Inference Protocol)")
+    @router.get(_VERSION, summary="A version's inputs and outputs (Open Inference Protocol)")
+    async def model(name: str, version: str | None = None) -> dict[str, Any]:
+        return open_inference.model_metadata(describe(name, version))
+
+    @router.get(_MODEL + "/config", summary="A model in the form of Triton's configurations")
+    @router.get(_VERSION + "/config", summary="A version in the form of Triton's configurations")
+    async def config(name: str, version: str | None = None) -> dict[str, Any]:
+        return open_inference.model_config(describe(name, version))
+
+    @router.get(_MODEL + "/ready", summary="May requests for a model be sent here? (Open Inference Protocol)")
+    @router.get(_VERSION + "/ready", summary="May requests for a version be sent here? (Open Inference Protocol)")
+    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+        catalog.find(name, version)
+        lifecycle.check_ready()
+        return {"name": name, "ready": True}
+
+    @router.post("/v2/repository/index", summary="The models served (Triton)")
+    async def index() -> list[dict[str, str]]:
+        state = "READY" if lifecycle.ready else "UNAVAILABLE"
+        return [{"name": model.name, "version": model.version, "state": state, "reason": ""} for model in catalog]
+
+    return router
