@@ -19,13 +19,14 @@ SERVE = ("-m", "service.cli")
 
 
 class Process:
-    """A running `sorl-serve` on a free port. Its log is read line by line, so that waits end when a line comes.
+    """A running `sorl-serve`. Its log is read line by line, so that waits end when a line comes.
 
     Args:
         arguments: of the command.
         program: what `python` runs.
         python: the interpreter.
         folder: working directory; None: the test's.
+        port: to listen on; 0 is a free one. A server that ended may be followed by one on its port.
         environment: variables to set.
     """
 
@@ -35,10 +36,11 @@ class Process:
         program: tuple[str, ...] = SERVE,
         python: str = sys.executable,
         folder: Path | None = None,
+        port: int = 0,
         **environment: str,
     ) -> None:
         self.process = subprocess.Popen(
-            [python, *program, *arguments, "--port", "0", "--threads", "1"],
+            [python, *program, *arguments, "--port", str(port), "--threads", "1"],
             stderr=subprocess.PIPE,
             text=True,
             cwd=folder,
