@@ -1,11 +1,14 @@
 """Client of SORL Serve: request the best action that a policy server can compute by a deadline.
 
-`Client` and `AsyncClient` are the API; `errors` has the errors they raise. `drive` is the command sorl-drive.
+`Client` and `AsyncClient` are the API; `errors` has the errors they raise. `ControlLoop` asks at a robot's rate.
+`drive` is the command sorl-drive.
 """
 
 from sorl_client.action import Action
 from sorl_client.circuit import CircuitBreaker
 from sorl_client.client import AsyncClient, Client
+from sorl_client.control import Ask
+from sorl_client.control_loop import ControlLoop, LateReply, LoopStatistics, Tick
 from sorl_client.errors import (
     AdminDisabled,
     CircuitOpen,
@@ -30,15 +33,19 @@ from sorl_client.retry import RetryPolicy
 __all__ = [
     "Action",
     "AdminDisabled",
+    "Ask",
     "AsyncClient",
     "CircuitBreaker",
     "CircuitOpen",
     "Client",
     "ConnectionFailed",
+    "ControlLoop",
     "DeadlineExceeded",
     "Hedge",
     "InvalidArgument",
     "InvalidReply",
+    "LateReply",
+    "LoopStatistics",
     "NotReady",
     "Overloaded",
     "ReloadFailed",
@@ -47,6 +54,7 @@ __all__ = [
     "ServerFailed",
     "SorlError",
     "StaleReply",
+    "Tick",
     "Unauthorized",
     "VersionGone",
     "WrongArgumentType",

@@ -20,6 +20,7 @@ from sorl_client import episodes, parameters
 from sorl_client.action import Action
 from sorl_client.conversation import OnLate
 from sorl_client.errors import DeadlineExceeded
+from sorl_client.pace import Pace
 
 
 class Acts(Protocol):
@@ -113,7 +114,7 @@ def run_episode(
     misses = holds = degraded = 0
     reply: Action | None = None
     success = False
-    tick = clock()
+    pace = Pace(period_s, clock, sleep)
     while max_steps is None or len(actions) < max_steps:
         asked, held = clock(), False
         try:
@@ -140,11 +141,8 @@ def run_episode(
         success = bool(info["success"])
         if terminated or truncated:
             break
-        tick += period_s
-        if realtime and (early := tick - clock()) > 0.0:
-            sleep(early)
-        else:
-            tick = clock()  # late: later ticks are shifted, none is skipped or shortened
+        if realtime:
+            pace.wait()
     return Episode(
         episode=seeds.episode,
         success=success,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import threading
@@ -9,9 +10,13 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import httpx
 import msgpack
 import numpy as np
 import pytest
+from sorl_client import AsyncClient, Client
+
+from tests.client.network import OBSERVATION
 
 Answer = tuple[int, dict[str, Any]]
 
@@ -101,11 +106,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, status: int, value: dict[str, Any], media_type: str) -> None:
         body = msgpack.packb(value) if media_type == "application/msgpack" else json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(ConnectionError):  # the client may have hung up
+            self.send_response(status)
+            self.send_header("Content-Type", media_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
 
 @pytest.fixture
@@ -150,3 +156,63 @@ def clock() -> FakeClock:
 @pytest.fixture(name="reply_to")
 def reply_to_fixture() -> Callable[..., dict[str, Any]]:
     return reply_to
+
+
+class Blocking:
+    """An `AsyncClient` whose methods block."""
+
+    def __init__(self, client: AsyncClient, runner: asyncio.Runner) -> None:
+        self._client = client
+        self._runner = runner
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return lambda *arguments, **keywords: self._runner.run(getattr(self._client, name)(*arguments, **keywords))
+
+
+@pytest.fixture(params=["sync", "async"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
+    """Makes a client of either kind, whose calls block. `fake` is its clock, which its sleeps advance."""
+    with contextlib.ExitStack() as stack:
+        runner = stack.enter_context(asyncio.Runner())
+
+        def make(url: str = "http://robot.test", fake: Any = None, **settings: Any) -> Any:
+            if fake is not None:
+                settings |= {"clock": fake, "sleep": fake.sleep if request.param == "sync" else fake.asleep}
+            if request.param == "sync":
+                return stack.enter_context(Client(url, **settings))
+            client = AsyncClient(url, **settings)
+            stack.callback(lambda: runner.run(client.aclose()))
+            return Blocking(client, runner)
+
+        yield make
+
+
+@pytest.fixture
+def scripted(connect, clock):
+    """Makes a client of either kind whose network is `handler`. All its random draws are 0.5."""
+
+    def make(handler, **settings):
+        return connect(transport=httpx.MockTransport(handler), fake=clock, random=lambda: 0.5, **settings)
+
+    return make
+
+
+@pytest.fixture
+def ask(scripted):
+    """Calls one method of a client of either kind whose network is `handler`."""
+
+    def call(handler, method="act", *arguments, options=(), **keywords):
+        if method == "act":
+            arguments = arguments or (OBSERVATION,)
+        return getattr(scripted(handler, **dict(options)), method)(*arguments, **keywords)
+
+    return call
+
+
+@pytest.fixture
+def good(reply_to):
+    def answer(_, fields, **changes):
+        body = msgpack.packb(reply_to(fields, [0.25, -0.75]) | changes)
+        return httpx.Response(200, content=body, headers={"Content-Type": "application/msgpack"})
+
+    return answer

@@ -27,69 +27,7 @@ from sorl_client import (
     VersionGone,
 )
 
-OBSERVATION = [0.5, -0.5]
-
-
-@pytest.fixture(params=["sync", "async"])
-def ask(request, clock):
-    """Calls one method of a `Client` or `AsyncClient` whose network is `handler`. All random draws are 0.5."""
-
-    def call(handler, method="act", *arguments, options=(), **keywords):
-        settings = {"transport": httpx.MockTransport(handler), "clock": clock, "random": lambda: 0.5} | dict(options)
-        if method == "act":
-            arguments = arguments or (OBSERVATION,)
-        if request.param == "sync":
-            with Client("http://robot.test", sleep=clock.sleep, **settings) as client:
-                return getattr(client, method)(*arguments, **keywords)
-
-        async def run():
-            async with AsyncClient("http://robot.test", sleep=clock.asleep, **settings) as client:
-                return await getattr(client, method)(*arguments, **keywords)
-
-        return asyncio.run(run())
-
-    return call
-
-
-class Script:
-    """A network that answers each attempt with the next entry, then with the last one. Records the fields sent."""
-
-    def __init__(self, *entries):
-        self.entries = list(entries)
-        self.sent = []
-        self.timeouts = []
-
-    def __call__(self, request):
-        self.timeouts.append(request.extensions["timeout"])
-        self.sent.append(msgpack.unpackb(request.content) if request.content else None)
-        entry = self.entries.pop(0) if len(self.entries) > 1 else self.entries[0]
-        entry = entry(request, self.sent[-1]) if callable(entry) else entry
-        if isinstance(entry, Exception):
-            raise entry
-        # A response can be read only once, and an entry may be repeated.
-        return httpx.Response(entry.status_code, headers=entry.headers, content=entry.content)
-
-
-@pytest.fixture
-def good(reply_to):
-    def answer(_, fields, **changes):
-        body = msgpack.packb(reply_to(fields, [0.25, -0.75]) | changes)
-        return httpx.Response(200, content=body, headers={"Content-Type": "application/msgpack"})
-
-    return answer
-
-
-def problem(status, code=None, headers=None, **members):
-    members = members | ({"code": code} if code else {})
-    return httpx.Response(
-        status,
-        content=json.dumps(members).encode(),
-        headers={"Content-Type": "application/problem+json"} | (headers or {}),
-    )
-
-
-BUSY = problem(503, "overloaded", detail="queue is full")
-CUT = httpx.RemoteProtocolError("server disconnected")
+from tests.client.network import BUSY, CUT, OBSERVATION, Script, problem
 
 
 def test_a_reply_becomes_an_action(ask, good):

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from sorl_client import (
     AsyncClient,
+    CircuitBreaker,
     Client,
+    ControlLoop,
     DeadlineExceeded,
+    Hedge,
     InvalidArgument,
     RequestRefused,
     RetryPolicy,
@@ -70,6 +73,16 @@ RETRY = {
     "longest_s": (REAL, [0.5, LONGEST_WAIT_S], [-1.0, LONGEST_WAIT_S + 1]),
     "patience_s": (REAL, [0, LONGEST_WAIT_S], [-1, LONGEST_WAIT_S + 1]),
 }
+HEDGE = {
+    "after_ms": (REAL, [0, 3_600_000], [-1, 3_600_001]),
+    "share": (REAL, [0, 1], [-0.001, 1.001]),
+}
+BREAKER = {
+    "failures": (WHOLE, [1, 2**53], [0, -1]),
+    "cooldown_s": (REAL, [0, LONGEST_WAIT_S], [-1, LONGEST_WAIT_S + 1]),
+}
+LOOP = {"hz": (REAL, [0.001, 1e6], [0, -1, 1e-4, 1e7])}
+LOOP_STEP = {"seed": ACT["seed"]}
 BACKOFF = {"failures": (WHOLE, [0, 5000], [-1]), "retry_after_s": (REAL, [0, 1e300], [-1e-9])}
 ASK = {name: ACT[name] for name in ("num_candidates", "num_steps", "deadline_ms", "temperature")}
 EPISODE = {"max_steps": (WHOLE, [0, 6], [-1])}
@@ -147,6 +160,17 @@ def backoff(failures=0, retry_after_s=None):
     return RetryPolicy(attempts=10**6, patience_s=1.0).wait_s(failures, retry_after_s, lambda: 0.5)
 
 
+def control_loop(**options):
+    server = Server()
+    server.models = lambda: [{"name": "stub", "action_dim": 1, "control_hz": 0.1}]
+    return ControlLoop(server, **options)
+
+
+def loop_step(**fields):
+    with control_loop() as loop:
+        return loop.step(OBSERVATION, **fields)
+
+
 def client(kind):
     return lambda **settings: kind("http://robot.test", transport=httpx.MockTransport(Network()), **settings)
 
@@ -168,6 +192,10 @@ CALLS = {
     "AsyncClient.wait_until_ready": (lambda **f: async_call(Network(), "wait_until_ready", **f), WAIT),
     "RetryPolicy": (retry, RETRY),
     "RetryPolicy.wait_s": (backoff, BACKOFF),
+    "Hedge": (Hedge, HEDGE),
+    "CircuitBreaker": (CircuitBreaker, BREAKER),
+    "ControlLoop": (control_loop, LOOP),
+    "ControlLoop.step": (loop_step, LOOP_STEP),
     "Ask": (Ask, ASK),
     "run_episode": (episode, EPISODE),
     "EpisodeSeeds": (EpisodeSeeds, SEEDS),
@@ -403,6 +431,10 @@ FUNCTIONS = {
     "Client.ready": Client.ready,
     "RetryPolicy": RetryPolicy,
     "RetryPolicy.wait_s": RetryPolicy.wait_s,
+    "Hedge": Hedge,
+    "CircuitBreaker": CircuitBreaker,
+    "ControlLoop": ControlLoop,
+    "ControlLoop.step": ControlLoop.step,
     "Ask": Ask,
     "run_episode": run_episode,
     "EpisodeSeeds": EpisodeSeeds,
