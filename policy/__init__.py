@@ -7,13 +7,14 @@ from policy.checkpoint import PolicyFile, load_policy, policy_files, save_policy
 from policy.dominance import best_measured, dominating
 from policy.errors import CheckpointError
 from policy.networks import CriticEnsemble, Policy, Values, Velocity, VelocityField
-from policy.spec import Budget, Measurement, PolicySpec, Provenance
+from policy.spec import Budget, Measurement, ObservationKey, PolicySpec, Provenance
 
 __all__ = [
     "Budget",
     "CheckpointError",
     "CriticEnsemble",
     "Measurement",
+    "ObservationKey",
     "Policy",
     "PolicyFile",
     "PolicySpec",

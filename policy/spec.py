@@ -35,6 +35,14 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class ObservationKey:
+    """A part of the observation: `size` numbers that a robot knows by `name`, e.g. joint_pos of 7."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
 class Provenance:
     """How a policy was made: data, training run and code."""
 
@@ -52,7 +60,9 @@ class PolicySpec:
     """Everything that code needs to know to run a policy's weights.
 
     Units: the networks take observations normalised by `normaliser` and actions in [-1, 1]. `action_low` and
-    `action_high`, (action_dim,), are in environment units.
+    `action_high`, (action_dim,), are in environment units. `observation_keys` are the parts of an observation, in the
+    order in which they make the vector that the networks take; none: nobody has named them. They are a tuple and not a
+    mapping, since the JSON form sorts the keys of mappings, which would lose that order.
 
     Raises:
         SpecError: a field is out of range; the message names the field and the range.
@@ -77,6 +87,7 @@ class PolicySpec:
     frontier: tuple[Measurement, ...] = ()
     headline: Measurement | None = None
     provenance: Provenance = Provenance()
+    observation_keys: tuple[ObservationKey, ...] = ()
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -116,6 +127,8 @@ class PolicySpec:
             self._check_cell(f"frontier[{index}]", cell)
         if self.headline is not None:
             self._check_cell("headline", self.headline)
+        if self.observation_keys:
+            self._check_observation_keys()
 
     def _check_cell(self, name: str, cell: Budget | Measurement) -> None:
         _require(cell.num_candidates >= 1, f"{name}.num_candidates", "be at least 1", cell.num_candidates)
@@ -125,6 +138,17 @@ class PolicySpec:
             ordered = 0 <= cell.low <= cell.success <= cell.high <= 1
             _require(ordered, name, "have 0 <= low <= success <= high <= 1", cell)
             _require(cell.episodes >= 1, f"{name}.episodes", "be at least 1", cell.episodes)
+
+    def _check_observation_keys(self) -> None:
+        names = [key.name for key in self.observation_keys]
+        for index, key in enumerate(self.observation_keys):
+            where = f"observation_keys[{index}]"
+            expected = "be a printable, non-empty string"
+            _require(bool(key.name) and key.name.isprintable(), f"{where}.name", expected, key.name)
+            _require(key.name not in names[:index], f"{where}.name", "not be there twice", key.name)
+            _require(key.size >= 1, f"{where}.size", "be at least 1", key.size)
+        total = sum(key.size for key in self.observation_keys)
+        _require(total == self.obs_dim, "observation_keys", f"add up to {self.obs_dim} (obs_dim)", total)
 
     def action_to_environment(self, action: Any) -> Any:
         """Scale actions, (..., action_dim), from [-1, 1] to environment units. With limits of +-1 no bit changes."""
@@ -136,7 +160,11 @@ class PolicySpec:
         return (action * scale + offset).astype(action.dtype)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
+        """Without `observation_keys` where there are none: such files are as they were before policies had any."""
+        value = asdict(self)
+        if not self.observation_keys:
+            del value["observation_keys"]
+        return json.dumps(value, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> PolicySpec:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -34,15 +36,50 @@ class Model:
         """What requests call it."""
         return self.spec.name
 
-    def rows_of(self, observation: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(obs_dim,) or (B, obs_dim) -> (B, obs_dim). Raises InvalidRequest for another obs_dim than the policy's."""
-        if observation.shape[-1] != self.spec.obs_dim:
+    def rows_of(self, observation: NDArray[np.float32] | Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """(obs_dim,), (B, obs_dim), or parts of these by name -> (B, obs_dim).
+
+        Raises:
+            InvalidRequest: another obs_dim than the policy's, or other parts than its observation_keys.
+        """
+        vector = self._joined(observation) if isinstance(observation, Mapping) else observation
+        if vector.shape[-1] != self.spec.obs_dim:
             raise InvalidRequest(
-                f"observation: expected {self.spec.obs_dim} numbers a row (obs_dim of {self.spec.name!r}), "
-                f"found {observation.shape[-1]}",
+                f"observation: expected {self.spec.obs_dim} numbers a row (obs_dim of {self.spec.name!r}"
+                f"{self._parts(': ')}), found {vector.shape[-1]}",
                 field="observation",
             )
-        return observation[None] if observation.ndim == 1 else observation
+        return vector[None] if vector.ndim == 1 else vector
+
+    def _joined(self, parts: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """(obs_dim,) or (B, obs_dim), in the order of the policy's observation_keys."""
+        keys = self.spec.observation_keys
+        if not keys:
+            raise InvalidRequest(
+                f"observation: expected one vector of {self.spec.obs_dim} numbers (obs_dim of {self.spec.name!r}, "
+                f"which has no observation_keys), found parts: {reprlib.repr(sorted(parts))}",
+                field="observation",
+            )
+        expected = f"expected {self._parts()}"
+        if extra := parts.keys() - {key.name for key in keys}:
+            name = min(extra)
+            raise self._refusal(name, f"{self.spec.name!r} has no such part: {expected}")
+        for name, size in ((key.name, key.size) for key in keys):
+            if name not in parts:
+                raise self._refusal(name, f"it is missing: {expected}")
+            if parts[name].shape[-1] != size:
+                raise self._refusal(name, f"expected {size} numbers a row, found {parts[name].shape[-1]}")
+        return np.concatenate([parts[key.name] for key in keys], axis=-1)
+
+    def _parts(self, before: str = "") -> str:
+        """Names and sizes of the observation's parts, behind `before`; empty if they have no names."""
+        parts = ", ".join(f"{key.name} {key.size}" for key in self.spec.observation_keys)
+        return parts and before + parts
+
+    @staticmethod
+    def _refusal(name: str, problem: str) -> InvalidRequest:
+        field = f"observation/{name}"
+        return InvalidRequest(f"{reprlib.repr(field)[1:-1]}: {problem}", field=field)
 
     def _batches(self) -> list[dict[str, int]]:
         """`max_batch` as a request meets it: the larger the budget, the sooner `max_seconds` is what refuses."""
@@ -67,6 +104,7 @@ class Model:
             "version": self.version,
             "engine": self.engine.name,
             "obs_dim": spec.obs_dim,
+            "observation_keys": [asdict(key) for key in spec.observation_keys],
             "action_dim": spec.action_dim,
             "action_low": list(spec.action_low),
             "action_high": list(spec.action_high),

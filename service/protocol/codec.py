@@ -1,8 +1,15 @@
 """Bodies: bytes <-> plain Python values and NumPy arrays. `schemas` knows what the fields mean.
 
-Arrays have two encodings. JSON uses json-numpy's: {"__numpy__": base64, "dtype": "<f4", "shape": [2, 28]}. msgpack uses
-openpi's: {b"__ndarray__": true, b"data": bytes, b"dtype": "<f4", b"shape": [2, 28]}, with keys of type bin or str.
-Decoding never runs code: dtypes are numbers only, and data whose length differs from the shape is refused.
+Arrays have three encodings, which are read wherever they stand. Keys may be of type bin or str.
+
+    json-numpy      {"__numpy__": base64, "dtype": "<f4", "shape": [2, 28]}; a NumPy scalar has the shape []
+    openpi          {b"__ndarray__": true, b"data": bytes, b"dtype": "<f4", b"shape": [2, 28]}
+                    {b"__npgeneric__": true, b"data": 0.5, b"dtype": "<f4"} is a NumPy scalar
+    msgpack-numpy   {b"nd": true, b"type": "<f4", b"kind": b"", b"shape": [2, 28], b"data": bytes}
+                    {b"nd": false, b"type": "<f4", b"data": bytes} is a NumPy scalar
+
+Replies in msgpack have openpi's. Decoding never runs code: dtypes are numbers only, kinds that hold pickles are
+refused, and so is data whose length differs from the shape.
 """
 
 from __future__ import annotations
@@ -28,7 +35,14 @@ MSGPACK = "application/msgpack"
 MAX_SAFE_INTEGER = 2**53  # JSON numbers above it lose digits in JavaScript and many other languages
 
 _DTYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])|float(?:16|32|64)|u?int(?:8|16|32|64)")
-_ARRAY_KEYS = {"__numpy__": {"__numpy__", "dtype", "shape"}, "__ndarray__": {"__ndarray__", "data", "dtype", "shape"}}
+_BOOLEANS = ("|b1", "?", "bool")
+_MOST_AXES = 3  # batch, time, obs_dim
+
+_ARRAY_KEYS = {
+    "__numpy__": {"__numpy__", "dtype", "shape"},
+    "__ndarray__": {"__ndarray__", "data", "dtype", "shape"},
+    "nd": {"nd", "type", "shape", "data"},  # and "kind", which old versions did not write
+}
 
 
 def decode(body: bytes, media_type: str, needs: str = "observation") -> dict[str, Any]:
@@ -42,7 +56,12 @@ def decode(body: bytes, media_type: str, needs: str = "observation") -> dict[str
     value = _decode_json(body) if media_type == JSON else _decode_msgpack(body)
     if not isinstance(value, dict):
         raise InvalidRequest(f"expected an object with at least {needs!r}, found {_kind(value)}")
-    return _unique([(_text(key), _scalar(item)) for key, item in value.items()])
+    return {key: scalar(item, key) if type(item) is dict else item for key, item in text_keys(value).items()}
+
+
+def text_keys(value: dict[Any, Any]) -> dict[str, Any]:
+    """`value` with keys of type str. Raises InvalidRequest for a key that is there twice, as bin and as str."""
+    return _unique([(_text(key), item) for key, item in value.items()])
 
 
 def encode(value: dict[str, Any], media_type: str) -> bytes:
@@ -74,8 +93,12 @@ def brief(value: Any) -> str:
 
 
 def array_marker(value: dict[Any, Any]) -> str | None:
-    """The key by which `value` claims to be an encoded array, if any."""
-    return next((name for name in _ARRAY_KEYS if name in value or name.encode() in value), None)
+    """The key by which `value` claims to be an encoded array or NumPy scalar, if any."""
+    for name in ("__numpy__", "__ndarray__", "__npgeneric__"):
+        if name in value or name.encode() in value:
+            return name
+    # Two letters may also be somebody's own name for something.
+    return "nd" if type(value.get(b"nd", value.get("nd"))) is bool else None
 
 
 def decode_array(value: dict[Any, Any], field: str) -> np.ndarray:
@@ -85,11 +108,14 @@ def decode_array(value: dict[Any, Any], field: str) -> np.ndarray:
         InvalidRequest: naming `field`: unknown or missing keys, a dtype that isn't a number, bad base64, or data
             whose length is not what dtype and shape make it.
     """
-    parts = {_text(key): item for key, item in value.items()}
+    parts = text_keys(value)
     marker = array_marker(parts)
-    if marker is None or len(parts) != len(value) or set(parts) != _ARRAY_KEYS[marker]:
-        _refuse(field, "an encoded array with exactly the keys __numpy__ (or __ndarray__ and data), dtype, shape")
-    dtype = _dtype(parts["dtype"], field)
+    if marker == "nd" and (kind := parts.pop("kind", b"")) not in (b"", ""):
+        _refuse(field, f"an array of plain numbers, found one of kind {brief(kind)}, which is never read")
+    if set(parts) != _ARRAY_KEYS.get(marker or ""):
+        forms = "__numpy__, dtype, shape; __ndarray__, data, dtype, shape; or nd, type, kind, shape, data"
+        _refuse(field, f"an encoded array with exactly the keys {forms}")
+    dtype = _dtype(parts["type" if marker == "nd" else "dtype"], field)
     shape = _shape(parts["shape"], field)
     data = _base64(parts["__numpy__"], field) if marker == "__numpy__" else parts["data"]
     if not isinstance(data, bytes):
@@ -97,6 +123,28 @@ def decode_array(value: dict[Any, Any], field: str) -> np.ndarray:
     if len(data) != math.prod(shape) * dtype.itemsize:
         _refuse(field, f"{math.prod(shape) * dtype.itemsize} bytes for {dtype.str} {list(shape)}, found {len(data)}")
     return np.frombuffer(data, dtype).reshape(shape)
+
+
+def scalar(value: Any, field: str) -> Any:
+    """An encoded NumPy scalar, or array of shape [], as the Python number that it is; anything else as it is.
+
+    Raises:
+        InvalidRequest: naming `field`: it claims to be one, and is malformed.
+    """
+    marker = array_marker(value) if type(value) is dict else None
+    if marker is None:
+        return value
+    parts = text_keys(value)
+    if marker == "__npgeneric__":
+        return parts.get("data")
+    if parts.get("nd") is False:
+        parts = {"nd": True, "kind": b"", "shape": [], **{key: parts.get(key) for key in ("type", "data")}}
+    if parts.get("shape") != []:
+        return value
+    name = "type" if marker == "nd" else "dtype"
+    if parts.get(name) in _BOOLEANS:
+        return bool(decode_array({**parts, name: "|u1"}, field))
+    return decode_array(parts, field).item()
 
 
 def encode_array(array: np.ndarray) -> dict[str, Any]:
@@ -156,13 +204,6 @@ def _decode_msgpack(body: bytes) -> Any:
         raise InvalidRequest(f"the body is not msgpack: {reason}") from None
 
 
-def _scalar(value: Any) -> Any:
-    """openpi's NumPy scalars ({b"__npgeneric__": true, b"data": 0.5, b"dtype": "<f4"}) as Python ones."""
-    if type(value) is dict and (b"__npgeneric__" in value or "__npgeneric__" in value):
-        return value.get(b"data", value.get("data"))
-    return value
-
-
 def _dtype(value: Any, field: str) -> np.dtype[Any]:
     name = _text(value) if isinstance(value, (str, bytes)) else ""
     if not _DTYPE.fullmatch(name):
@@ -171,9 +212,10 @@ def _dtype(value: Any, field: str) -> np.dtype[Any]:
 
 
 def _shape(value: Any, field: str) -> tuple[int, ...]:
-    if not isinstance(value, list) or len(value) > 2 or not all(type(n) is int and 0 <= n < 2**31 for n in value):
-        _refuse(field, f"shape as a list of at most two sizes, found {brief(value)}")
-    return tuple(value)
+    sizes = value if isinstance(value, list) and len(value) <= _MOST_AXES else [None]
+    if not all(type(n) is int and 0 <= n < 2**31 for n in sizes):
+        _refuse(field, f"shape as a list of at most {_MOST_AXES} sizes, found {brief(value)}")
+    return tuple(sizes)
 
 
 def _base64(value: Any, field: str) -> bytes:

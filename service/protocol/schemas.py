@@ -1,18 +1,31 @@
 """The fields of POST /act. Validation is strict and complete: an `ActRequest` holds typed, finite values.
 
-`ActRequest` is also what /docs shows. The limits that depend on the model are checked later: its dimensions by
-`Model.rows_of`, N and M by `Admission.grant`.
+`ActRequest` is also what /docs shows. The limits that depend on the model are checked later: its dimensions and the
+parts of its observation by `Model.rows_of`, N and M by `Admission.grant`.
+
+Robots spell an observation in several ways, and every protocol takes all of them, since each calls `parse_act`: as one
+vector in `observation` or `state`, or as parts by name, in a dict or in fields such as `observation/joint_pos`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from service.errors import InvalidRequest
 from service.protocol import codec
@@ -27,46 +40,92 @@ _DECIMAL = re.compile(r"[0-9]{1,20}")
 _NUMBERS = frozenset({float, int})
 
 
-def parse_observation(value: Any) -> NDArray[np.float32]:
-    """(obs_dim,) or (B, obs_dim) as contiguous float32, from lists or an encoded array.
+Parts = Mapping[str, NDArray[np.float32]]
+"""The parts of an observation by name, each (d,), or (B, d) in all of them."""
+
+
+def parse_observation(value: Any) -> NDArray[np.float32] | Parts:
+    """One vector, (obs_dim,) or (B, obs_dim), or parts by name. The single part `state` is one vector too.
 
     Raises:
-        InvalidRequest: naming `observation`: not numbers, ragged, empty, of more than two dimensions, not finite in
-            float32.
+        InvalidRequest: naming `observation`, or the part as `observation/NAME`: not numbers, ragged, empty, of other
+            axes than those, not finite in float32; or parts that differ in their leading axes.
     """
-    if isinstance(value, dict):
-        array = codec.decode_array(value, "observation")
-    elif isinstance(value, list):
-        array = _array_of_lists(value)
+    if not isinstance(value, dict) or codec.array_marker(value) is not None:
+        return _parse_vector(value, "observation")
+    parts = {name: _parse_part(item, f"observation/{name}") for name, item in codec.text_keys(value).items()}
+    if not parts:
+        _refuse("observation", "a list of numbers, an encoded array, or such parts by name", value)
+    if parts.keys() == {"state"}:
+        return parts["state"]
+    (first, one), *others = parts.items()
+    for name, part in others:
+        if part.shape[:-1] != one.shape[:-1]:
+            expected = f"the leading axes of {brief(first)}, {list(one.shape[:-1])}"
+            _refuse(f"observation/{name}", expected, f"shape {list(part.shape)}")
+    return MappingProxyType(parts)
+
+
+def _parse_part(value: Any, field: str) -> NDArray[np.float32]:
+    """As `_parse_vector`; a number is a vector of one."""
+    value = codec.scalar(value, field)
+    return _parse_vector([value] if type(value) in _NUMBERS else value, field)
+
+
+def _parse_vector(value: Any, field: str) -> NDArray[np.float32]:
+    """(d,) or (B, d) as contiguous float32, from lists, a NumPy array or an encoded one. (B, 1, d) becomes (B, d).
+
+    Raises:
+        InvalidRequest: naming `field`; see `parse_observation`.
+    """
+    if isinstance(value, list):
+        array = _array_of_lists(value, field)
+    elif isinstance(value, dict):
+        array = codec.decode_array(value, field)
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        array = value
     else:
-        _refuse("observation", "a list of numbers, a list of such lists, or an encoded array", value)
+        _refuse(field, "a list of numbers, a list of such lists, or an encoded array", value)
+    if array.ndim == 3 and array.shape[1] == 1:
+        array = array[:, 0]
     if array.ndim not in (1, 2) or array.size == 0:
-        _refuse("observation", "shape (obs_dim,) or (B, obs_dim), none of them 0", list(array.shape))
+        if array.ndim == 3 and array.size:
+            _refuse(field, "a time axis of 1: one observation, no history", f"shape {list(array.shape)}")
+        _refuse(field, "shape (obs_dim,), (B, obs_dim) or (B, 1, obs_dim), none of them 0", list(array.shape))
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is refused on the next line
         narrow = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(narrow)
     if not finite.all():
         where = np.argwhere(~finite)[0].tolist()
-        _refuse("observation", "finite numbers within float32", f"{array[tuple(where)]} at {where}")
+        _refuse(field, "finite numbers within float32", f"{array[tuple(where)]} at {where}")
     return narrow
 
 
-def _array_of_lists(value: list[Any]) -> NDArray[np.float64]:
-    rows = value if value and type(value[0]) is list else [value]
+def _array_of_lists(value: list[Any], field: str) -> NDArray[np.float64]:
+    batch = bool(value) and type(value[0]) is list
+    rows = list(value) if batch else [value]
+    if batch and rows[0] and type(rows[0][0]) is list:
+        rows = [_only_step(number, steps, field) for number, steps in enumerate(rows)]
     width = len(rows[0])
     for number, row in enumerate(rows):
         if type(row) is not list or len(row) != width:
-            _refuse(
-                "observation", f"every row to be a list of {width} numbers, as row 0", f"row {number}: {brief(row)}"
-            )
+            _refuse(field, f"every row to be a list of {width} numbers, as row 0", f"row {number}: {brief(row)}")
         if not _NUMBERS.issuperset(map(type, row)):  # type(), as a bool is an instance of int
-            odd = next(item for item in row if type(item) not in _NUMBERS)
-            _refuse("observation", "numbers", odd)
+            rows[number] = [codec.scalar(item, field) for item in row]
+            if odd := [item for item in rows[number] if type(item) not in _NUMBERS]:
+                _refuse(field, "numbers", odd[0])
     try:
         array = np.array(rows, dtype=np.float64)
     except OverflowError:
-        _refuse("observation", "finite numbers within float32", "an integer beyond float64")
-    return array if rows is value else array[0]
+        _refuse(field, "finite numbers within float32", "an integer beyond float64")
+    return array if batch else array[0]
+
+
+def _only_step(number: int, steps: Any, field: str) -> Any:
+    """The row inside a time axis of 1."""
+    if type(steps) is not list or len(steps) != 1:
+        _refuse(field, "a time axis of 1: one observation, no history", f"row {number}: {brief(steps)}")
+    return steps[0]
 
 
 def parse_seed(value: Any, info: ValidationInfo) -> int | list[int] | None:
@@ -84,11 +143,19 @@ def parse_seed(value: Any, info: ValidationInfo) -> int | list[int] | None:
     if isinstance(value, list):
         if not value:
             _refuse("seed", "one seed a row", value)
-        return [_one_seed(item, json_numbers) for item in value]
+        return [_one_seed(codec.scalar(item, "seed"), json_numbers) for item in value]
     return None if value is None else _one_seed(value, json_numbers)
 
 
+def _whole(value: Any) -> Any:
+    """A float that is whole as an int: some languages and libraries have one kind of number only."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
 def _one_seed(value: Any, json_numbers: bool) -> int:
+    """A seed that came as a float is taken up to 2^53, in msgpack too: above, it may have been another integer."""
+    if type(value) is float:
+        value, json_numbers = _whole(value), True
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         seed = int(value)
     elif type(value) is int:
@@ -121,13 +188,16 @@ _ARRAY_SCHEMA = {
     "required": ["__numpy__", "dtype", "shape"],
 }
 _NUMBER_LIST = {"type": "array", "items": {"type": "number"}}
+_VECTOR_SCHEMA = {"anyOf": [_NUMBER_LIST, {"type": "array", "items": _NUMBER_LIST}, _ARRAY_SCHEMA]}
+_PARTS_SCHEMA = {"type": "object", "description": "Parts by name.", "additionalProperties": _VECTOR_SCHEMA}
 _SEED_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]{1,20}$"}]}
 
 Observation = Annotated[
-    NDArray[np.float32],
+    NDArray[np.float32] | Parts,
     PlainValidator(parse_observation),
-    WithJsonSchema({"anyOf": [_NUMBER_LIST, {"type": "array", "items": _NUMBER_LIST}, _ARRAY_SCHEMA]}),
+    WithJsonSchema({"anyOf": [*_VECTOR_SCHEMA["anyOf"], _PARTS_SCHEMA]}),
 ]
+Whole = Annotated[int, BeforeValidator(_whole)]
 Seed = Annotated[
     int | list[int] | None,
     PlainValidator(parse_seed),
@@ -140,17 +210,33 @@ RequestId = Annotated[
 ]
 
 
+def _show_spellings(schema: dict[str, Any]) -> None:
+    """What `_gathered` takes, for /docs."""
+    schema["properties"]["state"] = {**_VECTOR_SCHEMA, "description": "In place of `observation`: one vector."}
+    schema["patternProperties"] = {
+        r"^observation[/.].+": {**_VECTOR_SCHEMA, "description": "In place of `observation`: the part of this name."}
+    }
+    del schema["required"]
+
+
 class ActRequest(BaseModel):
     """One observation, or B of them that are answered together. A null field counts as left out."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        arbitrary_types_allowed=True,
+        protected_namespaces=(),
+        json_schema_extra=_show_spellings,
+    )
 
     observation: Observation = Field(
-        description="(obs_dim,) or (B, obs_dim): plain lists, or an encoded array. Every number finite in float32.",
+        description="(obs_dim,), (B, obs_dim) or (B, 1, obs_dim): plain lists, or an encoded array. Or its parts by "
+        "name, where the policy has observation_keys. Every number finite in float32.",
         examples=[[0.0, 0.5, -0.25]],
     )
-    num_candidates: int | None = Field(None, ge=1, description="N: candidate actions drawn, of which the best by Q.")
-    num_steps: int | None = Field(None, ge=1, description="M: refinement steps of every candidate.")
+    num_candidates: Whole | None = Field(None, ge=1, description="N: candidate actions drawn, of which the best by Q.")
+    num_steps: Whole | None = Field(None, ge=1, description="M: refinement steps of every candidate.")
     deadline_ms: float | None = Field(
         None, gt=0, le=MAX_DEADLINE_MS, allow_inf_nan=False, description="The reply is due this long after receipt."
     )
@@ -171,9 +257,20 @@ class ActRequest(BaseModel):
         max_length=200,
         description="sha256 of the checkpoint: the one served, or one before it while it stays; else a 409.",
     )
-    priority: int = Field(5, ge=0, le=9, description="0 is served first, 9 last.")
+    priority: Whole = Field(5, ge=0, le=9, description="0 is served first, 9 last.")
     return_candidates: bool = Field(False, description="Also return all candidates with their q.")
     request_id: RequestId = Field(None, description="Echoed in the reply; a new one when left out.")
+
+    @property
+    def single(self) -> bool:
+        """One observation without a row axis: neither has its reply."""
+        observation = self.observation
+        part = next(iter(observation.values())) if isinstance(observation, Mapping) else observation
+        return part.ndim == 1
+
+
+_FIELDS = frozenset(ActRequest.model_fields)
+_PART = re.compile(r"observation[/.](.+)", re.DOTALL)
 
 
 def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
@@ -182,11 +279,8 @@ def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
     Raises:
         InvalidRequest: names the first field at fault and what was expected there.
     """
-    unknown = fields.keys() - ActRequest.model_fields.keys()
-    if unknown:
-        field = min(unknown)
-        known = ", ".join(ActRequest.model_fields)
-        raise InvalidRequest(f"{brief(field)} is not a field of /act; there are {known}", field=field)
+    if not _FIELDS.issuperset(fields):
+        fields = _gathered(fields)
     try:
         return ActRequest.model_validate(fields, context=media_type)
     except ValidationError as error:
@@ -195,8 +289,42 @@ def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
     field = str(fault["loc"][0])
     if fault["type"] == "missing":
         raise InvalidRequest(f"{field}: it is missing", field=field)
+    unit = " (milliseconds)" if field == "deadline_ms" else ""  # who is refused may have thought in seconds
     message = fault["msg"].replace("Input should", "it should")
-    raise InvalidRequest(f"{field}: {message}; found {brief(fault['input'])}", field=field)
+    raise InvalidRequest(f"{field}: {message}{unit}; found {brief(fault['input'])}", field=field)
+
+
+def _gathered(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` with what `state`, `observation/NAME` and `observation.NAME` hold as one dict in `observation`.
+
+    Raises:
+        InvalidRequest: a field that is none of these, or two that hold the same.
+    """
+    others: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
+    spelt: dict[str, str] = {}  # each part's field
+    for field, value in fields.items():
+        part = _PART.fullmatch(field)
+        if part is None and field != "state":
+            others[field] = value
+            continue
+        name = field if part is None else part[1]
+        if name in parts:
+            _refuse_both(spelt[name], field)
+        parts[name], spelt[name] = value, field
+    if unknown := others.keys() - _FIELDS:
+        field = min(unknown)
+        known = ", ".join(ActRequest.model_fields)
+        raise InvalidRequest(f"{brief(field)} is not a field of /act; there are {known}", field=field)
+    if "observation" in others:
+        _refuse_both("observation", next(iter(spelt.values())))
+    if len(parts) > 1 and spelt.get("state") == "state":
+        _refuse_both("state", next(field for field in spelt.values() if field != "state"))
+    return {**others, "observation": parts}
+
+
+def _refuse_both(one: str, other: str) -> NoReturn:
+    raise InvalidRequest(f"{brief(one)} and {brief(other)} both hold the observation: give one of them", field=other)
 
 
 def row_seeds(seed: int | Sequence[int], rows: int) -> NDArray[np.uint64]:

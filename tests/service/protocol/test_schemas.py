@@ -37,13 +37,20 @@ def json_array(array: np.ndarray, **changes: Any) -> dict[str, Any]:
         (json_array(np.array([ONE], ">f8")), (1, 3)),
         (json_array(np.array(ONE, "<f4"), dtype="float32"), (3,)),
         (json_array(np.array([1, 2], "<i8")), (2,)),
+        ([[ONE]], (1, 3)),
+        ([[ONE], [ONE]], (2, 3)),
+        (json_array(np.array([[ONE], [ONE]], "<f4")), (2, 3)),
+        ({"state": ONE}, (3,)),
+        ({"state": 0.5}, (1,)),
     ],
 )
 def test_observation_forms(value: Any, shape: tuple[int, ...]) -> None:
-    observation = parse({"observation": value}).observation
-    assert observation.dtype == np.float32
-    assert observation.shape == shape
-    assert observation.flags.c_contiguous
+    request = parse({"observation": value})
+    assert isinstance(request.observation, np.ndarray)
+    assert request.observation.dtype == np.float32
+    assert request.observation.shape == shape
+    assert request.observation.flags.c_contiguous
+    assert request.single == (len(shape) == 1)
 
 
 @pytest.mark.parametrize("text_keys", [False, True])
@@ -78,7 +85,7 @@ def test_float32_survives_both_formats_exactly(numbers: list[float]) -> None:
 @pytest.mark.parametrize(
     "value",
     [
-        None, 1, "1,2", [], [[]], [[], []], [[1], [1, 2]], [1, [2]], [[1], 2], [[[1]]], [True], ["1"], [None], [1, {}],
+        None, 1, "1,2", [], [[]], [[], []], [[1], [1, 2]], [1, [2]], [[1], 2], [[[[1]]]], [[[1], [1]]], [[[]]], [[[1]], [1]], [True], ["1"], [None], [1, {}],
         [1e39], [-1e39], [10**400], {}, {"__numpy__": "AAAA"},
         json_array(np.array(ONE, "<f4"), dtype="<f8"),
         json_array(np.array(ONE, "<f4"), dtype="O"),
@@ -88,7 +95,8 @@ def test_float32_survives_both_formats_exactly(numbers: list[float]) -> None:
         json_array(np.array(ONE, "<f4"), shape=[4]),
         json_array(np.array(ONE, "<f4"), shape=[-3]),
         json_array(np.array(ONE, "<f4"), shape=[10**30, 0]),
-        json_array(np.array(ONE, "<f4"), shape=[1, 1, 3]),
+        json_array(np.array(ONE, "<f4"), shape=[1, 3, 1]),
+        json_array(np.array(ONE, "<f4"), shape=[1, 1, 1, 3]),
         json_array(np.array(ONE, "<f4"), shape=3),
         json_array(np.array(ONE, "<f4"), shape=[True, 3]),
         json_array(np.array(ONE, "<f4"), __numpy__="not base64!"),
@@ -121,7 +129,7 @@ def test_numbers_that_are_not_finite_are_named(token: str, field: str) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("num_candidates", 0), ("num_candidates", -3), ("num_candidates", 1.0), ("num_candidates", "4"),
+        ("num_candidates", 0), ("num_candidates", -3), ("num_candidates", 8.5), ("num_candidates", "4"),
         ("num_candidates", True), ("num_candidates", [4]), ("num_steps", 0), ("num_steps", False), ("num_steps", 2.5),
         ("deadline_ms", 0), ("deadline_ms", -1), ("deadline_ms", "20"), ("deadline_ms", True), ("deadline_ms", 1e12),
         ("deadline_ms", 10**400), ("on_late", "give up"), ("on_late", 1), ("temperature", -0.1), ("temperature", 2.1),
@@ -129,7 +137,7 @@ def test_numbers_that_are_not_finite_are_named(token: str, field: str) -> None:
         ("priority", 1.5), ("priority", None), ("return_candidates", 1), ("return_candidates", "true"), ("model", 3),
         ("model", "\ud800"), ("model_version", []), ("request_id", ""), ("request_id", "a b"), ("request_id", "ü"),
         ("request_id", "x" * 129), ("request_id", "a\r\nSet-Cookie: b"), ("request_id", 5),
-        ("seed", -1), ("seed", 1.0), ("seed", True), ("seed", "-1"), ("seed", "1e3"), ("seed", "0x10"), ("seed", ""),
+        ("seed", -1), ("seed", 1.5), ("seed", 2.0**53 + 2), ("seed", 1e300), ("seed", True), ("seed", "-1"), ("seed", "1e3"), ("seed", "0x10"), ("seed", ""),
         ("seed", "18446744073709551616"), ("seed", "9" * 21), ("seed", "١"), ("seed", []), ("seed", [1, -1]),
         ("seed", [[1]]), ("seed", {}), ("seed", 2**53 + 1), ("seed", [2**53 + 1]), ("seed", [1, None]),
         ("num_candidate", 4), ("observations", [1.0]), ("", 1),
@@ -208,6 +216,8 @@ def test_any_bytes_are_a_request_or_a_typed_error(body: bytes, media_type: str) 
         parse_act(codec.decode(body, media_type), media_type)
 
 
+MEMBERS = ["__ndarray__", "__numpy__", "__npgeneric__", "nd", "type", "kind", "data", "dtype", "shape", "state", "arm"]
+SPELLINGS = ["state", "observation.state", "observation/state", "observation/arm"]
 values = st.recursive(
     st.none()
     | st.booleans()
@@ -215,23 +225,22 @@ values = st.recursive(
     | st.floats()
     | st.sampled_from(["", "7", "small", "<f4", "degrade"])
     | st.binary(max_size=9),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["__ndarray__", "__numpy__", "data", "dtype", "shape"]), inner, max_size=4)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(MEMBERS), inner, max_size=4),
     max_leaves=6,
 )
 
 
 @patient
-@given(st.dictionaries(st.sampled_from([*ActRequest.model_fields, "other"]), values))
+@given(st.dictionaries(st.sampled_from([*ActRequest.model_fields, *SPELLINGS, "other"]), values))
 def test_any_values_are_a_request_or_a_typed_error(fields: dict[str, Any]) -> None:
     try:
         request = parse_act(codec.decode(codec.encode(fields, codec.MSGPACK), codec.MSGPACK), codec.MSGPACK)
     except InvalidRequest as error:
         assert error.detail  # noqa: PT017 -- either way is fine; this is what must hold if it is refused
     else:
-        assert np.isfinite(request.observation).all()
+        observation = request.observation
+        parts = [observation] if isinstance(observation, np.ndarray) else observation.values()
+        assert all(np.isfinite(part).all() for part in parts)
 
 
 def test_base64_of_the_documentation_is_what_numpy_has() -> None:
