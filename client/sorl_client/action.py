@@ -28,7 +28,7 @@ class Action:
                        observation is unlike the training data
     timing_ms          times on the server, in ms: queue, compute, total
     latency_ms         time from the call to the reply on the client's clock, in ms, retries included
-    attempts           how many times the request was sent
+    attempts           how many times the request was sent, hedges included
     candidates         all candidates, (N, action_dim) or (B, N, action_dim); None unless requested
     candidate_q        their values, (N,) or (B, N); None unless requested
     reply              the whole reply, decoded

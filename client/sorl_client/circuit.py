@@ -17,7 +17,9 @@ class CircuitBreaker:
 
     Then one call probes the server: its answer closes the circuit, its failure opens it for as long again. A failure is
     a broken connection, a 5xx, or no reply in time. A server that answers has not failed, though it refuse the request
-    (4xx) or say that the deadline can't be met (its own 504). Raises InvalidArgument by a field's name.
+    (4xx) or say that the deadline can't be met (504). `ready` and `wait_until_ready` always ask.
+
+    Raises InvalidArgument by a field's name.
     """
 
     failures: int = 5

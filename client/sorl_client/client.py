@@ -104,7 +104,8 @@ class Client:
         deadline_ms                time limit from the call to the action, in ms, over all attempts, at most an hour;
                                    after it, and for 0 and less, DeadlineExceeded is raised
         on_late                    if N and M do not fit the deadline: "degrade" computes less, "reject" refuses
-        seed                       uint64, or one per row; by default the server chooses it and the reply has it
+        seed                       uint64, or one per row; by default the server chooses it (with hedges, the
+                                   client does) and the reply has it
         temperature                scale of the noise, 0 to 2
         model_version              serve only from this version; VersionGone if the server no longer has it
         priority                   0 is served first, 9 last; 5 by default
@@ -114,8 +115,9 @@ class Client:
         Numbers are Python or NumPy scalars, or 0-d arrays.
 
         Raises a `SorlError`: RequestRefused or a subclass, DeadlineExceeded, Overloaded, NotReady, ServerFailed,
-        ConnectionFailed, InvalidReply or StaleReply. Before sending, raises InvalidArgument, a RequestRefused, for a
-        number out of range, or an observation that is not an array of numbers that are finite in float32.
+        ConnectionFailed, CircuitOpen, InvalidReply or StaleReply. Before sending, raises InvalidArgument, a
+        RequestRefused, for a number out of range, or an observation that is not an array of numbers that are finite in
+        float32.
         """
         return self._run(
             self._conversation.act(

@@ -111,7 +111,7 @@ class Asker(Protocol):
 
 
 class ControlLoop:
-    """Asks a server for an action at every tick, in the background, and always has one in time.
+    """Asks a server for an action at every tick, in the background, and always has one in time. One thread may step it.
 
     client    a `Client`; its owner closes it
     ask       the arguments of every request. `deadline_ms` is how long `step` takes at most, and at most the period; by

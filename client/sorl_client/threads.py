@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -21,11 +22,14 @@ class Threads:
     def __init__(self) -> None:
         self._idle: list[SimpleQueue[Job | None]] = []
         self._closed = False
+        self._process = os.getpid()
         self._lock = threading.Lock()
 
     def run(self, job: Callable[[], T], done: Callable[[T], None]) -> None:
         """Run `job` in a thread, then `done` with its result. Neither may raise."""
         with self._lock:
+            if self._process != os.getpid():  # a fork has this object, and none of its threads
+                self._process, self._idle = os.getpid(), []
             inbox = self._idle.pop() if self._idle else None
         if inbox is None:
             inbox = SimpleQueue()

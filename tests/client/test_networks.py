@@ -1,6 +1,8 @@
 """Networks that are slow, silent or broken: what the server is told, and how long a call takes."""
 
 import gc
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -220,6 +222,23 @@ def test_a_client_is_forgotten_with_its_threads(fake_server):
     assert gone() is None
     thread.join(10.0)
     assert not thread.is_alive()
+
+
+def test_a_forked_process_may_use_its_copy_of_a_client(fake_server):
+    """It has none of the threads that the client keeps."""
+    code = f"""
+import os
+from sorl_client import Client
+with Client({fake_server().url!r}, timeout_s=20) as client:
+    client.act([0.5, -0.5])
+    child = os.fork()
+    if child == 0:
+        client.act([0.5, -0.5])
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("7\n", "")
 
 
 def test_calls_that_overlap_have_their_own_replies(fake_server):
