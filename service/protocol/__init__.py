@@ -4,7 +4,7 @@
 `ActRequest` of what came, and words an `Answer` or an error in its own form.
 """
 
-from service.protocol import codec, open_inference
+from service.protocol import codec, open_inference, openvla
 from service.protocol.codec import decode_array, encode_array
 from service.protocol.incoming import Answers, Incoming, new_request_id
 from service.protocol.names import PROTOCOLS, ProtocolName
@@ -29,6 +29,7 @@ __all__ = [
     "encode_array",
     "new_request_id",
     "open_inference",
+    "openvla",
     "parse_act",
     "parse_request_id",
     "problem_responses",

@@ -1,13 +1,27 @@
-"""POST /act as an ASGI application: what came over HTTP, as the answerer takes it, and its replies."""
+"""POST /act as an ASGI application: what came over HTTP, as the answerer takes it, and its replies.
+
+OpenVLA's form of it (`protocol.openvla`) comes to the same address.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 from starlette.types import Receive, Scope, Send
 
 from service.errors import ServiceError
-from service.protocol import ActRequest, Answer, Answers, ProtocolName, act_reply, codec, parse_act, parse_request_id
+from service.protocol import (
+    ActRequest,
+    Answer,
+    Answers,
+    ProtocolName,
+    act_reply,
+    codec,
+    openvla,
+    parse_act,
+    parse_request_id,
+)
 from service.web.exchange import Exchange, Reply, id_header
 from service.web.problem import problem_reply
 
@@ -32,13 +46,14 @@ class Act:
 class _ActCall:
     """One POST /act, as the answerer takes it."""
 
-    __slots__ = ("_exchange", "_max_body_bytes", "_media_type", "protocol")
+    __slots__ = ("_exchange", "_form", "_max_body_bytes", "_media_type", "protocol")
 
     def __init__(self, exchange: Exchange, max_body_bytes: int) -> None:
         self.protocol: ProtocolName = "http"
         self._exchange = exchange
         self._max_body_bytes = max_body_bytes
         self._media_type = codec.JSON
+        self._form: Literal["plain", "arrays", "text"] = "plain"
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -57,18 +72,33 @@ class _ActCall:
         exchange.check_request_id()
         self._media_type = media_type = exchange.media_type()
         fields = codec.decode(await exchange.read_body(self._max_body_bytes), media_type)
+        if media_type == codec.JSON:
+            fields = self._as_openvla(fields)
         if (given := parse_request_id(fields.get("request_id"))) is not None:
             exchange.request_id = given  # before other fields are checked, so that their errors carry it
         return parse_act(fields, media_type)
+
+    def _as_openvla(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The fields, in whatever form of OpenVLA's they came. Notes the form, for the reply."""
+        if openvla.is_text(fields):
+            self.protocol, self._form = "openvla", "text"
+            return openvla.from_text(fields)
+        accept = self._exchange.header(b"accept")
+        # Who names what it takes, such as the page, has not patched its JSON to find arrays in it.
+        if (accept is None or "*/*" in accept) and openvla.has_arrays(fields):
+            self.protocol, self._form = "openvla", "arrays"
+        return fields
 
     async def hung_up(self) -> None:
         await self._exchange.hung_up()
 
     def answered(self, answer: Answer, timing: Callable[[], dict[str, float]]) -> Reply:
-        reply_type = self._exchange.reply_type(self._media_type)
-        encoded = codec.encode(act_reply(answer), reply_type)
+        text = self._form == "text"
+        reply_type = codec.JSON if text else self._exchange.reply_type(self._media_type)
+        members = act_reply(answer)
+        encoded = codec.encode(members, reply_type) if self._form == "plain" else openvla.encode(members)
         body = codec.append(encoded, {"timing_ms": timing()}, reply_type)
-        return Reply(200, reply_type, body, (id_header(answer.request_id),))
+        return Reply(200, reply_type, openvla.as_text(body) if text else body, (id_header(answer.request_id),))
 
     def refused(self, error: ServiceError) -> Reply:
         return problem_reply(error, self.request_id)

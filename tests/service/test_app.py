@@ -869,6 +869,6 @@ async def test_documented_in_openapi(serve: Any) -> None:
         assert (await client.get("/docs")).status_code == 200
     act = document["paths"]["/act"]["post"]
     assert set(act["requestBody"]["content"]) == {codec.JSON, codec.MSGPACK}
-    assert "num_candidates" in act["requestBody"]["content"][codec.JSON]["schema"]["properties"]
+    assert "num_candidates" in act["requestBody"]["content"][codec.MSGPACK]["schema"]["properties"]
     assert {"200", "401", "404", "409", "413", "415", "422", "500", "503", "504"} <= set(act["responses"])
     assert "observation_z_max" in document["components"]["schemas"]["ActReply"]["properties"]

@@ -22,7 +22,7 @@ export const act = (body) =>
   ask("act", {
     method: "POST",
     body: JSON.stringify(body),
-    headers: { "Content-Type": "application/json", ...(key && { Authorization: `Bearer ${key}` }) },
+    headers: { "Content-Type": "application/json", Accept: "application/json", ...(key && { Authorization: `Bearer ${key}` }) },
   });
 
 async function ask(address, options = {}) {
