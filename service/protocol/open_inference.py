@@ -286,7 +286,9 @@ def model_config(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _input_sizes(description: Mapping[str, Any]) -> dict[str, int]:
-    return {OBSERVATION: description["obs_dim"]}
+    """The parts of the observation by name. A policy that has them takes one vector, too."""
+    parts = {part["name"]: part["size"] for part in description["observation_keys"]}
+    return parts or {OBSERVATION: description["obs_dim"]}
 
 
 def _sizes(output: Output, description: Mapping[str, Any]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Robots' own clients, in processes of an environment of their own (`install.sh`), against `sorl-serve` as a process."""
+"""Robots' own clients, in processes of an environment of their own (`install.sh`), against a `sorl-serve` process."""
 
 from __future__ import annotations
 

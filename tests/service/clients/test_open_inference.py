@@ -1,0 +1,105 @@
+"""Triton's client, unmodified, against `sorl-serve`: what it gets is what POST /act answers."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.process import Process, served
+
+pytestmark = pytest.mark.slow
+
+Rows = Callable[[int], list[list[float]]]
+
+
+def act(server: Process, **fields: Any) -> dict[str, Any]:
+    status, reply = server.request("POST", "/act", fields)
+    assert status == 200, reply
+    return reply
+
+
+def test_triton_over_http(checkpoint: Path, observations: Rows, start_client: Any) -> None:
+    rows = observations(3)
+    with served("--model", str(checkpoint)) as server, start_client("triton_client.py", "http", server.port) as ask:
+        server.wait_for("ready: small")
+
+        about = ask({"do": "about"})
+        version = act(server, observation=rows[0])["model_version"]
+        assert [about[name] for name in ("live", "ready", "model", "other_model")] == [True, True, True, False]
+        assert about["metadata"]["inputs"] == [{"name": "observation", "datatype": "FP32", "shape": [-1, 6]}]
+        assert {"name": "action", "datatype": "FP32", "shape": [-1, 3]} in about["metadata"]["outputs"]
+        assert about["config"]["max_batch_size"] == 64
+        assert [(model["name"], model["version"]) for model in about["index"]] == [("small", version)]
+
+        options = {"num_candidates": 5, "num_steps": 3, "seed": 7, "temperature": 0.5}
+        expected = act(server, observation=rows, **options)
+        for binary in (True, False):
+            answer = ask({"do": "infer", "observation": rows, "binary": binary, "parameters": options})
+            outputs = answer["outputs"]
+            assert [outputs[name] for name in ("action", "q", "q_std")] == [
+                expected[name] for name in ("action", "q", "q_std")
+            ]
+            assert (outputs["num_candidates"], outputs["num_steps"], outputs["seed"]) == ([5] * 3, [3] * 3, [7, 8, 9])
+            assert answer["dtypes"]["action"] == "float32"
+            assert answer["model_version"] == version
+        single = ask({"do": "infer", "observation": rows[1], "parameters": {**options, "seed": 8}})
+        assert single["outputs"]["action"] == expected["action"][1]
+        chosen = ask(
+            {
+                "do": "infer", "observation": rows, "dtype": "float64", "outputs": ["candidate_q", "action"],
+                "request_id": "r-1", "model_version": version, "priority": 1, "timeout": 60_000_000,
+                "parameters": options,
+            }
+        )  # fmt: skip
+        assert list(chosen["outputs"]) == ["candidate_q", "action"]
+        assert chosen["outputs"]["action"] == expected["action"]
+        assert [max(values) for values in chosen["outputs"]["candidate_q"]] == expected["q"]
+        assert (chosen["id"], chosen["parameters"]["request_id"]) == ("r-1", "r-1")
+
+        for wrong, status, error in [
+            ({"observation": rows[0][:4]}, "422", "invalid_request: observation: expected 6 numbers a row"),
+            ({"observation": rows[0], "model": "other"}, "404", "unknown_model: model: 'other' is not served here"),
+            ({"observation": rows[0], "outputs": ["torque"]}, "422", "invalid_request: outputs: 'torque'"),
+            ({"observation": rows[0], "parameters": {"steps": 4}}, "422", "invalid_request: 'steps' is not"),
+            ({"observation": rows[0], "model_version": "1"}, "409", "version_gone: model_version"),
+            ({"observation": rows[0], "request_compression_algorithm": "gzip"}, "415", "unsupported_media_type"),
+        ]:
+            answer = ask({"do": "infer", **wrong})
+            assert answer["status"] == status, answer
+            assert answer["error"].startswith(error), answer
+
+
+def test_500_in_a_row_and_50_at_once(checkpoint: Path, observations: Rows, start_client: Any) -> None:
+    row = observations(1)[0]
+    with served("--model", str(checkpoint)) as server, start_client("triton_client.py", "http", server.port) as ask:
+        server.wait_for("ready: small")
+        answers = ask({"do": "many", "observation": row, "seeds": list(range(500))})
+        assert len(answers) == 500
+        for seed in (0, 250, 499):
+            assert answers[seed]["action"] == act(server, observation=row, seed=seed)["action"]
+        at_once = ask({"do": "asynchronous", "observation": row, "seeds": list(range(50))})
+        assert [answer["action"] for answer in at_once] == [answer["action"] for answer in answers[:50]]
+
+
+def test_a_key_is_asked_for_and_a_restarted_server_is_found_again(
+    checkpoint: Path, observations: Rows, start_client: Any
+) -> None:
+    row = observations(1)[0]
+    ask_for = {"do": "infer", "observation": row, "parameters": {"seed": 3}}
+    arguments = ("--model", str(checkpoint), "--drain-grace-seconds", "0")
+    key = {"SORL_API_KEY": "0123456789abcdef0123456789abcdef"}
+    with served(*arguments, **key) as server, start_client("triton_client.py", "http", server.port) as ask:
+        server.wait_for("ready: small")
+        assert ask(ask_for)["status"] == "401"
+        headers = {"Authorization": f"Bearer {key['SORL_API_KEY']}"}
+        before = ask({**ask_for, "headers": headers})["outputs"]
+        server.process.send_signal(signal.SIGTERM)
+        assert server.end() == 0
+        assert "error" in ask({**ask_for, "headers": headers})
+        with served(*arguments, port=server.port, **key) as restarted:
+            restarted.wait_for("ready: small")
+            assert ask({**ask_for, "headers": headers})["outputs"] == before
