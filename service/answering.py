@@ -1,8 +1,8 @@
 """From a request, in whatever protocol it came, to its reply: the one way that all protocols share.
 
-An adapter presents what came as `protocol.Incoming`. `Answerer` checks the key, has the request read, finds the model,
-has N and M granted, queues it, waits, has the reply encoded, and tells the observer and the recorder. Errors are
-replies too.
+An adapter presents what came as `protocol.Incoming`. `Answerer` checks the key and its limits, has the request read,
+finds the model, has N and M granted, queues it, waits, has the reply encoded, and tells the observer and the recorder.
+Errors are replies too.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Answerer:
     """Answers with the best of N candidate actions for an observation, or with an error.
 
     Args:
-        access: who may ask.
+        access: who may ask, and how much of it.
         lifecycle: says whether requests can be computed.
         catalog: the models.
         deadlines: what deadlines leave for compute.
@@ -84,8 +84,10 @@ class Answerer:
             self._observer.end(timeline, incoming.headers, incoming.request_id)
 
     async def _answer(self, incoming: Incoming[ReplyT], timeline: RequestTimeline) -> ReplyT:
-        self._access.check("act", incoming.credential)
+        caller = self._access.check("act", incoming.credential)
+        timeline.key = caller.name
         self._lifecycle.check_serving()
+        caller.spend_request()
         timeline.request = request = await incoming.read()
 
         model = self._catalog.find(request.model, request.model_version)
@@ -111,6 +113,7 @@ class Answerer:
             request.return_candidates,
             grant.degraded,
         )
+        caller.check_rows(timeline.granted.rows)
         job = self._scheduler.submit(
             timeline.granted,
             model.engine,
@@ -118,6 +121,7 @@ class Answerer:
             deadline,
             reduce_budget=model.admission.reduced if request.on_late == "degrade" else None,
         )
+        caller.spend_rows(timeline.granted.rows)  # what the scheduler refuses is not charged
         timeline.times = job.times
         timeline.reply = reply = await self._result(job, incoming)
         timeline.computed = job.request
@@ -126,7 +130,7 @@ class Answerer:
         answer = Answer(
             reply=reply,
             request=job.request,
-            single=request.observation.ndim == 1,
+            single=request.single,
             seed=seed,
             model=model.name,
             model_version=model.version,

@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from pydantic import SecretStr
 
-from service.access import Access
 from service.answering import Answerer
 from service.models import MakeBackend
 from service.runtime import Runtime
@@ -31,10 +29,10 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     `app.state.runtime` is the `Runtime`; `await app.state.runtime.lifecycle.settled()` waits for the end of warm-up.
 
     Raises:
-        CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError: see `Runtime`.
+        KeysError, CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError: see `Runtime`.
     """
     runtime = Runtime(settings, make_backend)
-    lifecycle, catalog = runtime.lifecycle, runtime.catalog
+    lifecycle, catalog, access = runtime.lifecycle, runtime.catalog, runtime.access
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -42,7 +40,6 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         yield
         await runtime.stop()
 
-    access = Access(act=_secret(settings.api_key), admin=_secret(settings.admin_key))
     answerer = Answerer(
         access=access,
         lifecycle=lifecycle,
@@ -54,16 +51,12 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     )
     act = Act(answerer, settings.max_body_bytes)
     routers = [
-        public_routes(lifecycle, catalog, runtime.metrics.text),
+        public_routes(lifecycle, catalog, access, runtime.metrics.text),
         open_inference_routes(lifecycle, catalog),
         admin_routes(lifecycle, runtime.reloader, access),
         page_routes(lifecycle, catalog, runtime.scheduler, runtime.stats),
     ]
     infer = infer_routes(answerer, settings.max_body_bytes)
-    app = make_application(act, infer, routers, runtime.metrics.requests.count_error, lifespan)
+    app = make_application(act, infer, routers, runtime.metrics.requests.count_error, lifespan, settings.cors_origins)
     app.state.runtime = runtime
     return app
-
-
-def _secret(key: SecretStr | None) -> str | None:
-    return None if key is None else key.get_secret_value()

@@ -42,12 +42,15 @@ def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
     from service.models import CatalogError
+    from service.access import KeysError
     from service.observability import TracingUnavailable
 
     try:
         server = _server(settings)
         listener = _bind(settings.host, settings.port)
-    except (CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, TracingUnavailable, OSError) as error:
+    except (
+        KeysError, CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, TracingUnavailable, OSError
+    ) as error:  # fmt: skip
         return _refuse(error, 1)
     with listener:
         server.run(sockets=[listener])

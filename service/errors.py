@@ -4,7 +4,8 @@ ServiceError
 ├── InvalidRequest        422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
 │   └── BudgetTooLarge    422 budget_too_large        more compute than one request may ask for
 ├── Unauthorized          401 unauthorized            the key is missing or wrong
-├── AdminDisabled         403 admin_disabled          the server was started without an admin key
+├── AdminDisabled         403 admin_disabled          the server has no key of the role admin
+├── CrossSite             403 cross_site              an admin call that a browser makes for another site's page
 ├── NotFound              404 not_found               no such page
 ├── UnknownModel          404 unknown_model
 ├── MethodNotAllowed      405 method_not_allowed
@@ -12,6 +13,7 @@ ServiceError
 ├── ReloadFailed          409 reload_failed           the file is not fit to serve; what was served before still is
 ├── PayloadTooLarge       413 payload_too_large
 ├── UnsupportedMediaType  415 unsupported_media_type
+├── RateLimited           429 rate_limited            a limit of its key; try again after `retry_after_ms`
 ├── ClientGone            499 client_gone             nobody reads this one; it is for the metrics
 ├── InternalError         500 internal_error          a fault of the server outside its engine
 ├── EngineFailed          500 engine_failed           the engine raised, died or got stuck with this request
@@ -92,10 +94,17 @@ class Unauthorized(ServiceError):
 
 
 class AdminDisabled(ServiceError):
-    """The server was started without an admin key and takes no admin calls."""
+    """The server has no key of the role admin and takes no admin calls."""
 
     status = 403
     code = "admin_disabled"
+
+
+class CrossSite(ServiceError):
+    """A browser makes this admin call for a page of another site."""
+
+    status = 403
+    code = "cross_site"
 
 
 class NotFound(ServiceError):
@@ -183,10 +192,8 @@ class NonfiniteOutput(ServiceError):
     code = "nonfinite_output"
 
 
-class Unavailable(ServiceError):
-    """Not now; `retry_after_ms` is the server's estimate of when to try again."""
-
-    status = 503
+class RetryLater(ServiceError):
+    """Not now; `retry_after_ms` says when to try again."""
 
     def __init__(self, detail: str, *, retry_after_ms: int, reason: str | None = None) -> None:
         super().__init__(detail, reason=reason)
@@ -197,6 +204,20 @@ class Unavailable(ServiceError):
 
     def problem(self) -> dict[str, Any]:
         return {**super().problem(), "retry_after_ms": self.retry_after_ms}
+
+
+class RateLimited(RetryLater):
+    """The key has spent what it may spend in this second; `reason` is the limit."""
+
+    status = 429
+    code = "rate_limited"
+    reasons = ("requests_per_second", "rows_per_second")
+
+
+class Unavailable(RetryLater):
+    """Not now; `retry_after_ms` is the server's estimate of when to try again."""
+
+    status = 503
 
 
 class NotReady(Unavailable):

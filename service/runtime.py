@@ -12,6 +12,7 @@ from kernels.backend import DeviceFailure
 from kernels.threads import at_most_cores, limit_torch_threads, serving_threads
 from policy import PolicySpec
 from policy.flops import flops_of
+from service.access import Access, KeySource
 from service.engine import BatchReport, Device
 from service.errors import NotReady
 from service.lifecycle import Lifecycle
@@ -28,10 +29,11 @@ class Runtime:
     """Everything of a server but HTTP. It keeps no state between requests.
 
     Attributes:
-        lifecycle, catalog, scheduler, deadlines, reloader, recorder, observer, metrics, stats: its parts.
+        access, lifecycle, catalog, scheduler, deadlines, reloader, recorder, observer, metrics, stats: its parts.
         on_broken: called on the event loop when the engine is lost, for whoever hosts the server to end the process.
 
     Raises:
+        KeysError: the keys file can't be used.
         CheckpointError: a model's file is missing or damaged, or two files hold policies of one name.
         CatalogError: there is no policy of the default's name.
         BackendUnavailable: the backend or device asked for can't run here.
@@ -42,6 +44,7 @@ class Runtime:
 
     def __init__(self, settings: Settings, make_backend: MakeBackend | None = None) -> None:
         self.settings = settings
+        self.access = self._make_access()
         self.lifecycle = Lifecycle()
         self.metrics = Metrics()
         self.stats = Stats()
@@ -73,9 +76,12 @@ class Runtime:
             lambda name, outcome: self.metrics.reloads.labels(name, outcome).inc(),
         )
         self.recorder = self._make_recorder()
-        self.observer = Observer(self.metrics.requests, self.stats, otlp_tracer() if settings.tracing else None)
+        self.observer = Observer(
+            self.metrics.requests, self.metrics.keys, self.stats, otlp_tracer() if settings.tracing else None
+        )
         self.on_broken: Callable[[], None] = lambda: None
         self._warming_up: asyncio.Task[None] | None = None
+        self._following_keys: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._export()
 
@@ -88,9 +94,14 @@ class Runtime:
         self._watchdog.start()
         self.deadlines.start()
         self._warming_up = self._loop.create_task(self._warm_up())
+        if self.access.follows_file:
+            self._following_keys = self._loop.create_task(self.access.follow())
 
     async def reload_all(self) -> None:
-        """Serve the files as they are now, once warm-up has ended. The log and the metrics have the results."""
+        """Know the keys as they are now, and serve the files as they are once warm-up has ended. The log and the
+        metrics have the results.
+        """
+        await self.access.reload()
         await self.lifecycle.settled()
         try:
             self.lifecycle.check_serving()
@@ -110,6 +121,8 @@ class Runtime:
             log.warning("drain_seconds (%g) passed with requests unanswered", self.settings.drain_seconds)
         if self._warming_up is not None:
             await self._warming_up
+        if self._following_keys is not None:
+            self._following_keys.cancel()
         self._watchdog.stop()
         self.deadlines.stop()
         if self.recorder is not None:
@@ -181,9 +194,20 @@ class Runtime:
         metrics.lag.set_function(lambda: deadlines.lag_seconds)
         metrics.schedule_delay.set_function(lambda: scheduler.delay_seconds)
         metrics.ready.set_function(lambda: self.lifecycle.ready)
+        metrics.keys.show(self.access.names)
+        self.access.on_keys = metrics.keys.show
+        self.access.on_reload = lambda outcome: metrics.key_reloads.labels(outcome).inc()
         for model in self.catalog:
             self._show_model(model)
             metrics.show_engine(model.engine.name, choice=self.settings.backend, device=self.settings.device)
+
+    def _make_access(self) -> Access:
+        settings = self.settings
+        api_key, admin_key, text = (
+            None if key is None else key.get_secret_value()
+            for key in (settings.api_key, settings.admin_key, settings.keys)
+        )
+        return Access(KeySource(api_key, admin_key, text, settings.keys_file))
 
     def _make_recorder(self) -> Recorder | None:
         settings = self.settings

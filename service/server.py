@@ -15,6 +15,7 @@ import gc
 import logging
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Coroutine, Iterator
 from types import FrameType
@@ -39,10 +40,30 @@ SWITCH_SECONDS = 0.001
 DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def _check_tls(settings: Settings) -> None:
+    """Raises OSError with one line if uvicorn could not serve with the certificate and its key."""
+    if settings.ssl_certfile is None or settings.ssl_keyfile is None:
+        return
+    for name, path in [("ssl_certfile", settings.ssl_certfile), ("ssl_keyfile", settings.ssl_keyfile)]:
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise OSError(f"{name}: {path} can't be read: {error.strerror or error}") from None
+    try:
+        # With a passphrase, though a wrong one: without, OpenSSL would ask for it on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.ssl_certfile, settings.ssl_keyfile, "none")
+    except ssl.SSLError as error:
+        raise OSError(
+            "ssl_certfile, ssl_keyfile: expected a certificate and its own private key without a passphrase, as PEM, "
+            f"in {settings.ssl_certfile} and {settings.ssl_keyfile}: {error.reason or error}"
+        ) from None
+
+
 class Server(uvicorn.Server):
     """Serves `create_app`'s application on sockets that are bound already."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
+        _check_tls(settings)
         super().__init__(
             uvicorn.Config(
                 app,
@@ -56,6 +77,8 @@ class Server(uvicorn.Server):
                 proxy_headers=False,  # nothing here asks who the client is
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=BACKSTOP_SECONDS,
+                ssl_certfile=settings.ssl_certfile,
+                ssl_keyfile=settings.ssl_keyfile,
             )
         )
         self._runtime: Runtime = app.state.runtime
@@ -78,7 +101,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
-            log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            scheme = "https" if self.config.is_ssl else "http"
+            log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         self._started.set()
         self._begin(self._announce())
 

@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict, SettingsError
 
 ENV_PREFIX = "SORL_"
+SECRET = ("api_key", "admin_key", "keys")
 
 
 def shipped_policy() -> Path:
@@ -125,10 +127,27 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, on stderr")
     log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
     tracing: bool = Field(
+    keys_file: Path | None = Field(
+        None,
+        description="further keys, by their hashes, with roles and limits, as `sorl-keys new` prints them; the server "
+        "follows the file",
+    )
+    keys: SecretStr | None = Field(
+        None, description="the same as the text of the file; for the environment, where there is no file"
+    )
         False,
         description="send spans of requests by OTLP over HTTP, where the OTEL_* variables say; needs the extra 'otel'",
     )
 
+    ssl_certfile: Path | None = Field(
+        None, description="certificate and its chain, PEM; with ssl_keyfile the server speaks HTTPS"
+    )
+    ssl_keyfile: Path | None = Field(None, description="private key of ssl_certfile, PEM, without a passphrase")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="sites whose pages may call this server from a browser, as https://a.example,https://b.example; "
+        "left out, only its own page may",
+    )
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_environment(cls, values: Any) -> Any:
@@ -151,6 +170,41 @@ def refuse_unknown_environment(environment: Mapping[str, str], fields: Iterable[
     for name in environment:
         if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
             nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
+    @field_validator("keys")
+    @classmethod
+    def _check_keys(cls, keys: SecretStr | None) -> SecretStr | None:
+        if keys is not None and not keys.get_secret_value().strip():
+            raise ValueError("expected at least one key; leave it out to have none")
+        return keys
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, origins: Any) -> Any:
+        return [origin.strip() for origin in origins.split(",")] if isinstance(origins, str) else origins
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _is_origin(origin):
+                raise ValueError("expected origins as browsers send them, https://HOST or https://HOST:PORT, no path")
+        return origins
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if (self.ssl_certfile is None) != (self.ssl_keyfile is None):
+            raise ValueError("ssl_certfile, ssl_keyfile: expected both or neither")
+        return self
+
+
+def _is_origin(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        own = f"{parts.scheme}://{parts.hostname}" + ("" if parts.port is None else f":{parts.port}")
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and "*" not in text and own == text
+
             raise ValueError(f"environment variable {name} sets nothing; did you mean {nearest}?")
 
 
@@ -167,6 +221,8 @@ def load_settings(arguments: list[str] | None = None) -> Settings:
         fault = error.errors(include_url=False)[0]
         name = ".".join(map(str, fault["loc"]))
         message = fault["msg"].removeprefix("Value error, ")
-        raise ValueError(f"{name}: {message}; found {fault['input']!r}" if name else message) from None
+        # Of a key that is refused, nothing is shown.
+        shown = "" if name in SECRET else f"; found {fault['input']!r}"
+        raise ValueError(f"{name}: {message}{shown}" if name else message) from None
     except SettingsError as error:
         raise ValueError(" ".join(str(error).split())) from None

@@ -1,40 +1,61 @@
-"""Keys: who may ask for actions, and who may change what answers."""
+"""Keys as plain values, and the hash by which the server knows them."""
 
 from __future__ import annotations
 
-import hmac
-from typing import Literal
+import hashlib
+import secrets
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
-from service.errors import AdminDisabled, Unauthorized
+Role = Literal["act", "metrics", "admin"]
+"""act: ask for actions, in every protocol. metrics: read /metrics. admin: change what answers."""
+ROLES: tuple[Role, ...] = get_args(Role)
 
-Role = Literal["act", "admin"]
+SHORTEST = 32
+"""Characters. A key of a keys file is long enough that nobody guesses it from its hash: shorter ones are refused."""
 
 
-class Access:
-    """Knows the keys. The key of one role does not do for another: robots hold the first, and one robot must not be
-    able to change the policy of all.
+class Limits(NamedTuple):
+    """What a key may spend; None: as much as the server has.
 
-    Args:
-        act: what requests for actions must bring; None: everybody may ask.
-        admin: what operators' calls must bring; None: they are off.
+    Attributes:
+        requests_per_second: requests for actions.
+        rows_per_second: network rows (observations x candidates, as granted).
     """
 
-    def __init__(self, *, act: str | None, admin: str | None) -> None:
-        self._keys: dict[Role, str | None] = {"act": act, "admin": admin}
+    requests_per_second: float | None = None
+    rows_per_second: float | None = None
 
-    def check(self, role: Role, authorization: str | None) -> None:
-        """Raises Unauthorized unless `authorization`, the header's value, holds a key of `role`; AdminDisabled if
-        there is no such key to hold.
-        """
-        key = self._keys[role]
-        if key is None:
-            if role == "admin":
-                raise AdminDisabled(
-                    "admin calls are off: this server was started without an admin key (SORL_ADMIN_KEY)"
-                )
-            return
-        scheme, _, given = (authorization or "").partition(" ")
-        # compare_digest takes the same time wherever the first wrong character is.
-        if scheme.lower() not in ("bearer", "api-key") or not hmac.compare_digest(given.strip().encode(), key.encode()):
-            name = "key" if role == "act" else "admin key"
-            raise Unauthorized(f"expected 'Authorization: Bearer KEY' with this server's {name}")
+
+UNLIMITED = Limits()
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key by its name. It may have several secrets, the old one and the new one while it is changed.
+
+    Attributes:
+        name: for people and metrics.
+        roles: what it is good for.
+        digests: of its secrets, see `digest_of`.
+        limits: what its holders may spend together.
+        shortest: fewest characters of a secret.
+    """
+
+    name: str
+    roles: frozenset[Role]
+    digests: tuple[bytes, ...]
+    limits: Limits = UNLIMITED
+    shortest: int = SHORTEST
+
+
+def new_secret() -> str:
+    """256 random bits in 48 characters. The prefix lets scanners of repositories and logs find keys that leaked."""
+    return f"sorl_{secrets.token_urlsafe(32)}"
+
+
+def digest_of(secret: str) -> bytes:
+    """SHA-256. Slow hashes (scrypt, argon2) are for passwords, which can be guessed; 256 random bits can't, however
+    fast the hash is. It costs 1 us a request, where a slow one would cost more than the answer.
+    """
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

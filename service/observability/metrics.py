@@ -23,10 +23,12 @@ from prometheus_client.registry import Collector
 
 from policy.flops import Flops
 from service.budget import TERMS, CostModel
+from service.observability.key_metrics import KeyMetrics
 from service.observability.request_metrics import LATENCY_BUCKETS, RequestMetrics
 from service.timing import BatchSize
 
 ROW_BUCKETS = tuple(2**power for power in range(15))
+KEY_RELOADS = ("changed", "unchanged", "failed")
 RELOADS = ("swapped", "added", "restored", "unchanged", "failed")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a further series for each metric, which nobody asked for
@@ -40,6 +42,7 @@ class Metrics:
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
         self.requests = RequestMetrics(registry)
+        self.keys = KeyMetrics(registry)
         self._batch = Histogram("sorl_batch_seconds", "Compute of a batch", buckets=LATENCY_BUCKETS, registry=registry)
         self._batch_rows = Histogram(
             "sorl_batch_rows", "Network rows (observations x candidates) of a batch", buckets=ROW_BUCKETS,
@@ -97,6 +100,14 @@ class Metrics:
             registry=registry,
         )
         self.reloads.labels("", "failed")  # from 0: a series that begins at 1 has not risen, and no alert sees it
+        self.key_reloads = Counter(
+            "sorl_key_reloads_total",
+            f"Reads of the keys by outcome: {', '.join(KEY_RELOADS[:-1])} or {KEY_RELOADS[-1]}",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in KEY_RELOADS:
+            self.key_reloads.labels(outcome)
         self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
         self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
         Info("sorl_build", "What was installed", registry=registry).info(

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 
+from service.observability.key_metrics import KeyMetrics
 from service.observability.request_metrics import RequestMetrics
 from service.observability.stats import Stats
 from service.observability.timeline import RequestTimeline
@@ -19,13 +20,15 @@ class Observer:
 
     Args:
         metrics: of every request.
+        keys: of requests that brought a key.
         stats: the last minute's.
         tracer: None: no traces.
     """
 
-    def __init__(self, metrics: RequestMetrics, stats: Stats, tracer: Tracer | None) -> None:
+    def __init__(self, metrics: RequestMetrics, keys: KeyMetrics, stats: Stats, tracer: Tracer | None) -> None:
         self.tracer = tracer
         self._metrics = metrics
+        self._keys = keys
         self._stats = stats
 
     def begin(self) -> RequestTimeline:
@@ -39,6 +42,7 @@ class Observer:
             timeline.ended = time.monotonic()
         self._metrics.in_flight.dec()
         self._metrics.record(timeline)
+        self._keys.record(timeline)
         self._stats.record(timeline)
         trace = None if self.tracer is None else self.tracer.record(timeline, headers, request_id)
         level = logging.WARNING if timeline.error is not None and timeline.error.status == 500 else logging.DEBUG

@@ -128,7 +128,7 @@ class RequestMetrics:
             in_time = timeline.deadline is None or timeline.ended <= timeline.deadline.reply
         else:
             series.failed[error.code].inc()
-            if error.reason is not None:
+            if error.reason in self._ended:
                 self._ended[error.reason].inc()
             if error.status < 500:  # the request's own fault, or its client's
                 return

@@ -20,6 +20,7 @@ class RequestTimeline:
 
     Attributes:
         protocol: in which it came.
+        key: the name of the key that it brought, where one is wanted.
         received: the event loop began to read it.
         encoding: its reply was there and was about to be encoded.
         ended: its reply, or its error, was encoded.
@@ -33,12 +34,13 @@ class RequestTimeline:
     """
 
     __slots__ = (
-        "computed", "deadline", "encoding", "ended", "error", "granted", "protocol", "received", "reply", "request",
-        "spec", "times",
+        "computed", "deadline", "encoding", "ended", "error", "granted", "key", "protocol", "received", "reply",
+        "request", "spec", "times",
     )  # fmt: skip
 
     def __init__(self, received: float) -> None:
         self.protocol: ProtocolName = "http"
+        self.key: str | None = None
         self.received = received
         self.encoding = self.ended = 0.0
         self.request: ActRequest | None = None

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 
 from fastapi import APIRouter, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
 from service.protocol import ActReply, ActRequest, codec, problem_responses
 from service.web.direct import DirectRoute
+from service.web.exchange import REQUEST_ID_HEADER
 from service.web.open_inference import ROOT as OPEN_INFERENCE
 from service.web.open_inference import error_reply
 from service.web.problem import install_error_handlers
@@ -23,6 +25,7 @@ _MEANINGS = {
     413: "payload_too_large",
     415: "unsupported_media_type",
     422: "invalid_request or budget_too_large",
+    429: "rate_limited, with Retry-After",
     500: "engine_failed or nonfinite_output",
     503: "overloaded or not_ready, with Retry-After",
     504: "deadline_exceeded",
@@ -107,12 +110,22 @@ def make_application(
     app = Application(
         title="SORL Serve",
         description="A robot's observation and a compute budget in, the best action out.",
+    cors_origins: Sequence[str] = (),
         version=version("sorl-serve"),
         lifespan=lifespan,
         redoc_url=None,
     )
+    Pages of `cors_origins` may call it from a browser.
     app.router.routes[:0] = [_act_route(act), *direct]
     for router in routers:
         app.include_router(router)
     install_error_handlers(app, count_error, {OPEN_INFERENCE: error_reply})
     return app
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", REQUEST_ID_HEADER],
+            expose_headers=["Retry-After", REQUEST_ID_HEADER],
+        )

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
+from service.access import Access
 from service.lifecycle import Lifecycle
 from service.models import Catalog
 from service.protocol import problem_responses
 
 
-def public_routes(lifecycle: Lifecycle, catalog: Catalog, metrics_text: Callable[[], bytes]) -> APIRouter:
-    """Routes that need no key. `metrics_text` renders the exposition format."""
+def public_routes(
+    lifecycle: Lifecycle, catalog: Catalog, access: Access, metrics_text: Callable[[], bytes]
+) -> APIRouter:
+    """Routes that need no key, but for /metrics once there is a key of that role. `metrics_text` renders its text."""
     router = APIRouter()
 
     @router.get("/models", summary="What is served, its dimensions, limits and measured frontier")
@@ -44,9 +47,10 @@ def public_routes(lifecycle: Lifecycle, catalog: Catalog, metrics_text: Callable
         lifecycle.check_ready()
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="Prometheus metrics")
-    async def metrics() -> Response:
+    @router.get("/metrics", summary="Prometheus metrics", responses=problem_responses({401: "unauthorized"}))
+    async def metrics(request: Request) -> Response:
         """The text exposition format."""
+        access.check("metrics", request.headers.get("authorization"))
         return Response(metrics_text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return router

@@ -21,6 +21,7 @@ def exported() -> set[str]:
     metrics.show_model("small", "0", "reference")
     metrics.show_cost("small", CostModel())
     metrics.requests.show_budget(Budget(8, 4))
+    metrics.keys.show(["robot-7"])
     for name in ("batch_retries", "worker_restarts"):
         metrics.count_live(name, "", lambda: 0)
     return {

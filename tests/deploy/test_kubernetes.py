@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from service.access import Access, KeySource
 from service.lifecycle import Lifecycle
 from service.observability.metrics import Metrics
 from service.server import BACKSTOP_SECONDS
@@ -105,7 +106,7 @@ def test_the_service_monitor_finds_the_service() -> None:
 
 
 def paths() -> set[str]:
-    router = public_routes(Lifecycle(), catalog=None, metrics_text=bytes)  # type: ignore[arg-type]
+    router = public_routes(Lifecycle(), catalog=None, access=Access(KeySource()), metrics_text=bytes)  # type: ignore[arg-type]
     return {route.path for route in router.routes}  # type: ignore[attr-defined]
 
 

@@ -47,7 +47,7 @@ class Process:
             env={**os.environ, **environment},
         )
         self.log: list[str] = []
-        self.port = int(self.wait_for(r"listening on http://127\.0\.0\.1:(\d+)"))
+        self.port = int(self.wait_for(r"listening on https?://127\.0\.0\.1:(\d+)"))
 
     def wait_for(self, pattern: str) -> str:
         with self._patience() as lines:

@@ -31,10 +31,12 @@ ARROWS: dict[str, set[str]] = {
     },
     "web": {"errors", "lifecycle", "access", "protocol", "scheduling", "budget", "models", "observability"},
     # What puts the parts together.
-    "runtime": {"errors", "lifecycle", "settings", "scheduling", "engine", "recording", "observability", "models"},
-    "app": {"settings", "access", "models", "answering", "runtime", "web"},
+    "runtime": {
+        "errors", "lifecycle", "settings", "access", "scheduling", "engine", "recording", "observability", "models"
+    },
+    "app": {"settings", "models", "answering", "runtime", "web"},
     "server": {"settings", "runtime", "web"},
-    "cli": {"settings", "models", "observability", "app", "server"},
+    "cli": {"settings", "access", "models", "observability", "app", "server"},
 }  # fmt: skip
 
 WEB = {"fastapi", "starlette", "uvicorn"}
@@ -45,7 +47,7 @@ LIBRARIES: dict[str, set[str]] = {
     "settings": {"pydantic", "pydantic_settings"},
     "lifecycle": set(),
     "protocol": {"numpy", "pydantic", "msgpack"},
-    "access": set(),
+    "access": {"pydantic", "kernels"},
     "scheduling": set(),
     "budget": {"numpy", "policy"},
     "engine": {"numpy", "kernels", "policy"},
@@ -55,7 +57,7 @@ LIBRARIES: dict[str, set[str]] = {
     "answering": set(),
     "web": {"prometheus_client", *WEB},
     "runtime": {"kernels", "policy"},
-    "app": {"fastapi", "pydantic"},
+    "app": {"fastapi"},
     "server": {"fastapi", "uvicorn"},
     "cli": {"kernels", "policy"},
 }

@@ -51,6 +51,7 @@ def test_unknown_keyword_is_refused() -> None:
         ("--stuck-seconds", "0"),
         ("--api-key", ""),
         ("--admin-key", "schlüssel"),
+        ("--keys", " "),
         ("--drain-grace-seconds", "-1"),
         ("--version-grace-seconds", "inf"),
     ],
@@ -71,5 +72,12 @@ def test_help_describes_every_setting(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("name", ["api_key", "admin_key"])
+def test_a_key_that_is_refused_is_not_quoted(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name}: expected ASCII") as caught:
+        load_settings([f"--{name.replace('_', '-')}", "schlüssel"])
+    assert "schlüssel" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["api_key", "admin_key", "keys"])
 def test_key_is_not_printed(name: str) -> None:
     assert "hunter2" not in repr(Settings(**{name: "hunter2"}))

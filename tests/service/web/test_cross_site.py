@@ -1,0 +1,126 @@
+"""What pages of other sites may do: with the headers that browsers send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from service.settings import load_settings
+
+pytestmark = pytest.mark.anyio
+
+Rows = Callable[[int], list[list[float]]]
+KEY = {"authorization": "Bearer sesame"}
+HERE, THERE = "http://sorl", "https://evil.example"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": THERE, "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},  # a form of another site
+        {"origin": "http://other.sorl", "sec-fetch-site": "same-site"},  # a sister domain
+        {"origin": THERE},  # a browser that knows no Sec-Fetch-Site
+        {"origin": "null", "sec-fetch-site": "cross-site"},  # a sandboxed frame
+        {"origin": "null"},  # a page from a file
+        {"origin": "http://sorl:8001"},  # another server on this host
+        {"origin": "http://sorl.evil.example"},
+        {"origin": "http://["},
+        {"sec-fetch-site": "cross-site"},
+    ],
+)
+async def test_admin_calls_of_other_sites_are_refused_whatever_key_they_bring(
+    serve: Any, headers: dict[str, str]
+) -> None:
+    async with serve(admin_key="sesame") as client:
+        for path in ("/models/small/reload", "/models/none/reload"):
+            response = await client.post(path, headers={**KEY, **headers})
+            assert (response.status_code, response.json()["code"]) == (403, "cross_site")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},  # curl, sorl_client
+        {"origin": HERE, "sec-fetch-site": "same-origin"},
+        {"origin": HERE},
+        {"origin": "https://sorl", "sec-fetch-site": "same-origin"},  # a proxy has ended TLS
+        {"origin": "http://SORL"},
+        {"sec-fetch-site": "none"},
+    ],
+)
+async def test_admin_calls_from_here_need_a_key_only(serve: Any, headers: dict[str, str]) -> None:
+    async with serve(admin_key="sesame") as client:
+        assert (await client.post("/models/small/reload", headers=headers)).status_code == 401
+        assert (await client.post("/models/small/reload", headers={**KEY, **headers})).status_code == 200
+
+
+PREFLIGHT = {
+    "origin": "https://a.example",
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type",
+}
+
+
+async def test_without_origins_no_page_of_another_site_may_ask(serve: Any, observations: Rows) -> None:
+    """The browser asks before it sends JSON or msgpack, and is told nothing that would let it."""
+    async with serve() as client:
+        preflight = await client.options("/act", headers=PREFLIGHT)
+        answer = await client.post("/act", json={"observation": observations(1)[0]}, headers=PREFLIGHT)
+        plain = await client.post("/act", content="{}", headers={**PREFLIGHT, "content-type": "text/plain"})
+    assert preflight.status_code == 405
+    assert plain.status_code == 415  # the only types that browsers send without asking before
+    for response in (preflight, answer, plain):
+        assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+async def test_named_origins_may_ask_and_read_the_answer(serve: Any, observations: Rows) -> None:
+    body = {"observation": observations(1)[0]}
+    async with serve(cors_origins=("https://a.example", "http://b.example:3000"), api_key="sesame") as client:
+        for origin in ("https://a.example", "http://b.example:3000"):
+            preflight = await client.options("/act", headers={**PREFLIGHT, "origin": origin})
+            assert preflight.status_code == 200
+            assert preflight.headers["access-control-allow-origin"] == origin
+            assert "POST" in preflight.headers["access-control-allow-methods"]
+            allowed = preflight.headers["access-control-allow-headers"].lower()
+            assert {"authorization", "content-type", "x-request-id"} <= set(allowed.split(", "))
+            answer = await client.post("/act", json=body, headers={**KEY, "origin": origin})
+            refused = await client.post("/act", json=body, headers={"origin": origin})
+            models = await client.get("/models", headers={"origin": origin})
+            assert [response.status_code for response in (answer, refused, models)] == [200, 401, 200]
+            for response in (answer, refused, models):
+                assert response.headers["access-control-allow-origin"] == origin
+                assert "access-control-allow-credentials" not in response.headers
+            assert "retry-after" in answer.headers["access-control-expose-headers"].lower()
+
+
+async def test_other_origins_may_not(serve: Any, observations: Rows) -> None:
+    async with serve(cors_origins=("https://a.example",)) as client:
+        for origin in (THERE, "http://a.example", "https://a.example.evil.example", "null"):
+            preflight = await client.options("/act", headers={**PREFLIGHT, "origin": origin})
+            assert preflight.status_code == 400
+            answer = await client.post("/act", json={"observation": observations(1)[0]}, headers={"origin": origin})
+            for response in (preflight, answer):
+                assert "access-control-allow-origin" not in response.headers
+
+
+async def test_a_named_origin_makes_no_admin_calls(serve: Any) -> None:
+    async with serve(cors_origins=("https://a.example",), admin_key="sesame") as client:
+        headers = {**KEY, "origin": "https://a.example", "sec-fetch-site": "cross-site"}
+        assert (await client.post("/models/small/reload", headers=headers)).json()["code"] == "cross_site"
+
+
+def test_origins_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    origins = ("https://a.example", "http://localhost:3000")
+    assert load_settings(["--cors-origins", "https://a.example,http://localhost:3000"]).cors_origins == origins
+    monkeypatch.setenv("SORL_CORS_ORIGINS", "https://a.example, http://localhost:3000")
+    assert load_settings([]).cors_origins == origins
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "a.example", "https://a.example/", "https://*.example", "https://A.example", "null", "", "ftp://a"]
+)
+def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
+    with pytest.raises(ValueError, match="cors_origins: expected origins as browsers send them"):
+        load_settings(["--cors-origins", origin])
