@@ -41,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     from kernels.backend import BackendUnavailable, DeviceFailure
     from policy import CheckpointError
-    from service.models import CatalogError
     from service.access import KeysError
+    from service.models import CatalogError
     from service.observability import TracingUnavailable
 
     try:

@@ -120,13 +120,6 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = Field(
         None, description="when set, POST /act wants 'Authorization: Bearer KEY'; better set by environment"
     )
-    admin_key: SecretStr | None = Field(
-        None,
-        description="key of POST /models/NAME/reload, which nobody may call while it is unset; not the robots' api_key",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, on stderr")
-    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
-    tracing: bool = Field(
     keys_file: Path | None = Field(
         None,
         description="further keys, by their hashes, with roles and limits, as `sorl-keys new` prints them; the server "
@@ -135,10 +128,10 @@ class Settings(BaseSettings):
     keys: SecretStr | None = Field(
         None, description="the same as the text of the file; for the environment, where there is no file"
     )
-        False,
-        description="send spans of requests by OTLP over HTTP, where the OTEL_* variables say; needs the extra 'otel'",
+    admin_key: SecretStr | None = Field(
+        None,
+        description="key of POST /models/NAME/reload, which nobody may call while it is unset; not the robots' api_key",
     )
-
     ssl_certfile: Path | None = Field(
         None, description="certificate and its chain, PEM; with ssl_keyfile the server speaks HTTPS"
     )
@@ -148,6 +141,13 @@ class Settings(BaseSettings):
         description="sites whose pages may call this server from a browser, as https://a.example,https://b.example; "
         "left out, only its own page may",
     )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged, on stderr")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or a JSON object a line")
+    tracing: bool = Field(
+        False,
+        description="send spans of requests by OTLP over HTTP, where the OTEL_* variables say; needs the extra 'otel'",
+    )
+
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown_environment(cls, values: Any) -> Any:
@@ -163,13 +163,6 @@ class Settings(BaseSettings):
             raise ValueError("expected at least one character; leave it out to have no key")
         return key
 
-
-def refuse_unknown_environment(environment: Mapping[str, str], fields: Iterable[str]) -> None:
-    """Raises ValueError for a SORL_ variable that sets nothing, so that no typing mistake goes unnoticed."""
-    known = [ENV_PREFIX + name.upper() for name in fields]
-    for name in environment:
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
     @field_validator("keys")
     @classmethod
     def _check_keys(cls, keys: SecretStr | None) -> SecretStr | None:
@@ -205,6 +198,13 @@ def _is_origin(text: str) -> bool:
         return False
     return parts.scheme in ("http", "https") and "*" not in text and own == text
 
+
+def refuse_unknown_environment(environment: Mapping[str, str], fields: Iterable[str]) -> None:
+    """Raises ValueError for a SORL_ variable that sets nothing, so that no typing mistake goes unnoticed."""
+    known = [ENV_PREFIX + name.upper() for name in fields]
+    for name in environment:
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)[0]
             raise ValueError(f"environment variable {name} sets nothing; did you mean {nearest}?")
 
 

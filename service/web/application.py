@@ -102,25 +102,20 @@ def make_application(
     routers: Iterable[APIRouter],
     count_error: Callable[[ServiceError], None],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    cors_origins: Sequence[str] = (),
 ) -> FastAPI:
     """The application with `act`, the routes of `direct` and everything of `routers`.
 
     `count_error` is told of requests to /act that never reach `act`; `lifespan` runs around the application's life.
+    Pages of `cors_origins` may call it from a browser.
     """
     app = Application(
         title="SORL Serve",
         description="A robot's observation and a compute budget in, the best action out.",
-    cors_origins: Sequence[str] = (),
         version=version("sorl-serve"),
         lifespan=lifespan,
         redoc_url=None,
     )
-    Pages of `cors_origins` may call it from a browser.
-    app.router.routes[:0] = [_act_route(act), *direct]
-    for router in routers:
-        app.include_router(router)
-    install_error_handlers(app, count_error, {OPEN_INFERENCE: error_reply})
-    return app
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -129,3 +124,8 @@ def make_application(
             allow_headers=["Authorization", "Content-Type", REQUEST_ID_HEADER],
             expose_headers=["Retry-After", REQUEST_ID_HEADER],
         )
+    app.router.routes[:0] = [_act_route(act), *direct]
+    for router in routers:
+        app.include_router(router)
+    install_error_handlers(app, count_error, {OPEN_INFERENCE: error_reply})
+    return app
