@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from policy import ObservationKey
 from training.ranges import (
     FINITE,
     MOST,
@@ -56,6 +58,9 @@ class TrainConfig:
     from these bounds to [-1, 1]. Default: the bounds that the data states, otherwise -1."""
     action_high: tuple[Annotated[float, FINITE], ...] | None = None
     """Upper bound of actions, in the same form. Give both or neither."""
+    observation_keys: str | None = None
+    """Names and sizes of the observation's parts in the data's order, e.g. joint_pos=7,gripper=1, stored in the policy:
+    robots may then send parts by name. Default: none, and they send one vector."""
     run_dir: Path | None = None
     """Folder of logs and checkpoints. Default: runs/TASK-SEED."""
     start_from: Path | None = None
@@ -134,6 +139,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_ranges(self)
+        parse_observation_keys(self.observation_keys)
         if self.max_backprop_steps > self.denoise_timesteps:
             raise ValueError(
                 f"--max-backprop-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), "
@@ -172,12 +178,29 @@ class TrainConfig:
             "anneal_updates",
             "start_from",  # the file's version is compared instead
             "control_hz",
+            "observation_keys",
         }
         return {
             field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
             for field in fields(self)
             if field.name not in free
         }
+
+
+def parse_observation_keys(text: str | None) -> tuple[ObservationKey, ...]:
+    """ "joint_pos=7,gripper=1" as parts, in that order; None is none of them. `PolicySpec` has further checks.
+
+    Raises:
+        ValueError: `text` is of another form; the message names the command's flag.
+    """
+    if text is None:
+        return ()
+    parts = [re.fullmatch(r"([^=,]+)=([0-9]{1,9})", part) for part in text.split(",")]
+    if not all(parts):
+        raise ValueError(
+            f"--observation-keys must be NAME=SIZE,NAME=SIZE,..., e.g. joint_pos=7,gripper=1; got {text!r}"
+        )
+    return tuple(ObservationKey(part[1], int(part[2])) for part in parts if part)
 
 
 def non_default_settings(config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

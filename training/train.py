@@ -21,7 +21,7 @@ from kernels.threads import limit_torch_threads
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
 from training.arguments import parse_arguments
 from training.batch import Batch
-from training.config import TrainConfig
+from training.config import TrainConfig, parse_observation_keys
 from training.data import Dataset, StatedUnits, load_dataset
 from training.files import atomic_path, require_folder, write_json
 from training.learner import Learner, RandomStream
@@ -193,6 +193,7 @@ def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:
         control_hz=dataset.control_hz,
         normaliser=config.normaliser,
         default_budget=Budget(num_candidates=32, num_steps=min(4, config.denoise_timesteps)),
+        observation_keys=parse_observation_keys(config.observation_keys),
     )
 
 
@@ -205,7 +206,7 @@ def train(config: TrainConfig) -> Path:
         DatasetError: the data cannot be trained on.
         ResumeError, StartError: the run folder or `start_from` does not fit these settings.
         BackendUnavailable: `compute` cannot run here.
-        CheckpointError: `start_from` is not a policy file.
+        CheckpointError: `start_from` is not a policy file, or `observation_keys` do not fit the data.
         Interrupted: SIGINT or SIGTERM arrived; the run was saved.
         FloatingPointError: a loss or gradient became NaN or infinite. The last checkpoint was written before that.
     """

@@ -231,3 +231,10 @@ def _check_same_robot(path: Path, old: PolicySpec, new: PolicySpec) -> None:
             raise CheckpointError(
                 f"{path}: {field} is {after}, and {old.name!r} is served with {before}; give it another name"
             )
+    if old.observation_keys and old.observation_keys != new.observation_keys:
+        before, after = (
+            ", ".join(f"{key.name} {key.size}" for key in spec.observation_keys) or "none" for spec in (old, new)
+        )
+        raise CheckpointError(
+            f"{path}: observation_keys are {after}, and {old.name!r} is served with {before}; give it another name"
+        )

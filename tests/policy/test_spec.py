@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
 
-from policy import Budget, Measurement, PolicySpec, Provenance
+from policy import Budget, Measurement, ObservationKey, PolicySpec, Provenance
 from policy.errors import SpecError
 from tests.policies import random_policy
+
+SHIPPED = sorted((Path(__file__).parents[2] / "deploy" / "policies").glob("*.safetensors"))
+
+
+def keys(**sizes: int) -> list[dict[str, Any]]:
+    return [{"name": name, "size": size} for name, size in sizes.items()]
 
 
 def full_spec() -> PolicySpec:
@@ -20,11 +28,26 @@ def full_spec() -> PolicySpec:
         headline=Measurement(32, 4, 0.9, 0.8, 0.95, 200),
         provenance=Provenance("env", "abc", 10, 3, "rev", {"lr": 1e-4, "hidden": [1, 2]}, "note"),
         default_budget=Budget(16, 2),
+        observation_keys=(ObservationKey("wrist", 4), ObservationKey("arm", 7)),
     )
 
 
 def test_json_round_trip() -> None:
     assert PolicySpec.from_json(full_spec().to_json()) == full_spec()
+
+
+def test_observation_keys_keep_their_order() -> None:
+    spec = PolicySpec.from_json(full_spec().to_json())
+    assert [(key.name, key.size) for key in spec.observation_keys] == [("wrist", 4), ("arm", 7)]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_file_from_before_observation_keys_is_read_and_written_as_it_was(path: Path) -> None:
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata()["sorl_policy"]
+    spec = PolicySpec.from_json(text)
+    assert spec.observation_keys == ()
+    assert spec.to_json() == text
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -50,6 +73,17 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"default_budget": {"num_candidates": 4, "num_steps": 9}}, "default_budget.num_steps must be 1 to 8"),
     ({"headline": {**vars(Measurement(1, 1, 0.9, 0.95, 1.0, 5))}}, "headline must have 0 <= low <= success"),
     ({"headline": 3}, "spec.headline must be an object"),
+    ({"observation_keys": {"arm": 11}}, "spec.observation_keys must be a list"),
+    ({"observation_keys": [{"name": "arm"}]}, r"spec.observation_keys\[0\].size is missing"),
+    ({"observation_keys": keys(arm=7, tool=3)}, r"observation_keys must add up to 11 \(obs_dim\), found 10"),
+    ({"observation_keys": keys(arm=11, tool=0)}, r"observation_keys\[1\].size must be at least 1"),
+    ({"observation_keys": keys(arm=12, tool=-1)}, r"observation_keys\[1\].size must be at least 1"),
+    (
+        {"observation_keys": keys(arm=5) + keys(arm=6)},
+        r"observation_keys\[1\].name must not be there twice, found 'arm'",
+    ),
+    ({"observation_keys": [{"name": "", "size": 11}]}, r"observation_keys\[0\].name must be a printable"),
+    ({"observation_keys": [{"name": "a\nb", "size": 11}]}, r"observation_keys\[0\].name must be a printable"),
 ]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from policy import load_policy
+from policy import CheckpointError, ObservationKey, load_policy
 from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.data.dataset import Dataset
@@ -204,3 +204,22 @@ def test_defaults_are_the_papers_for_the_environment() -> None:
     assert (config.discount, config.q_agg, config.q_loss_coef) == (0.995, "min", 500.0)
     assert str(config.dataset) == "data/antmaze-giant-navigate-v0.npz"
     assert TrainConfig(task="scene-play-singletask-task2-v0", discount=0.9).resolved().discount == 0.9
+
+
+def test_the_policy_knows_the_parts_of_its_observation(config: TrainConfig) -> None:
+    """Naming them changes nothing that is learned: a run may go on under other names."""
+    first = load_policy(train(replace(config, observation_keys="y=1,x=1")))
+    assert first.spec.observation_keys == (ObservationKey("y", 1), ObservationKey("x", 1))
+    renamed = load_policy(train(replace(config, observation_keys="position=2", updates=13)))
+    assert renamed.spec.observation_keys == (ObservationKey("position", 2),)
+
+
+def test_parts_that_do_not_fit_the_data_are_refused(config: TrainConfig) -> None:
+    with pytest.raises(CheckpointError, match=r"observation_keys must add up to 2 \(obs_dim\), found 8"):
+        train(replace(config, observation_keys="joint_pos=7,gripper=1"))
+
+
+@pytest.mark.parametrize("text", ["", "arm", "arm=", "=7", "arm=x", "arm=7,", "arm=-7", "arm:7", "arm=7 tool=1"])
+def test_parts_in_another_form_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"--observation-keys must be NAME=SIZE,NAME=SIZE"):
+        TrainConfig(observation_keys=text)

@@ -10,7 +10,7 @@ from training.config import non_default_settings
 from training.reporting import budget_table, layers, rate, table
 
 # Settings that the card states elsewhere than in its table of settings.
-_STATED_ELSEWHERE = {"updates", "preset", "start_from", "action_low", "action_high", "control_hz"}
+_STATED_ELSEWHERE = {"updates", "preset", "start_from", "action_low", "action_high", "control_hz", "observation_keys"}
 
 
 def model_card(policy: Policy, file: str) -> str:
@@ -75,13 +75,18 @@ def _contract(policy: Policy) -> list[tuple[str, str]]:
     seen = {"identity": "raw", "standardise": "standardised inside"}[spec.normaliser]
     budget = spec.default_budget
     return [
-        ("observations", f"{spec.obs_dim}, {seen}"),
+        ("observations", f"{spec.obs_dim}{_parts(spec)}, {seen}"),
         ("actions", f"{spec.action_dim} in {_bounds(spec)}, at {spec.control_hz:g} Hz"),
         ("actor", f"{layers(spec.actor_hidden)}; grids of 1 to {spec.denoise_timesteps} steps"),
         ("critics", f"{spec.ensemble_size} of {layers(spec.critic_hidden)}, the {spec.q_agg} of the ensemble"),
         ("default budget", _budget(budget.num_candidates, budget.num_steps)),
         ("version (sha256)", f"`{policy.version}`"),
     ]
+
+
+def _parts(spec: PolicySpec) -> str:
+    parts = ", ".join(f"{key.name} {key.size}" for key in spec.observation_keys)
+    return parts and f" ({parts})"
 
 
 def _bounds(spec: PolicySpec) -> str:

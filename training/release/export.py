@@ -14,6 +14,7 @@ from sorl_client.statistics import wilson_interval
 from kernels.commands import command
 from policy import Budget, CheckpointError, Measurement, Policy, PolicySpec, best_measured, dominating, load_policy
 from training.arguments import parse_arguments
+from training.config import parse_observation_keys
 from training.files import require_file, write_text
 from training.ranges import CANDIDATES, STEPS, require_ranges
 from training.release.card import model_card, summary
@@ -43,11 +44,15 @@ class ExportConfig:
     default_budget: tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]] | None = None
     """N and M of a request that names neither. Default: the headline's; without a headline, those of the frontier's
     most successful cell, ties to the least compute."""
+    observation_keys: str | None = None
+    """Names and sizes of the observation's parts in their order, e.g. joint_pos=7,gripper=1: robots may then send parts
+    by name. Default: the policy's own."""
     notes: str | None = None
     """Notes on the card, e.g. on settings other than the paper's, wall time or surprises."""
 
     def __post_init__(self) -> None:
         require_ranges(self)
+        parse_observation_keys(self.observation_keys)
 
 
 def export(config: ExportConfig) -> Policy:
@@ -55,7 +60,8 @@ def export(config: ExportConfig) -> Policy:
 
     Raises:
         OutputError: `out` or its card cannot be written.
-        CheckpointError: the policy is damaged, or what was read back differs from what was written.
+        CheckpointError: the policy is damaged, `observation_keys` do not fit it, or what was read back differs from
+            what was written.
         ValueError: a report does not belong to this policy, or frontier and headline share seeds.
         ResultsError: the folder `results` is damaged.
     """
@@ -77,6 +83,8 @@ def export(config: ExportConfig) -> Policy:
     if config.default_budget:
         spec = replace(spec, default_budget=Budget(*config.default_budget))
     _warn_of_a_dominated_default(spec)
+    if config.observation_keys is not None:
+        spec = replace(spec, observation_keys=parse_observation_keys(config.observation_keys))
     if config.notes is not None:
         spec = replace(spec, provenance=replace(spec.provenance, notes=config.notes))
     policy.spec = spec

@@ -19,7 +19,7 @@ from sorl_client.episodes import control_hz
 from kernels.commands import command
 from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance
 from training.arguments import parse_arguments
-from training.config import TrainConfig
+from training.config import TrainConfig, parse_observation_keys
 from training.data import ActionBounds
 from training.files import require_file, sha256_of
 from training.ranges import CANDIDATES, FINITE, POSITIVE, STEPS, PowerOfTwo, Range, require_ranges
@@ -67,11 +67,15 @@ class ImportConfig:
     """The action 1 in environment units: one number, or one per dimension."""
     default_budget: tuple[Annotated[int, CANDIDATES], Annotated[int, STEPS]] | None = None
     """N and M of a request that names neither. Default: 32 and 4, or fewer steps if the finest grid has fewer."""
+    observation_keys: str | None = None
+    """Names and sizes of the observation's parts in their order, e.g. joint_pos=7,gripper=1: robots may then send parts
+    by name. Default: none, and they send one vector."""
     notes: str = ""
     """Notes on the card."""
 
     def __post_init__(self) -> None:
         require_ranges(self)
+        parse_observation_keys(self.observation_keys)
 
 
 def import_released(config: ImportConfig) -> Policy:
@@ -159,6 +163,7 @@ def _spec(config: ImportConfig, actor: State, critic: State) -> PolicySpec:
         max_backprop_steps=config.max_backprop_steps,
         control_hz=_control_hz(config, obs_dim, action_dim),
         default_budget=Budget(*(config.default_budget or (32, min(4, config.denoise_timesteps)))),
+        observation_keys=parse_observation_keys(config.observation_keys),
     )
 
 

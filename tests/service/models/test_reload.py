@@ -22,7 +22,7 @@ from sorl_client import ReloadFailed as ClientReloadFailed
 from kernels.backend import BackendMismatch, BackendUnavailable, DeviceOutOfMemory, SampleBatch, SampleResult
 from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
-from policy import Policy, load_policy
+from policy import ObservationKey, Policy, load_policy
 from policy.checkpoint import METADATA_KEY
 from service.errors import ReloadFailed
 from service.models.reload import Reload
@@ -375,6 +375,20 @@ BROKEN: dict[str, tuple[Callable[[Path, Any], object], str]] = {
         "NaN or infinity",
     ),
 }  # fmt: skip
+
+
+async def test_parts_that_robots_send_by_name_stay(serve: Any, write: Any) -> None:
+    """Names may be given to a policy that had none. From then on they and their order are part of the robot."""
+    arm, tool = ObservationKey("arm", 4), ObservationKey("tool", 2)
+    refusals = {(tool, arm): "are tool 2, arm 4, and 'cube' is served with arm 4, tool 2", (): "are none, and 'cube'"}
+    async with serve(model=write("cube", 1), admin_key="sesame") as client:
+        write("cube", 2, observation_keys=(arm, tool))
+        assert (await reload(client, "cube"))["outcome"] == "swapped"
+        for keys, message in refusals.items():
+            write("cube", 3, observation_keys=keys)
+            problem = (await client.post("/models/cube/reload", headers=KEY)).json()
+            assert problem["code"] == "reload_failed"
+            assert message in problem["detail"]
 
 
 async def keeps_the_old_one(client: httpx.AsyncClient, row: list[float], message: str, reload_it: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
-from policy import Budget, CheckpointError, Measurement, load_policy, save_policy
+from policy import Budget, CheckpointError, Measurement, ObservationKey, load_policy, save_policy
 from tests.policies import random_policy
 from training.episodes import EpisodeResult, Job
 from training.files import sha256_of, write_json
@@ -70,6 +70,21 @@ def test_measurements_are_stored_and_weights_are_unchanged(config: ExportConfig,
     batch = SampleBatch.of(np.ones((2, 11), np.float32), 4, 2, 0)
     ours, theirs = (ReferenceBackend(load_policy(path)).sample_and_score(batch) for path in (source, config.out))
     np.testing.assert_array_equal(ours.action, theirs.action)
+
+
+def test_parts_of_the_observation_are_named(config: ExportConfig) -> None:
+    exported = export(replace(config, observation_keys="joint_pos=7,gripper=4"))
+    assert load_policy(config.out).spec.observation_keys == (
+        ObservationKey("joint_pos", 7),
+        ObservationKey("gripper", 4),
+    )
+    assert "| observations | 11 (joint_pos 7, gripper 4), raw |" in model_card(exported, "shipped.safetensors")
+    kept = export(replace(config, policy=config.out, frontier=(), headline=None))
+    assert kept.spec.observation_keys == exported.spec.observation_keys
+    with pytest.raises(CheckpointError, match=r"observation_keys must add up to 11 \(obs_dim\), found 8"):
+        export(replace(config, observation_keys="joint_pos=7,gripper=1"))
+    with pytest.raises(ValueError, match="--observation-keys must be NAME=SIZE"):
+        replace(config, observation_keys="joint_pos:7")
 
 
 def test_a_report_of_another_file_is_refused(config: ExportConfig, source: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kernels.reference import aggregate, euler_sample
-from policy import Budget, Policy, load_policy
+from policy import Budget, ObservationKey, Policy, load_policy
 from training.files import sha256_of
 from training.release.array_pickle import ArrayPickleError, ForbiddenGlobal
 from training.release.import_released import ImportConfig, import_released
@@ -112,6 +112,7 @@ def test_the_policy_has_its_provenance(config: ImportConfig) -> None:
 
 def test_defaults_come_from_the_environment_and_options_override_them(tree: Tree, tmp_path: Path) -> None:
     spec = import_released(config_of(tree, tmp_path, env="antmaze-giant-of-ours")).spec
+    obs_dim = spec.obs_dim
     assert (spec.q_agg, spec.provenance.config["discount"]) == ("min", 0.995)
     changes = {
         "env": "antmaze-giant-of-ours",
@@ -123,11 +124,13 @@ def test_defaults_come_from_the_environment_and_options_override_them(tree: Tree
         "action_high": (1.0, 2.0, 3.0),
         "default_budget": (2, 8),
         "out": tmp_path / "elsewhere" / "ant.safetensors",
+        "observation_keys": f"torso={obs_dim - 1},goal=1",
     }
     spec = import_released(config_of(tree, tmp_path, **changes)).spec
     assert (spec.name, spec.q_agg, spec.provenance.config["discount"]) == ("ant", "mean", 0.9)
     assert (spec.max_backprop_steps, spec.default_budget) == (4, Budget(2, 8))
     assert (spec.action_low, spec.action_high) == ((-0.5,) * 3, (1.0, 2.0, 3.0))
+    assert spec.observation_keys == (ObservationKey("torso", obs_dim - 1), ObservationKey("goal", 1))
     assert load_policy(tmp_path / "elsewhere" / "ant.safetensors").spec == spec
 
 
