@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.service.clients.snippets import snippet
 from tests.service.process import Process, served
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,16 @@ def test_triton_over_http(checkpoint: Path, observations: Rows, start_client: An
             answer = ask({"do": "infer", **wrong})
             assert answer["status"] == status, answer
             assert answer["error"].startswith(error), answer
+
+
+def test_the_lines_a_user_changes(run_client: Any, tmp_path: Path) -> None:
+    with served() as server:
+        server.wait_for("ready: cube-single")
+        program = tmp_path / "snippet.py"
+        program.write_text(snippet("Triton and KServe", {"localhost:8000": f"127.0.0.1:{server.port}"}))
+        action = run_client(program)
+        budget = {"num_candidates": 32, "num_steps": 4, "seed": 7}
+        assert action == act(server, observation=[[0.0] * 28], **budget)["action"]
 
 
 def test_500_in_a_row_and_50_at_once(checkpoint: Path, observations: Rows, start_client: Any) -> None:
