@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 
@@ -21,15 +22,20 @@ from service.web import (
     public_routes,
 )
 
+if TYPE_CHECKING:
+    from service.zeromq import GrootEndpoint
+
 
 def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> FastAPI:
     """The application for one policy, or a folder of them. Its lifespan starts and drains the worker thread.
 
     `make_backend` is `kernels.choice.create_backend` with the settings' options, unless given.
     `app.state.runtime` is the `Runtime`; `await app.state.runtime.lifecycle.settled()` waits for the end of warm-up.
+    `app.state.groot` is GR00T's endpoint, whose `address` clients connect to; None without `zmq_port`.
 
     Raises:
         KeysError, CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError: see `Runtime`.
+        OSError: `zmq_port` can't be bound.
     """
     runtime = Runtime(settings, make_backend)
     lifecycle, catalog, access = runtime.lifecycle, runtime.catalog, runtime.access
@@ -37,8 +43,12 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         runtime.start()
+        if groot is not None:
+            groot.start()
         yield
         await runtime.stop()
+        if groot is not None:
+            await groot.stop()
 
     answerer = Answerer(
         access=access,
@@ -49,6 +59,7 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         observer=runtime.observer,
         recorder=runtime.recorder,
     )
+    groot = _groot_endpoint(settings, answerer, runtime)
     act = Act(answerer, settings.max_body_bytes)
     routers = [
         public_routes(lifecycle, catalog, access, runtime.metrics.text),
@@ -59,4 +70,21 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     infer = infer_routes(answerer, settings.max_body_bytes)
     app = make_application(act, infer, routers, runtime.metrics.requests.count_error, lifespan, settings.cors_origins)
     app.state.runtime = runtime
+    app.state.groot = groot
     return app
+
+
+def _groot_endpoint(settings: Settings, answerer: Answerer, runtime: Runtime) -> GrootEndpoint | None:
+    if settings.zmq_port is None:
+        return None
+    from service.zeromq import GrootEndpoint
+
+    return GrootEndpoint(
+        answerer,
+        access=runtime.access,
+        lifecycle=runtime.lifecycle,
+        catalog=runtime.catalog,
+        host=settings.host,
+        port=settings.zmq_port,
+        max_body_bytes=settings.max_body_bytes,
+    )

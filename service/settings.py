@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -56,6 +57,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 is every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one and logs it")
+    zmq_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port for GR00T's clients over ZeroMQ (extra 'zmq'); 0 takes a free one and logs it; left out, off",
+    )
     backend: Literal["auto", "triton", "cpu", "reference"] = Field(
         "auto", description="what computes; one asked for by name that can't run is an error"
     )
@@ -153,6 +160,13 @@ class Settings(BaseSettings):
     def _refuse_unknown_environment(cls, values: Any) -> Any:
         refuse_unknown_environment(os.environ, cls.model_fields)
         return values
+
+    @field_validator("zmq_port")
+    @classmethod
+    def _check_zmq(cls, port: int | None) -> int | None:
+        if port is not None and find_spec("zmq") is None:
+            raise ValueError("expected pyzmq to be installed: pip install 'sorl-serve[zmq]'")
+        return port
 
     @field_validator("api_key", "admin_key")
     @classmethod

@@ -30,11 +30,12 @@ ARROWS: dict[str, set[str]] = {
         "errors", "lifecycle", "sample", "access", "protocol", "scheduling", "models", "observability", "recording"
     },
     "web": {"errors", "lifecycle", "access", "protocol", "scheduling", "budget", "models", "observability"},
+    "zeromq": {"errors", "lifecycle", "access", "protocol", "models"},
     # What puts the parts together.
     "runtime": {
         "errors", "lifecycle", "settings", "access", "scheduling", "engine", "recording", "observability", "models"
     },
-    "app": {"settings", "models", "answering", "runtime", "web"},
+    "app": {"settings", "models", "answering", "runtime", "web", "zeromq"},
     "server": {"settings", "runtime", "web"},
     "cli": {"settings", "access", "models", "observability", "app", "server"},
 }  # fmt: skip
@@ -56,6 +57,7 @@ LIBRARIES: dict[str, set[str]] = {
     "models": {"numpy", "kernels", "policy"},
     "answering": set(),
     "web": {"prometheus_client", *WEB},
+    "zeromq": {"zmq"},
     "runtime": {"kernels", "policy"},
     "app": {"fastapi"},
     "server": {"fastapi", "uvicorn"},
