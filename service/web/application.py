@@ -11,7 +11,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
-from service.protocol import ActReply, ActRequest, codec, problem_responses
+from service.protocol import ActReply, ActRequest, codec, openvla, problem_responses
 from service.web.direct import DirectRoute
 from service.web.exchange import REQUEST_ID_HEADER
 from service.web.open_inference import ROOT as OPEN_INFERENCE
@@ -30,12 +30,20 @@ _MEANINGS = {
     503: "overloaded or not_ready, with Retry-After",
     504: "deadline_exceeded",
 }
-_ACT_BODY = {"schema": ActRequest.model_json_schema(ref_template="#/components/schemas/{model}")}
+_ACT_SCHEMA = ActRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+_ACT_BODIES = {
+    codec.JSON: {"schema": {"anyOf": [_ACT_SCHEMA, openvla.TEXT_SCHEMA]}},
+    codec.MSGPACK: {"schema": _ACT_SCHEMA},
+}
 
 
 def _act_route(act: ASGIApp) -> DirectRoute:
     async def documented() -> None:
-        """JSON or msgpack (`application/msgpack`). The reply's format is the request's, or what Accept asks for."""
+        """JSON or msgpack (`application/msgpack`). The reply's format is the request's, or what Accept asks for.
+
+        JSON with json-numpy's arrays in it is answered with such arrays, unless Accept names application/json without
+        a wildcard. {"encoded": "..."} holds such a request as text, and its reply is a JSON string.
+        """
 
     return DirectRoute(
         "/act",
@@ -47,7 +55,7 @@ def _act_route(act: ASGIApp) -> DirectRoute:
             200: {"model": ActReply, "description": "The action, its value, and the compute that was spent"},
             **problem_responses(_MEANINGS),
         },
-        openapi_extra={"requestBody": {"required": True, "content": {codec.JSON: _ACT_BODY, codec.MSGPACK: _ACT_BODY}}},
+        openapi_extra={"requestBody": {"required": True, "content": _ACT_BODIES}},
     )
 
 
