@@ -8,7 +8,8 @@ Arrays have three encodings, which are read wherever they stand. Keys may be of 
     msgpack-numpy   {b"nd": true, b"type": "<f4", b"kind": b"", b"shape": [2, 28], b"data": bytes}
                     {b"nd": false, b"type": "<f4", b"data": bytes} is a NumPy scalar
 
-Replies in msgpack have openpi's. Decoding never runs code: dtypes are numbers only, kinds that hold pickles are
+Arrays of a reply are encoded as those of its request (`spoken`); where that had none, they are nested lists in JSON and
+openpi's in msgpack. Decoding never runs code: dtypes are numbers only, kinds that hold pickles are
 refused, and so is data whose length differs from the shape.
 """
 
@@ -37,6 +38,7 @@ MAX_SAFE_INTEGER = 2**53  # JSON numbers above it lose digits in JavaScript and 
 _DTYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])|float(?:16|32|64)|u?int(?:8|16|32|64)")
 _BOOLEANS = ("|b1", "?", "bool")
 _MOST_AXES = 3  # batch, time, obs_dim
+_DEEPEST = 5  # where a body may have a scalar: {"observation": {"arm": [[[scalar]]]}}
 
 _ARRAY_KEYS = {
     "__numpy__": {"__numpy__", "dtype", "shape"},
@@ -64,11 +66,16 @@ def text_keys(value: dict[Any, Any]) -> dict[str, Any]:
     return _unique([(_text(key), item) for key, item in value.items()])
 
 
-def encode(value: dict[str, Any], media_type: str) -> bytes:
-    """A reply's body, an object. NumPy arrays become nested lists in JSON and encoded arrays in msgpack."""
+def encode(value: dict[str, Any], media_type: str, marker: str | None = None) -> bytes:
+    """A reply's body, an object.
+
+    Args:
+        value: NumPy arrays become nested lists in JSON, and openpi's arrays in msgpack.
+        marker: as `array_marker` returns it: that encoding of arrays instead, where `media_type` has it.
+    """
     if media_type == JSON:
-        return _JSON_ENCODER.encode(value).encode()
-    packed: bytes = msgpack.packb(value, default=_pack_array)
+        return (_JSON_NUMPY_ENCODER if marker == "__numpy__" else _JSON_ENCODER).encode(value).encode()
+    packed: bytes = msgpack.packb(value, default=_pack_msgpack_numpy if marker == "nd" else _pack_openpi)
     return packed
 
 
@@ -99,6 +106,16 @@ def array_marker(value: dict[Any, Any]) -> str | None:
             return name
     # Two letters may also be somebody's own name for something.
     return "nd" if type(value.get(b"nd", value.get("nd"))) is bool else None
+
+
+def spoken(value: Any, depth: int = _DEEPEST) -> str | None:
+    """The marker of the first encoded array or scalar in a decoded body. Of a list the first item is looked at."""
+    if type(value) is dict:
+        marker = array_marker(value)
+        if marker is None and depth > 0:
+            marker = next((found for item in value.values() if (found := spoken(item, depth - 1))), None)
+        return marker
+    return spoken(value[0], depth - 1) if type(value) is list and value and depth > 0 else None
 
 
 def decode_array(value: dict[Any, Any], field: str) -> np.ndarray:
@@ -175,8 +192,9 @@ def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return value
 
 
-# One encoder for all replies: json.dumps builds a new one at each call that has an option, as json.loads does below.
+# Encoders for all replies: json.dumps builds a new one at each call that has an option, as json.loads does below.
 _JSON_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=np.ndarray.tolist)
+_JSON_NUMPY_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=encode_array)
 
 # One decoder for all requests: json.loads builds a new one at each call that has an option. The tokens NaN and Infinity
 # are let through here and refused by `schemas`, whose errors name the field.
@@ -227,6 +245,12 @@ def _base64(value: Any, field: str) -> bytes:
         _refuse(field, f"__numpy__ as base64: {error}")
 
 
-def _pack_array(value: Any) -> dict[bytes, Any]:
+def _pack_openpi(value: Any) -> dict[bytes, Any]:
     array = np.ascontiguousarray(value)
     return {b"__ndarray__": True, b"data": array.tobytes(), b"dtype": array.dtype.str, b"shape": list(value.shape)}
+
+
+def _pack_msgpack_numpy(value: Any) -> dict[bytes, Any]:
+    array = np.ascontiguousarray(value)
+    shape = list(value.shape)
+    return {b"nd": True, b"type": array.dtype.str, b"kind": b"", b"shape": shape, b"data": array.tobytes()}

@@ -1,8 +1,8 @@
 """OpenVLA's form of POST /act: JSON whose arrays are json-numpy's, both ways.
 
-It is told apart by content. A body that holds an encoded array is answered with encoded arrays, so that a client that
-has patched its `json` module finds NumPy arrays in the reply. A body of {"encoded": "<JSON>"} holds such a request as
-text, and its reply is text too: a JSON string of the encoded reply.
+It is told apart by content. A body that holds such an array is answered with such arrays (`codec.spoken`), so that a
+client that has patched its `json` module finds NumPy arrays in the reply. A body of {"encoded": "<JSON>"} holds such a
+request as text, and its reply is text too: a JSON string of the encoded reply.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Any
 from service.errors import InvalidRequest
 from service.protocol import codec
 
+ARRAYS = "__numpy__"
+"""The marker of its arrays."""
+
 _TEXT = "encoded"
-_DEPTH = 5  # of the deepest scalar in a body: {"observation": {"arm": [[[scalar]]]}}
 
 TEXT_SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -48,23 +50,6 @@ def from_text(fields: dict[str, Any]) -> dict[str, Any]:
         raise InvalidRequest(f"{_TEXT}: {error.detail}", field=error.field or _TEXT) from None
 
 
-def has_arrays(value: Any, depth: int = _DEPTH) -> bool:
-    """Is there an array or scalar of json-numpy in what was decoded? Of a list the first item is looked at."""
-    if type(value) is dict:
-        return codec.array_marker(value) == "__numpy__" or (
-            depth > 0 and any(has_arrays(item, depth - 1) for item in value.values())
-        )
-    return type(value) is list and depth > 0 and bool(value) and has_arrays(value[0], depth - 1)
-
-
-def encode(members: dict[str, Any]) -> bytes:
-    """A reply as JSON, with NumPy arrays in json-numpy's form."""
-    return _ENCODER.encode(members).encode()
-
-
 def as_text(encoded: bytes) -> bytes:
     """An encoded reply as a JSON string."""
     return json.dumps(encoded.decode()).encode()
-
-
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=codec.encode_array)

@@ -6,7 +6,7 @@ OpenVLA's form of it (`protocol.openvla`) comes to the same address.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -46,14 +46,15 @@ class Act:
 class _ActCall:
     """One POST /act, as the answerer takes it."""
 
-    __slots__ = ("_exchange", "_form", "_max_body_bytes", "_media_type", "protocol")
+    __slots__ = ("_exchange", "_marker", "_max_body_bytes", "_media_type", "_text", "protocol")
 
     def __init__(self, exchange: Exchange, max_body_bytes: int) -> None:
         self.protocol: ProtocolName = "http"
         self._exchange = exchange
         self._max_body_bytes = max_body_bytes
         self._media_type = codec.JSON
-        self._form: Literal["plain", "arrays", "text"] = "plain"
+        self._marker: str | None = None  # of the request's arrays, and therefore of the reply's
+        self._text = False
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -71,34 +72,37 @@ class _ActCall:
         exchange = self._exchange
         exchange.check_request_id()
         self._media_type = media_type = exchange.media_type()
-        fields = codec.decode(await exchange.read_body(self._max_body_bytes), media_type)
-        if media_type == codec.JSON:
-            fields = self._as_openvla(fields)
+        fields = self._in_its_form(codec.decode(await exchange.read_body(self._max_body_bytes), media_type))
         if (given := parse_request_id(fields.get("request_id"))) is not None:
             exchange.request_id = given  # before other fields are checked, so that their errors carry it
         return parse_act(fields, media_type)
 
-    def _as_openvla(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The fields, in whatever form of OpenVLA's they came. Notes the form, for the reply."""
-        if openvla.is_text(fields):
-            self.protocol, self._form = "openvla", "text"
+    def _in_its_form(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The request's fields. Notes in what form they came: the reply's form too."""
+        in_json = self._media_type == codec.JSON
+        if in_json and openvla.is_text(fields):
+            self.protocol, self._text, self._marker = "openvla", True, openvla.ARRAYS
             return openvla.from_text(fields)
-        accept = self._exchange.header(b"accept")
-        # Who names what it takes, such as the page, has not patched its JSON to find arrays in it.
-        if (accept is None or "*/*" in accept) and openvla.has_arrays(fields):
-            self.protocol, self._form = "openvla", "arrays"
+        marker = codec.spoken(fields)
+        if marker != openvla.ARRAYS:
+            self._marker = marker
+        elif in_json and self._takes_anything():
+            self.protocol, self._marker = "openvla", marker
         return fields
+
+    def _takes_anything(self) -> bool:
+        """Who names what it takes, such as the page, has not patched its JSON to find arrays in it."""
+        accept = self._exchange.header(b"accept")
+        return accept is None or "*/*" in accept
 
     async def hung_up(self) -> None:
         await self._exchange.hung_up()
 
     def answered(self, answer: Answer, timing: Callable[[], dict[str, float]]) -> Reply:
-        text = self._form == "text"
-        reply_type = codec.JSON if text else self._exchange.reply_type(self._media_type)
-        members = act_reply(answer)
-        encoded = codec.encode(members, reply_type) if self._form == "plain" else openvla.encode(members)
+        reply_type = codec.JSON if self._text else self._exchange.reply_type(self._media_type)
+        encoded = codec.encode(act_reply(answer), reply_type, self._marker)
         body = codec.append(encoded, {"timing_ms": timing()}, reply_type)
-        return Reply(200, reply_type, openvla.as_text(body) if text else body, (id_header(answer.request_id),))
+        return Reply(200, reply_type, openvla.as_text(body) if self._text else body, (id_header(answer.request_id),))
 
     def refused(self, error: ServiceError) -> Reply:
         return problem_reply(error, self.request_id)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,19 @@ def encoded(value: Any) -> dict[str, Any]:
     return codec.encode_array(np.array(value, np.float32))
 
 
+async def counted(client: httpx.AsyncClient) -> dict[str, float]:
+    """Requests by protocol, as the metrics have them."""
+    lines = (await client.get("/metrics")).text.splitlines()
+    return {
+        name: sum(
+            float(line.split()[-1]) for line in lines if re.match(rf'sorl_requests_total.*protocol="{name}"', line)
+        )
+        for name in ("openvla", "http")
+    }
+
+
 def arrays(body: Any) -> Any:
     """What `json_numpy.loads` makes of a reply: independent of `codec`."""
-    import base64
 
     def hook(value: dict[str, Any]) -> Any:
         if "__numpy__" not in value:
@@ -134,13 +146,7 @@ async def test_requests_are_counted_and_recorded(serve: Any, observations: Rows,
         await client.post("/act", json={"encoded": text})
         await client.post("/act", json={"encoded": 5})
         await client.post("/act", json={"observation": seen, "request_id": "plain"})
-        metrics = (await client.get("/metrics")).text
-    counted = [line for line in metrics.splitlines() if line.startswith("sorl_requests_total")]
-    by_protocol = {
-        name: sum(float(line.split()[-1]) for line in counted if f'protocol="{name}"' in line)
-        for name in ("openvla", "http")
-    }
-    assert by_protocol == {"openvla": 3, "http": 1}
+        assert await counted(client) == {"openvla": 3, "http": 1}
     (file,) = tmp_path.iterdir()
     records = read_recording(file).records
     assert [record.request_id for record in records] == ["arrays", "text", "plain"]
@@ -177,3 +183,24 @@ async def test_docs_show_every_form(serve: Any) -> None:
     assert {"observation", "state"} <= plain["properties"].keys()
     assert list(plain["patternProperties"]) == ["^observation[/.].+"]
     assert "anyOf" not in content[codec.MSGPACK]["schema"]
+
+
+async def test_msgpack_numpy_is_answered_in_its_own_arrays(serve: Any, observations: Rows) -> None:
+    """The same rule in msgpack: a reply's arrays are encoded as its request's."""
+    seen = np.array(observations(1)[0], np.float32)
+    array = {b"nd": True, b"type": "<f4", b"kind": b"", b"shape": [6], b"data": seen.tobytes()}
+    async with serve() as client:
+        plain = (await client.post("/act", json={"observation": seen.tolist(), "seed": 4})).json()
+        body = msgpack.packb({"observation": array, "seed": 4})
+        for accept in ("*/*", codec.MSGPACK):
+            response = await client.post(
+                "/act", content=body, headers={"content-type": codec.MSGPACK, "accept": accept}
+            )
+            action = msgpack.unpackb(response.content)["action"]
+            assert np.frombuffer(action.pop(b"data"), np.float32).tolist() == plain["action"]
+            assert action == {b"nd": True, b"type": "<f4", b"kind": b"", b"shape": [3]}
+        lists = await client.post(
+            "/act", content=body, headers={"content-type": codec.MSGPACK, "accept": "application/json"}
+        )
+        assert lists.json()["action"] == plain["action"]
+        assert await counted(client) == {"openvla": 0, "http": 4}
