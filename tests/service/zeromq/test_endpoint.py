@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from service.protocol import decode_array, groot
 from service.recording.replay import main as replay
 from service.zeromq import router
 from tests.service.test_app import metric, yardstick
+from tests.service.test_server import running
 from tests.service.waiting import until
 from tests.service.zeromq.conftest import WAIT, Connect, decode, encode
 
@@ -386,3 +390,30 @@ def test_without_pyzmq_the_setting_names_the_extra(
     assert main(["--zmq-port", "0"]) == 2
     assert "pip install 'sorl-serve[zmq]'; found '0'" in (error := capsys.readouterr().err)
     assert error.count("\n") == 1
+
+
+async def test_sigterm_answers_what_was_accepted_and_ends_the_server(
+    make_settings: Any, connect: Connect, gated: Any, observations: Rows
+) -> None:
+    make_backend, made = gated
+    row = observations(1)[0]
+    settings = make_settings(zmq_port=0, drain_grace_seconds=0)
+    async with running(settings, make_backend) as (server, _, _), connect(server.config.app) as robot:
+        made[0].shut()
+        asked = asyncio.ensure_future(robot.act(row))
+        await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
+        signal.raise_signal(signal.SIGTERM)
+        await until(lambda: server._runtime.scheduler._closed)
+        made[0].gate.set()
+        assert len(await asked) == 2
+
+
+def test_a_taken_port_of_http_ends_the_process(checkpoint: Path) -> None:
+    """With a socket of ZeroMQ already bound, whose context would wait for it."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        arguments = ["--model", str(checkpoint), "--zmq-port", "0", "--port", str(busy.getsockname()[1])]
+        done = subprocess.run(
+            [sys.executable, "-m", "service.cli", *arguments], capture_output=True, text=True, timeout=WAIT
+        )
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if "error" in line] == done.stderr.splitlines()[-1:]
