@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from policy import ObservationKey
+from policy import ObservationKey, load_policy, save_policy
+from tests.service.clients.snippets import snippet
 from tests.service.process import Process, served
 
 pytestmark = pytest.mark.slow
 
 Rows = Callable[[int], list[list[float]]]
+SHIPPED = Path(__file__).parents[3] / "deploy" / "policies" / "cube-single.safetensors"
 CLIENT = "requests_client.py"
 ENCODINGS = ("json-numpy", "json-numpy-text", "msgpack-numpy")
 
@@ -90,3 +93,26 @@ def test_a_key_is_asked_for_and_a_restarted_server_is_found_again(
         with served(*arguments, port=server.port, **key) as restarted:
             restarted.wait_for("ready: keyed")
             assert ask({"fields": fields, "headers": headers})["action"] == before["action"]
+
+
+@pytest.mark.parametrize("section", ["OpenVLA", "msgpack-numpy"])
+def test_the_lines_a_user_changes(run_client: Any, tmp_path: Path, section: str) -> None:
+    with served() as server:
+        server.wait_for("ready: cube-single")
+        program = tmp_path / "snippet.py"
+        program.write_text(snippet(section, {"localhost:8000": f"127.0.0.1:{server.port}"}))
+        expected = act(server, observation=[0.0] * 28, num_candidates=32, seed=7)
+        assert run_client(program) == expected["action"]
+
+
+def test_the_lines_a_user_of_named_parts_changes(run_client: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cube.safetensors"
+    policy = load_policy(SHIPPED)
+    policy.spec = replace(policy.spec, observation_keys=(ObservationKey("joint_pos", 20), ObservationKey("gripper", 8)))
+    save_policy(policy, path)
+    with served("--model", str(path)) as server:
+        server.wait_for("ready: cube-single")
+        program = tmp_path / "snippet.py"
+        program.write_text(snippet("LeRobot-style keys", {"localhost:8000": f"127.0.0.1:{server.port}"}))
+        expected = act(server, observation=[0.0] * 20 + [0.5] * 8, num_candidates=32, seed=7)
+        assert run_client(program) == expected["action"]
