@@ -8,7 +8,7 @@ are NumPy arrays; tensors, packed weights and devices stay inside a backend.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -145,6 +145,18 @@ class Backend(Protocol):
 
         The actor evaluates sum(N * M) rows and each critic sum(N).
         """
+        ...
+
+
+@runtime_checkable
+class MadeInSteps(Protocol):
+    """A backend whose making can be left to short steps, so that other work can run between them.
+
+    A server's warm-up calls the steps. The first batch does what they have left.
+    """
+
+    def making_steps(self) -> Iterator[Callable[[], None]]:
+        """The steps, in order. Each must have been called before the next one is asked for."""
         ...
 
 

@@ -25,6 +25,7 @@ def create_backend(
     precision: Precision = "auto",
     threads: int = 0,
     triton: TritonOptions | None = None,
+    in_steps: bool = False,
 ) -> Backend:
     """Create a backend that samples `policy`.
 
@@ -35,6 +36,7 @@ def create_backend(
         precision: of the hidden layers' matrix products; "auto" is the backend's default. The reference has fp32 only.
         threads: compute threads of the native CPU engine; 0 is its default.
         triton: options of the Triton backend.
+        in_steps: leave what takes long to the backend's `MadeInSteps.making_steps`, if it has them.
 
     Raises:
         BackendUnavailable: the backend `choice` can't run here, or there is no such device.
@@ -49,7 +51,7 @@ def create_backend(
     except (RuntimeError, AssertionError) as error:  # no such device type, no such index, or torch without CUDA
         reason = str(error).splitlines()[0]
         raise BackendUnavailable(f"device {device!r} can't be used by torch {torch.__version__}: {reason}") from None
-    backend = _make(policy, choice, device, precision, threads, triton)
+    backend = _make(policy, choice, device, precision, threads, triton, in_steps)
     if choice == "auto":
         log.info("backend auto: chose %s", backend.engine)
     return backend
@@ -62,6 +64,7 @@ def _make(
     precision: Precision,
     threads: int,
     triton: TritonOptions | None,
+    in_steps: bool,
 ) -> Backend:
     from kernels.reference import ReferenceBackend
 
@@ -73,7 +76,7 @@ def _make(
         from kernels.cpu import CpuBackend
 
         try:
-            return CpuBackend(policy, precision, threads)
+            return CpuBackend(policy, precision, threads, in_steps=in_steps)
         except BackendUnavailable as error:
             if choice == "cpu":
                 raise

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -54,8 +55,14 @@ def at_most_cores(threads: int) -> int:
     cores = available_cores()
     if threads <= cores:
         return threads
-    log.warning("threads: %d asked for, and this process has %d cores: using %d", threads, cores, cores)
+    _warn(threads, cores)
     return cores
+
+
+@cache
+def _warn(threads: int, cores: int) -> None:
+    """Once: a server asks for every policy that it loads."""
+    log.warning("threads: %d asked for, and this process has %d cores: using %d", threads, cores, cores)
 
 
 def limit_torch_threads(threads: int) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernels.backend import Backend, DeviceFailure, SampleResult, SelfChecking
+from kernels.backend import Backend, DeviceFailure, MadeInSteps, SampleResult, SelfChecking
 from policy import Policy
 from service.budget import TERMS, CostModel
 from service.engine.calibration import Calibration
@@ -92,9 +92,9 @@ class Engine:
         """The calls that warm it up, in order, none longer than a batch, so that others' batches can run between them.
         Each must have been called before the next one is asked for.
 
-        They compare the backend with the reference where it asks for that, fit the cost model, and run representative
-        shapes, so that no client pays for first times. Shapes of more than `max_batch_seconds` are left out: no batch
-        is as long.
+        They finish the making of the backend and compare it with the reference where it asks for that, fit the cost
+        model, and run representative shapes, so that no client pays for first times. Shapes of more than
+        `max_batch_seconds` are left out: no batch is as long.
 
         A call raises whatever the backend raises, BackendMismatch if the backend is found wrong, and NonfiniteOutput
         if the policy gives NaN for its own mean observation.
@@ -107,6 +107,8 @@ class Engine:
         calibration = Calibration(
             self._run_mean, self.spec.denoise_timesteps, self._max_batch_rows, self._max_batch_seconds
         )
+        if isinstance(self._backend, MadeInSteps):
+            yield from self._backend.making_steps()
         if isinstance(self._backend, SelfChecking):
             yield self._backend.check
         yield partial(self._check_finite, [self._mean_request(1, 1, 1)])

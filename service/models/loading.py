@@ -37,12 +37,12 @@ class Loader:
     ) -> None:
         triton = TritonOptions(replay=settings.triton_replay, split=settings.triton_split)
         self._settings = settings
-        self._make_backend = make_backend or partial(create_backend, triton=triton)
+        self._make_backend = make_backend or partial(create_backend, triton=triton, in_steps=True)
         self._device = device
         self._batch_counter = batch_counter
 
     def model(self, policy: Policy) -> Model:
-        """`policy` behind a backend of its own, not warmed up.
+        """`policy` behind a backend of its own, not warmed up: the engine's warm-up also finishes its making.
 
         Raises:
             BackendUnavailable: the backend or device asked for can't run here.

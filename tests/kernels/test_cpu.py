@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from hypothesis import strategies as st
 
 from kernels import choice as backends
 from kernels import cpu
-from kernels.backend import BackendUnavailable, SampleBatch, SampleResult
+from kernels.backend import BackendUnavailable, MadeInSteps, SampleBatch, SampleResult
 from kernels.choice import create_backend, engine_choice
 from kernels.cpu import CpuBackend
 from kernels.philox import philox4x32, standard_normals
@@ -181,6 +184,49 @@ def test_helpers_without_a_core_of_their_own_change_no_bits() -> None:
     for result in found:
         for name in ("action", "q", "q_std", "index"):
             assert getattr(result, name).tobytes() == getattr(expected, name).tobytes(), name
+
+
+@pytest.mark.parametrize("called", [0, 2, None])
+def test_a_backend_made_in_steps_gives_the_same_bits(called: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether none, some or all of the steps have been called before the first batch; a layer a step."""
+    monkeypatch.setattr(cpu, "STEP_SECONDS", 1e-9)
+    policy = random_policy(actor_hidden=(64, 64, 32), critic_hidden=(48, 64), ensemble_size=3)
+    batch = SampleBatch.of(observations(5, 11), [40, 7, 1, 9, 3], 5, range(5), return_candidates=True)
+    expected = CpuBackend(policy, "auto", 2).sample_and_score(batch)
+    backend = create_backend(policy, "cpu", "cpu", "auto", 2, in_steps=True)
+    assert isinstance(backend, MadeInSteps)
+    steps = 0
+    for step in islice(backend.making_steps(), called):
+        step()
+        steps += 1
+    assert steps == (3 + 3 * 2 if called is None else called)  # an actor's layers after its first, and the critics'
+    found = backend.sample_and_score(batch)
+    for name in ("action", "q", "q_std", "index", "q_first", "q_sum", "q_sumsq"):
+        assert getattr(found, name).tobytes() == getattr(expected, name).tobytes(), name
+
+
+def test_a_backend_made_at_once_keeps_its_weights_as_they_were() -> None:
+    policy = random_policy()
+    batch = SampleBatch.of(observations(2, 11), 8, 3, range(2))
+    expected = CpuBackend(policy).sample_and_score(batch)
+    backend = CpuBackend(policy)
+    policy.actor.get_parameter("layers.1.weight").data.zero_()
+    np.testing.assert_array_equal(backend.sample_and_score(batch).action, expected.action)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="counts threads")
+def test_threads_of_a_dropped_backend_end() -> None:
+    """Whoever drops it does not wait for them, so the test does."""
+    policy = random_policy()
+    batch = SampleBatch.of(observations(1, 11), 64, 8, 0)
+    CpuBackend(policy, threads=1).sample_and_score(batch)
+    before = {task.name for task in Path("/proc/self/task").iterdir()}
+    for _ in range(5):
+        CpuBackend(policy, threads=4).sample_and_score(batch)
+    until = time.monotonic() + 60
+    while {task.name for task in Path("/proc/self/task").iterdir()} - before:
+        assert time.monotonic() < until, "helpers are still there"
+        os.sched_yield()
 
 
 def test_chunks_of_a_request_are_its_candidates() -> None:

@@ -9,7 +9,8 @@
 
 namespace sorl {
 
-// A policy's float32 weights, row-major (out, in); the critic's members one after another.
+// A policy's float32 weights, row-major (out, in); the critic's members one after another. The caller owns them, and
+// keeps them until the engine has packed the last layer.
 struct Policy {
     int obs_dim = 0, action_dim = 0, members = 0;
     bool least = false;        // the value is the members' minimum instead of their mean
@@ -43,6 +44,9 @@ struct Result {
 class Engine {
    public:
     virtual ~Engine() = default;
+    // Packs the weights of the next layer into the engine's own memory. Returns whether there are more.
+    virtual bool pack_layer() = 0;
+    // Packs what is left first.
     virtual void sample_and_score(const Batch& batch, const Result& result) = 0;
 };
 

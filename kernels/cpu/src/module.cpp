@@ -8,6 +8,9 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "arrays.hpp"
@@ -60,8 +63,27 @@ class Sampler {
         policy.step_t.assign(step_t.data(), step_t.data() + table);
         policy.step_log2.assign(step_log2.data(), step_log2.data() + table);
         policy.critic_steps.assign(critic_steps.data(), critic_steps.data() + critic_steps.size());
-        engine_ = sorl::make_engine(policy, isa, sorl::precision_of(precision),
-                                    threads);
+        for (const auto* arrays : {&actor_weight, &actor_bias, &critic_weight, &critic_bias, &norm_weight, &norm_bias})
+            weights_.insert(weights_.end(), arrays->begin(), arrays->end());
+        engine_ = sorl::make_engine(policy, isa, sorl::precision_of(precision), threads);
+    }
+
+    // Helpers have idle priority, so on busy cores they may take long to end. Whoever drops the last reference, often an
+    // event loop, must not wait for that with the GIL.
+    ~Sampler() {
+        if (!engine_) return;
+        try {
+            std::thread([engine = std::move(engine_)]() mutable { engine.reset(); }).detach();
+        } catch (const std::system_error&) {  // no more threads: the engine has ended here
+        }
+    }
+
+    Sampler(const Sampler&) = delete;
+    Sampler& operator=(const Sampler&) = delete;
+
+    bool pack_layer() {
+        const nb::gil_scoped_release unlocked;
+        return engine_->pack_layer();
     }
 
     void sample_and_score(const In<float>& observation, const In<int32_t>& num_candidates, const In<int32_t>& num_steps,
@@ -131,6 +153,7 @@ class Sampler {
 
     size_t obs_dim_, action_dim_;
     int max_steps_;
+    std::vector<In<float>> weights_;  // the engine reads them until it has packed them all
     std::unique_ptr<sorl::Engine> engine_;
 };
 
@@ -163,6 +186,8 @@ NB_MODULE(_engine, m) {
              nb::kw_only(), "isa"_a, "precision"_a, "threads"_a, "obs_dim"_a, "action_dim"_a, "members"_a, "least"_a,
              "conditioned"_a, "layer_norm_eps"_a.none(), "actor_weight"_a, "actor_bias"_a, "critic_weight"_a,
              "critic_bias"_a, "norm_weight"_a, "norm_bias"_a, "step_t"_a, "step_log2"_a, "critic_steps"_a)
+        .def("pack_layer", &Sampler::pack_layer,
+             "Pack the next layer's weights; returns whether there are more. `sample_and_score` packs what is left.")
         .def("sample_and_score", &Sampler::sample_and_score, nb::kw_only(), "observation"_a, "num_candidates"_a,
              "num_steps"_a, "seed"_a, "temperature"_a, "first_candidate"_a, "action"_a, "q"_a, "q_std"_a, "index"_a,
              "q_first"_a, "q_sum"_a, "q_sumsq"_a, "nonfinite"_a, "candidates"_a.none(), "candidate_q"_a.none());

@@ -120,13 +120,27 @@ template <class P>
 class TileEngine final : public Engine {
    public:
     TileEngine(const Policy& policy, int threads)
-        : p_(policy), actor_first_(actor_first(policy)), actor_(hidden_layers(policy)), helpers_(threads - 1) {
-        for (int member = 0; member < p_.members; ++member) critics_.push_back(make_member(member));
+        : p_(policy), actor_first_(actor_first(policy)), helpers_(threads - 1) {
         width_ = width;  // the row length of all buffers
         for (const int size : p_.actor_widths) width_ = std::max(width_, round_up(size, width));
         for (const int size : p_.critic_widths) width_ = std::max(width_, round_up(size, width));
         inputs_ = p_.action_dim + 2;
         for (int rank = 0; rank < threads; ++rank) scratch_.push_back(std::make_unique<Scratch>(*this));
+    }
+
+    // The actor's layers after its first, then each critic's.
+    bool pack_layer() override {
+        const int actor = int(p_.actor_weight.size()) - 1, critic = int(p_.critic_widths.size());
+        const int all = actor + p_.members * critic;
+        if (packed_ == all) return false;
+        const int member = (packed_ - actor) / critic, layer = (packed_ - actor) % critic;
+        if (packed_ < actor)
+            actor_.push_back(actor_layer(packed_ + 1));
+        else if (layer == 0)
+            critics_.push_back(make_member(member));
+        else
+            critics_[member].hidden.push_back(critic_layer(member, layer));
+        return ++packed_ < all;
     }
 
     void sample_and_score(const Batch& batch, const Result& result) override;
@@ -168,17 +182,19 @@ class TileEngine final : public Engine {
         return FirstLayer(p.actor_weight[0], p.actor_bias[0], p.actor_widths[0], p.obs_dim, p.action_dim, 2);
     }
 
-    static std::vector<Layer<P>> hidden_layers(const Policy& p) {
-        std::vector<Layer<P>> layers;
-        for (size_t layer = 1; layer < p.actor_weight.size(); ++layer) {
-            const bool last = layer + 1 == p.actor_weight.size();
-            const int inputs = p.actor_widths[layer - 1], outputs = last ? p.action_dim : p.actor_widths[layer];
-            layers.emplace_back(p.actor_weight[layer], p.actor_bias[layer], outputs, inputs, inputs,
-                                round_up(inputs, width));
-        }
-        return layers;
+    Layer<P> actor_layer(int layer) const {
+        const bool last = layer + 1 == int(p_.actor_weight.size());
+        const int inputs = p_.actor_widths[layer - 1], outputs = last ? p_.action_dim : p_.actor_widths[layer];
+        return Layer<P>(p_.actor_weight[layer], p_.actor_bias[layer], outputs, inputs, inputs, round_up(inputs, width));
     }
 
+    Layer<P> critic_layer(int member, int layer) const {
+        const int inputs = p_.critic_widths[layer - 1], outputs = p_.critic_widths[layer];
+        return Layer<P>(p_.critic_weight[layer] + size_t(member) * outputs * inputs,
+                        p_.critic_bias[layer] + size_t(member) * outputs, outputs, inputs, inputs, round_up(inputs, width));
+    }
+
+    // A critic without its hidden layers after the first.
     Member<P> make_member(int member) const {
         const std::vector<int>& widths = p_.critic_widths;
         const int first_inputs = p_.obs_dim + p_.action_dim + int(p_.conditioned);
@@ -186,11 +202,6 @@ class TileEngine final : public Engine {
         FirstLayer first(at(p_.critic_weight[0], widths[0] * first_inputs), at(p_.critic_bias[0], widths[0]), widths[0],
                          p_.obs_dim, p_.action_dim, int(p_.conditioned));
         Member<P> made{std::move(first), {}, {}, {}, Aligned<float>(round_up(widths.back(), width)), 0.0f};
-        for (size_t layer = 1; layer < widths.size(); ++layer) {
-            const int inputs = widths[layer - 1], outputs = widths[layer];
-            made.hidden.emplace_back(at(p_.critic_weight[layer], outputs * inputs), at(p_.critic_bias[layer], outputs),
-                                     outputs, inputs, inputs, round_up(inputs, width));
-        }
         for (size_t layer = 0; p_.layer_norm && layer < widths.size(); ++layer) {
             made.scale.emplace_back(round_up(widths[layer], width));
             made.shift.emplace_back(round_up(widths[layer], width));
@@ -217,6 +228,7 @@ class TileEngine final : public Engine {
     FirstLayer actor_first_;
     std::vector<Layer<P>> actor_;  // hidden layers after the first, then the output
     std::vector<Member<P>> critics_;
+    int packed_ = 0;  // layers
     int width_, inputs_;
     std::vector<std::unique_ptr<Scratch>> scratch_;
     Helpers helpers_;  // the last member: its threads use the others
@@ -224,6 +236,8 @@ class TileEngine final : public Engine {
 
 template <class P>
 void TileEngine<P>::sample_and_score(const Batch& batch, const Result& result) {
+    while (pack_layer()) {
+    }
     const auto rows = std::make_shared<Rows>(p_, batch);
     const int threads = 1 + helpers_.count(), count = rows->count();
     // Small batches are not worth waking helpers.

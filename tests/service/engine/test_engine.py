@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -107,6 +107,30 @@ def test_a_device_that_failed_under_one_engine_fails_all_of_them() -> None:
             engine.run([RequestPart.whole(make_request(1))])
     assert failures == [backend.failure]
     assert (len(backend.sizes), len(other.sizes)) == (1, 0)
+
+
+def test_warm_up_finishes_the_making_of_its_backend_first() -> None:
+    """In steps of their own, before the first batch; the backend says how many there are."""
+    events: list[str] = []
+
+    class Unfinished(Counting):
+        def making_steps(self) -> Iterator[Callable[[], None]]:
+            while len(events) < 3:
+                yield lambda: events.append("a step")
+
+        def sample_and_score(self, batch: SampleBatch) -> SampleResult:
+            events.append("a batch")
+            return super().sample_and_score(batch)
+
+    policy = random_policy(1)
+    device = Device(lambda error: None)
+    engine = Engine(policy, Unfinished(policy), max_batch_rows=8, max_batch_seconds=0.01, device=device)
+    for step in engine.warm_up_steps():
+        before = len(events)
+        step()
+        assert events[before:] == ["a step"] or "a step" not in events[before:]
+    assert events[:4] == ["a step"] * 3 + ["a batch"]
+    assert set(events[3:]) == {"a batch"}
 
 
 def test_a_request_costs_what_its_engine_predicts() -> None:
