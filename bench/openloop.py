@@ -8,21 +8,19 @@ generator's own lag is part of the result.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, wait
-from contextlib import suppress
+from concurrent.futures import wait
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.connection import Connection, Response, connect, encode_request
+from bench.generator import in_own_process
 
 TRANSIT_MS = 1.0
 """Milliseconds of its deadline that a client reserves for the network, as `sorl_client` does."""
@@ -135,22 +133,10 @@ def poisson_arrivals(rate: float, seconds: float, seed: int) -> NDArray[np.float
 
 def measure(load: OpenLoad, meanwhile: Callable[[], None] = lambda: None, every_s: float = 1.0) -> Samples:
     """Send `load` from another process, and call `meanwhile` every `every_s` seconds until it has ended."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = pool.submit(_in_own_process, load)
+    with in_own_process(partial(send, tick=TICK_SECONDS), load) as running:
         while not wait([running], timeout=every_s).done:
             meanwhile()
         return running.result()
-
-
-def _in_own_process(load: OpenLoad) -> Samples:
-    import uvloop
-
-    gc.disable()  # its pauses would add to the lag
-    with suppress(PermissionError):
-        # Without it, other threads on shared cores delay the generator by whole scheduler slices: beside eight busy
-        # processes on two cores, the p99 of its lag was 8 ms, 12 with nice -10 (which autogroups undo), and 1 with it.
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-    return uvloop.run(send(load, TICK_SECONDS))
 
 
 async def send(load: OpenLoad, tick: float = 0.0) -> Samples:
