@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.drill.client import send_all
+from bench.drill.deadlines import deadline_rows
 from bench.drill.faults import ServerUnderTest, schedule
 from bench.drill.judge import judge
 from bench.drill.ledger import Ledger
@@ -27,7 +28,11 @@ SHOWN = 20
 @dataclass(frozen=True)
 class DrillConfig:
     """Inject faults into a server under load, and check every request: it must have exactly one final reply, with the
-    action of the version that the reply names, to the bit. Otherwise the exit status is 1."""
+    action of the version, N and M that the reply names, to the bit. Otherwise the exit status is 1.
+
+    Half of the requests have a deadline of 50 or 100 ms: N and M may be reduced, and a reply that would be late is a
+    504. How many were is reported, not judged: a restart, or a busy machine, makes requests late.
+    """
 
     requests: int = 20_000
     """Least number of requests, each with its own id and seed; they continue until the last fault is over."""
@@ -96,6 +101,7 @@ def run(config: DrillConfig) -> dict[str, Any]:
         "final answers": dict(sorted(statuses.items())),
         "on the way": dict(ledger.counts),
         "faults": dict(server.counts),
+        "deadlines": deadline_rows(ledger, server.faults),
         "violations": [asdict(violation) for violation in violations],
     }
 
@@ -120,6 +126,8 @@ def print_report(report: dict[str, Any]) -> None:
     violations = Counter(violation["kind"] for violation in report["violations"])
     rows += [{"of": "violations", "what": what, "count": count} for what, count in violations.items()]
     print_table([*rows, {"of": "violations", "what": "all", "count": len(report["violations"])}])
+    print("\nrequests with deadlines of 50 and 100 ms:")
+    print_table(report["deadlines"])
     for violation in report["violations"][:SHOWN]:
         print("{kind}: {where}: {detail}".format(**violation), file=sys.stderr)
 

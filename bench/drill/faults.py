@@ -9,16 +9,15 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 
 from bench.connection import Response, connect, encode_request
+from bench.drill.deadlines import Fault, Injected
 from bench.drill.judge import Violation
 from bench.drill.ledger import Ledger
 from bench.drill.versions import NAME, Timeline, Version
 from bench.process import ServerProcess, sorl_serve, sorl_serve_ready
 
-Fault = Literal["reload", "broken reload", "restart"]
 SETTLE_SECONDS = 30.0
 """At the end: seconds within which the server must notice every client that disconnected."""
 
@@ -50,6 +49,7 @@ class ServerUnderTest:
         reloadable: whether it gets an admin key.
         violations: violations found in the server itself.
         counts: how many faults were injected, by kind.
+        faults: when they were, in the event loop's seconds.
     """
 
     path: Path
@@ -59,6 +59,7 @@ class ServerUnderTest:
     reloadable: bool
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    faults: list[Injected] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._key = secrets.token_hex() if self.reloadable else ""
@@ -70,14 +71,17 @@ class ServerUnderTest:
 
     async def inject(self, faults: Iterable[tuple[int, Fault]], ledger: Ledger) -> None:
         """Inject the faults one after another, each once the ledger has the number of requests before it."""
+        now = asyncio.get_running_loop().time
         for after, fault in faults:
             await ledger.reached(after)
+            begin = now()
             if fault == "restart":
                 await self._restart()
             elif fault == "reload":
                 await self._reload()
             else:
                 await self._reload_broken()
+            self.faults.append(Injected(fault, begin, now()))
 
     async def settle(self) -> None:
         """Check that the server has no requests left, now that all clients have disconnected."""

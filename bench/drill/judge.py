@@ -1,4 +1,5 @@
-"""`judge`: find the violations in a drill. Each request must have exactly one final reply, with the correct action."""
+"""`judge`: find the violations in a drill. Each request must have exactly one final reply, with the correct action for
+the N and M that it was granted."""
 
 from __future__ import annotations
 
@@ -63,18 +64,23 @@ def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator
     elif response.status == 200:
         if reply.get("model_version") not in versions:
             yield Violation("wrong version", request.id, f"named version {reply.get('model_version')}")
+        if not _allowed(request, reply):
+            said = ", ".join(f"{name} {reply.get(name)}" for name in ("num_candidates", "num_steps", "degraded"))
+            yield Violation("wrong budget", request.id, f"asked for {request.budget}, got {said}")
+    elif response.status == 504 and problem and reply.get("code") == "deadline_exceeded" and request.deadline_ms:
+        return  # late, and said so: `deadlines` counts them
     elif request.kind != "extreme":
         yield Violation("valid request refused", request.id, f"{said}: {reply.get('detail', '')}")
     elif not (problem and reply.get("code") == "nonfinite_output"):
         yield Violation("poison not contained", request.id, said)
-    elif all(version.actions([request])[0] is not None for version in versions.values()):
+    elif all(version.actions([request], [request.budget])[0] is not None for version in versions.values()):
         yield Violation("wrong action", request.id, "reported as nonfinite_output, but finite in every version")
 
 
 def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Timeline) -> Iterator[Violation]:
-    """Violations among replies that name `version`: the version was not served then, or the action differs from its
-    action in any bit."""
-    expected = version.actions([answer.request for answer in answers])
+    """Violations among replies that name `version`: the version was not served then, or the action differs in any bit
+    from its action for the granted N and M."""
+    expected = version.actions([answer.request for answer in answers], [answer.granted for answer in answers])
     for answer, action in zip(answers, expected, strict=True):
         request, reply = answer.request, answer.response.json()
         if not timeline.allows(version.sha, answer.sent, answer.received):
@@ -87,6 +93,15 @@ def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Ti
             yield Violation(
                 "wrong action", request.id, f"{version.sha[:12]} gives {action.tolist()}: {reply.get('action')}"
             )
+
+
+def _allowed(request: DrillRequest, reply: dict[str, Any]) -> bool:
+    """Whether N and M are as asked; or less, if there is a deadline and the reply says why."""
+    granted = reply.get("num_candidates"), reply.get("num_steps")
+    if granted == request.budget:
+        return reply.get("degraded") is False
+    fewer = all(isinstance(n, int) and 1 <= n <= most for n, most in zip(granted, request.budget, strict=True))
+    return fewer and request.deadline_ms is not None and isinstance(reply.get("degraded"), str)
 
 
 def _equal(found: Any, expected: np.ndarray) -> bool:

@@ -12,12 +12,18 @@ from bench.drill.plan import DrillRequest
 
 @dataclass(frozen=True)
 class Answer:
-    """A final reply. Times are the event loop's, in seconds."""
+    """A final reply, and when the attempt that led to it was sent. Times are the event loop's, in seconds."""
 
     request: DrillRequest
     response: Response
     sent: float
     received: float
+
+    @property
+    def granted(self) -> tuple[int, int]:
+        """N and M as a reply with status 200 names them."""
+        reply = self.response.json()
+        return reply["num_candidates"], reply["num_steps"]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The requests of a drill: each has its own id, seed and budget; some are malformed or extreme."""
+"""The requests of a drill: each has its own id, seed and budget; half have deadlines, some are malformed or extreme."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from bench.connection import encode_request
 Kind = Literal["plain", "hang-up", "malformed", "extreme"]
 
 BUDGETS = [(1, 1), (4, 2), (8, 8), (32, 4)]
+DEADLINES_MS = [None, 50, None, 100]
+"""In turn, each for as many requests as there are budgets. N and M may then be reduced (`on_late` is "degrade")."""
 OBSERVATIONS = 16
 EXTREME = 3e38
 """Finite in float32; the first matrix product overflows."""
@@ -41,6 +43,13 @@ class DrillRequest:
     def budget(self) -> tuple[int, int]:
         return BUDGETS[self.number % len(BUDGETS)]
 
+    @property
+    def deadline_ms(self) -> int | None:
+        """None without a deadline; malformed and extreme requests have none."""
+        if self.kind in ("malformed", "extreme"):
+            return None
+        return DEADLINES_MS[self.number // len(BUDGETS) % len(DEADLINES_MS)]
+
     def observation(self, obs_dim: int) -> np.ndarray:
         """(obs_dim,) float32."""
         if self.kind == "extreme":
@@ -60,7 +69,8 @@ class DrillRequest:
     def _fields(self, obs_dim: int) -> dict[str, Any]:
         n, m = self.budget
         observation = self.observation(obs_dim).tolist()
-        return {"observation": observation, "num_candidates": n, "num_steps": m, "seed": self.number}
+        fields = {"observation": observation, "num_candidates": n, "num_steps": m, "seed": self.number}
+        return fields if self.deadline_ms is None else {**fields, "deadline_ms": self.deadline_ms}
 
 
 def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[DrillRequest]:

@@ -47,13 +47,16 @@ class Version:
         self.obs_dim = policy.spec.obs_dim
         self.engine = self._backend.engine
 
-    def actions(self, requests: Sequence[DrillRequest]) -> list[np.ndarray | None]:
-        """The action of each request, (action_dim,) float32 in environment units, or None if it is not finite."""
+    def actions(self, requests: Sequence[DrillRequest], budgets: Sequence[tuple[int, int]]) -> list[np.ndarray | None]:
+        """The action of each request, (action_dim,) float32 in environment units, or None if it is not finite.
+
+        `budgets` are N and M as granted, one pair a request.
+        """
         found: list[np.ndarray | None] = []
         for start in range(0, len(requests), BATCH):
             part = requests[start : start + BATCH]
             observation = np.stack([request.observation(self.obs_dim) for request in part])
-            n, m = zip(*(request.budget for request in part), strict=True)
+            n, m = zip(*budgets[start : start + BATCH], strict=True)
             result = self._backend.sample_and_score(
                 SampleBatch.of(observation, n, m, [request.number for request in part])
             )

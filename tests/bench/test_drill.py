@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.connection import connect, encode_request
+from bench.connection import Response, connect, encode_request
 from bench.drill import cli
 from bench.drill.client import send_all
+from bench.drill.deadlines import Injected, deadline_rows
 from bench.drill.faults import schedule
 from bench.drill.judge import Violation, judge
-from bench.drill.ledger import Ledger
-from bench.drill.plan import DrillRequest, plan, repeat_until
+from bench.drill.ledger import Answer, Ledger
+from bench.drill.plan import BUDGETS, DrillRequest, plan, repeat_until
 from bench.drill.versions import Timeline, Version, broken_files, make_versions
 from policy import CheckpointError, load_policy
 from tests.bench.planted import Request, planted_server, reply
@@ -28,20 +29,20 @@ Versions = tuple[Version, Version]
 
 
 class PlantedVersion(Version):
-    """A stand-in for `Version` whose actions are five numbers derived from its name and the request's number."""
+    """A stand-in for `Version` whose actions are five numbers derived from its name, the request's number, N and M."""
 
     def __init__(self, name: str) -> None:
         self.sha = hashlib.sha256(name.encode()).hexdigest()
         self.obs_dim = 3
         self.engine = "planted"
 
-    def actions(self, requests: Sequence[DrillRequest]) -> list[np.ndarray | None]:
+    def actions(self, requests: Sequence[DrillRequest], budgets: Sequence[tuple[int, int]]) -> list[np.ndarray | None]:
         seed = int(self.sha[:8], 16)
         return [
             None
             if request.kind == "extreme"
-            else np.random.default_rng([seed, request.number]).normal(size=5).astype("f4")
-            for request in requests
+            else np.random.default_rng([seed, request.number, *budget]).normal(size=5).astype("f4")
+            for request, budget in zip(requests, budgets, strict=True)
         ]
 
 
@@ -87,14 +88,23 @@ class HonestServer:
     def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> bytes:
         if request.kind == "malformed":
             return self.problem(request, 422, "invalid_request")
-        (action,) = self.versions[computed].actions([request])
+        (action,) = self.versions[computed].actions([request], [request.budget])
         if action is None:
             return self.problem(request, 500, "nonfinite_output")
         return self.ok(request, action.tolist(), self.versions[named])
 
-    def ok(self, request: DrillRequest, action: list[float], version: Version) -> bytes:
+    def ok(self, request: DrillRequest, action: list[float], version: Version, **more: Any) -> bytes:
+        n, m = request.budget
         fields = {"action": action, "model_version": version.sha, "engine": version.engine, "request_id": request.id}
-        return reply(fields, X_Request_ID=request.id)
+        budget = {"num_candidates": n, "num_steps": m, "degraded": False}
+        return reply({**fields, **budget, **more}, X_Request_ID=request.id)
+
+    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+        """A reply with half the candidates; `computed` are N and M of the action that it has."""
+        n, m = request.budget[0] // 2, request.budget[1]
+        (action,) = self.versions[0].actions([request], [computed or (n, m)])
+        assert action is not None
+        return self.ok(request, action.tolist(), self.versions[0], num_candidates=n, degraded=degraded)
 
     def problem(self, request: DrillRequest, status: int, code: str, **more: Any) -> bytes:
         kind = {"Content_Type": "application/problem+json", "X_Request_ID": request.id}
@@ -119,7 +129,7 @@ class WrongAction(HonestServer):
 
 class OneBitOff(HonestServer):
     def odd(self, request: DrillRequest) -> bytes:
-        (action,) = self.versions[0].actions([request])
+        (action,) = self.versions[0].actions([request], [request.budget])
         if action is None:
             return self.honest(request)
         action[2] = np.nextafter(action[2], np.float32(0.5))
@@ -139,6 +149,51 @@ class WrongId(HonestServer):
 class RefusesValid(HonestServer):
     def odd(self, request: DrillRequest) -> bytes:
         return self.problem(request, 500, "engine_failed")
+
+
+class ReducesWithoutDeadline(HonestServer):
+    def odd(self, request: DrillRequest) -> bytes:
+        return self.reduced(request)
+
+
+class LateWithoutDeadline(HonestServer):
+    def odd(self, request: DrillRequest) -> bytes:
+        return self.problem(request, 504, "deadline_exceeded")
+
+
+class Elastic(HonestServer):
+    """Of requests with deadlines and more than one candidate, it reduces those of 50 ms and is late for the others."""
+
+    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> bytes:
+        if request.deadline_ms is None or request.budget == (1, 1):
+            return super().honest(request, named, computed)
+        if request.deadline_ms == 50:
+            return self.reduced(request)
+        return self.problem(request, 504, "deadline_exceeded")
+
+
+class HidesReduction(Elastic):
+    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+        return super().reduced(request, degraded=False)
+
+
+class MisstatesBudget(Elastic):
+    """It names half the candidates, and its action is that of all."""
+
+    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+        return super().reduced(request, computed=request.budget)
+
+
+class GrantsMore(Elastic):
+    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+        (action,) = self.versions[0].actions([request], [(64, request.budget[1])])
+        assert action is not None
+        return self.ok(request, action.tolist(), self.versions[0], num_candidates=64, degraded="load")
+
+
+class LateByAnotherName(Elastic):
+    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+        return self.problem(request, 504, "gateway_timeout")
 
 
 class SwallowsPoison(HonestServer):
@@ -189,6 +244,8 @@ def test_an_honest_server_passes(versions: Versions) -> None:
         (NotServedYet, {"wrong version"}),
         (WrongId, {"wrong id"}),
         (RefusesValid, {"valid request refused"}),
+        (ReducesWithoutDeadline, {"wrong budget"}),
+        (LateWithoutDeadline, {"valid request refused"}),
     ],
 )
 def test_a_planted_fault_is_found(server: type[HonestServer], kinds: set[str], versions: Versions) -> None:
@@ -201,6 +258,59 @@ def test_a_planted_fault_is_found(server: type[HonestServer], kinds: set[str], v
     else:
         assert {violation.where for violation in violations} == odd
         assert len(violations) == len(odd)
+
+
+def elastic(request: DrillRequest) -> bool:
+    return request.deadline_ms is not None and request.budget != (1, 1)
+
+
+def test_reduced_and_late_replies_to_deadlines_are_counted_not_judged(versions: Versions) -> None:
+    requests = plan(96, 8, 8)
+    ledger, _, violations = drill(Elastic, versions, requests)
+    assert violations == []
+    times = {number: answers[0] for number, answers in ledger.answers.items()}
+    first = min(answer.sent for answer in times.values())
+    last = max(answer.received for answer in times.values())
+    for fault, under in (("reload", "a reload"), ("broken reload", "a reload"), ("restart", "a restart")):
+        rows = deadline_rows(ledger, [Injected(fault, first, last)])  # type: ignore[arg-type]
+        found = {row["under"]: (row["requests"], row["reduced"], row["504"]) for row in rows}
+        counts = [sum(elastic(r) and r.deadline_ms == deadline for r in requests) for deadline in (50, 100)]
+        assert min(counts) > 0
+        assert found.pop(under) == (sum(r.deadline_ms is not None for r in requests), *counts)
+        assert set(found.values()) == {(0, 0, 0)}
+
+
+def test_each_deadline_is_counted_under_what_it_met() -> None:
+    """Requests 4, 5, ... have 50 ms. Three take 20, 80 and 10 ms: before, in, and after a reload that a restart met."""
+    ledger = Ledger()
+    for number, sent, received in ((4, 0.0, 0.02), (5, 1.0, 1.08), (6, 2.0, 2.01)):
+        body = json.dumps({"num_candidates": BUDGETS[number % 4][0], "num_steps": BUDGETS[number % 4][1]}).encode()
+        ledger.answered(Answer(DrillRequest(number, "plain"), Response(200, {}, body), sent, received))
+    ledger.answered(Answer(DrillRequest(0, "plain"), Response(200, {}, b"{}"), 1.0, 9.0))  # without a deadline
+    restart, reload, neither = deadline_rows(ledger, [Injected("reload", 1.05, 2.5), Injected("restart", 1.9, 2.2)])
+    assert (restart["requests"], restart["late"], restart["worst ms"]) == (1, 0, pytest.approx(10))
+    assert (reload["requests"], reload["late"], reload["worst ms"]) == (1, 1, pytest.approx(80))
+    assert (neither["requests"], neither["late"], neither["worst ms"]) == (1, 0, pytest.approx(20))
+    assert deadline_rows(Ledger(), [])[0]["worst ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("server", "kind"),
+    [
+        (HidesReduction, "wrong budget"),
+        (GrantsMore, "wrong budget"),
+        (MisstatesBudget, "wrong action"),
+        (LateByAnotherName, "valid request refused"),
+    ],
+)
+def test_a_planted_fault_in_replies_to_deadlines_is_found(
+    server: type[HonestServer], kind: str, versions: Versions
+) -> None:
+    requests = plan(64, 0, 0)
+    _, _, violations = drill(server, versions, requests)
+    expected = {request.id for request in requests if elastic(request) and request.deadline_ms == 50}
+    assert {violation.where for violation in violations} == expected
+    assert {violation.kind for violation in violations} == {kind}
 
 
 def test_a_reply_to_a_malformed_request_is_a_violation(versions: Versions) -> None:
@@ -294,10 +404,11 @@ def test_faults_are_spread_over_the_requests() -> None:
 
 def test_versions_differ_and_actions_do_not_depend_on_the_batch(real_versions: Versions) -> None:
     requests = plan(8, 0, 0)
-    first, second = (version.actions(requests) for version in real_versions)
+    budgets = [request.budget for request in requests]
+    first, second = (version.actions(requests, budgets) for version in real_versions)
     assert all(not np.array_equal(a, b) for a, b in zip(first, second, strict=True))  # type: ignore[arg-type]
     for request, action in zip(requests, first, strict=True):
-        np.testing.assert_array_equal(real_versions[0].actions([request])[0], action)
+        np.testing.assert_array_equal(real_versions[0].actions([request], [request.budget])[0], action)
 
 
 def test_broken_files_are_refused(real_versions: Versions, tmp_path: Path) -> None:
@@ -311,7 +422,7 @@ def test_broken_files_are_refused(real_versions: Versions, tmp_path: Path) -> No
 def test_an_extreme_observation_is_finite_itself(real_versions: Versions) -> None:
     extreme = DrillRequest(5, "extreme")
     assert np.isfinite(extreme.observation(28)).all()
-    assert real_versions[0].actions([extreme]) == [None]
+    assert real_versions[0].actions([extreme], [extreme.budget]) == [None]
 
 
 def test_status_1_for_a_violation(
@@ -325,6 +436,7 @@ def test_status_1_for_a_violation(
         "on the way": {"attempts": 2},
         "faults": {"restarts": 1},
         "final answers": {"200": 1},
+        "deadlines": deadline_rows(Ledger(), []),
         "violations": [{"kind": "lost", "where": "drill-0000001", "detail": "never sent"}],
     }
     monkeypatch.setattr(cli, "run", lambda config: report)
@@ -346,3 +458,4 @@ def test_a_real_server_survives(reloads: int, broken: int) -> None:
     assert report["violations"] == []
     assert Counter(report["faults"]) == Counter({"restarts": 1, "reloads": reloads - broken, "broken reloads": broken})
     assert sum(report["final answers"].values()) == sum(report["asked"].values()) >= 300
+    assert sum(row["requests"] for row in report["deadlines"]) > 100
