@@ -58,7 +58,7 @@ class Tick:
     misses      misses in a row up to this tick; 0 if it is fresh
     reply       the reply, if fresh
     error       why it is not fresh; None if fresh, and for a loop that has stopped before
-    late        replies to earlier ticks that came since the last one
+    late        late replies that came since the last tick
     """
 
     number: int

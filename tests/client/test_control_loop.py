@@ -182,6 +182,20 @@ def test_a_late_reply_is_reported_once():
     assert loop.statistics().late == 1
 
 
+def test_a_reply_after_the_deadline_is_late_though_the_loop_was_late_to_see_it():
+    """As when the machine was busy: tick 0 waits until its deadline, and wakes 5 ms later."""
+
+    class Drowsy(SimulatedAsker):
+        def receive(self, number, until):
+            return super().receive(number, until + 0.005)
+
+    clock = FakeClock()
+    loop = ControlLoop(Server(), clock=clock, sleep=clock.sleep, asker=Drowsy(clock, [0.083, 0.079]))
+    ticks = [loop.step([0.0]), loop.step([0.0])]
+    assert summary(ticks) == [("held", [0, 0]), ("fresh", [1, 1])]
+    assert [late.latency_ms for late in ticks[0].late] == [pytest.approx(83.0)]
+
+
 def test_statistics_count_every_tick():
     _, loop = run([0.01, None, 0.03, 0.2, 0.05])
     statistics = loop.statistics()

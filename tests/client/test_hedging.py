@@ -1,3 +1,4 @@
+import inspect
 import math
 import threading
 
@@ -7,19 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sorl_client import (
+    Client,
     ConnectionFailed,
     DeadlineExceeded,
     Hedge,
-    Overloaded,
     RequestRefused,
     RetryPolicy,
     ServerFailed,
     StaleReply,
     WrongArgumentType,
 )
+from sorl_client.conversation import Arrival, Pause, Receive, Send
 from sorl_client.hedging import BURST, Hedging
 
-from tests.client.network import OBSERVATION, Script
+from tests.client.network import BUSY, OBSERVATION, Script
 
 AT_ONCE = Hedge(after_ms=0, share=1)
 WAIT_S = 30.0  # for what must happen; no test takes it
@@ -27,21 +29,21 @@ WAIT_S = 30.0  # for what must happen; no test takes it
 
 @pytest.fixture
 def server(fake_server):
-    """A server whose first reply waits for `second`, which is set by its second; `first` and `last` change them."""
+    """A server that holds its first reply back until `release`; `first` and `last` change the first and the others."""
     server = fake_server()
-    server.second = threading.Event()
+    server.release = threading.Event()
     server.first = server.last = lambda status, reply: (status, reply)
     good = server.act
 
     def answer(fields):
         if len(server.requests) == 1:
-            assert server.second.wait(WAIT_S)
+            assert server.release.wait(WAIT_S)
             return server.first(*good(fields))
         return server.last(*good(fields))
 
     server.answer = answer
     yield server
-    server.second.set()
+    server.release.set()
 
 
 def test_a_late_reply_is_asked_for_again_and_the_first_answer_wins(connect, server):
@@ -54,6 +56,19 @@ def test_a_late_reply_is_asked_for_again_and_the_first_answer_wins(connect, serv
     assert reply.request_id == one["request_id"]
 
 
+def test_the_loser_is_not_waited_for(connect, server):
+    lost = threading.Event()
+
+    def first(status, reply):
+        lost.set()
+        return status, reply
+
+    server.first = first
+    connect(server.url, hedge=AT_ONCE, timeout_s=2 * WAIT_S).act(OBSERVATION)
+    server.release.set()
+    assert lost.wait(WAIT_S)  # it was still held back
+
+
 def test_the_callers_seed_is_kept(connect, server):
     assert connect(server.url, hedge=AT_ONCE).act(OBSERVATION, seed=5).seed == 5
     assert [fields["seed"] for fields in server.requests] == [5, 5]
@@ -61,7 +76,7 @@ def test_the_callers_seed_is_kept(connect, server):
 
 def test_the_first_may_win_though_the_second_was_sent(connect, server):
     def second_after_the_first(status, reply):
-        server.second.set()
+        server.release.set()
         assert answered.wait(WAIT_S)
         return status, reply
 
@@ -86,13 +101,13 @@ def test_the_first_may_win_though_the_second_was_sent(connect, server):
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_a_bad_answer_waits_for_the_other(connect, server, bad, which):
     def then_the_other(status, reply):
-        server.second.set()
+        server.release.set()
         return bad(status, reply)
 
     if which == "last":
         server.last = then_the_other
     else:
-        server.second.set()
+        server.release.set()
         both = threading.Barrier(2, timeout=WAIT_S)
 
         def first(status, reply):
@@ -110,7 +125,7 @@ def test_a_bad_answer_waits_for_the_other(connect, server, bad, which):
 
 def test_two_bad_answers_are_an_error(connect, server):
     def stale(status, reply):
-        server.second.set()
+        server.release.set()
         return 200, reply | {"request_id": "another"}
 
     server.first = server.last = stale
@@ -129,18 +144,23 @@ def test_what_the_loser_says_is_dropped(connect, server):
     """The reply to the first call, when it comes at last, is not the answer to the second call."""
     client = connect(server.url, hedge=AT_ONCE)
     first = client.act(OBSERVATION, seed=1)
-    server.second.set()
+    server.release.set()
     server.answer = server.act
     second = client.act(OBSERVATION, seed=2)
     assert (first.seed, second.seed) == (1, 2)
     assert first.request_id != second.request_id
 
 
-def test_a_retry_is_not_hedged(connect, server):
-    server.answer = lambda fields: (503, {"code": "overloaded", "detail": "full"})
-    with pytest.raises(Overloaded):
-        connect(server.url, hedge=Hedge(after_ms=0, share=0.0), retry=RetryPolicy(3, 0.0)).act(OBSERVATION)
-    assert len(server.requests) == 3
+def test_a_retry_is_not_hedged(clock):
+    """The first request waits 30 ms before it is hedged; the retry waits for the call's end, at 10 s."""
+    arguments = inspect.signature(Client.act).parameters
+    optional = {name: p.default for name, p in arguments.items() if p.kind is p.KEYWORD_ONLY}
+    call = Client("http://robot.test", clock=clock, hedge=Hedge(30, 1))._conversation.act(OBSERVATION, **optional)
+    first = next(call)
+    assert call.send(None) == Receive(clock.now + 0.03)
+    assert isinstance(call.send(Arrival(first.request, BUSY)), Pause)
+    assert isinstance(call.send(None), Send)
+    assert call.send(None) == Receive(clock.now + 10.0)
 
 
 @pytest.mark.parametrize(("share", "hedge"), [(0.0, {"hedge": Hedge(0, 0.0)}), (None, {})])
@@ -164,8 +184,6 @@ def test_the_second_is_told_the_time_that_is_left_then(connect, clock, good):
             assert second.wait(WAIT_S)
         second.set()
         return good(request, sent[-1])
-
-    from sorl_client import Client
 
     hedge = Hedge(after_ms=30, share=1)
     with Client("http://robot.test", transport=httpx.MockTransport(answer), clock=clock, hedge=hedge) as client:
@@ -197,7 +215,7 @@ def test_an_error_that_is_no_networks_is_raised(scripted):
 
 def test_a_broken_server_fails_once_both_have(connect, server):
     def broken(status, reply):
-        server.second.set()
+        server.release.set()
         return 500, {"code": "engine_failed", "detail": "broke"}
 
     server.first = server.last = broken
@@ -230,6 +248,13 @@ def test_no_more_than_its_share_of_calls_is_hedged(share, late):
     for start in range(0, len(hedged), 7):
         for end in range(start, len(hedged) + 1, 11):
             assert sum(hedged[start:end]) <= share * (end - start) + BURST + 1e-6
+
+
+def test_a_long_time_without_hedges_saves_up_for_a_few():
+    hedging = Hedging(Hedge(after_ms=1, share=0.1))
+    for _ in range(10_000):
+        hedging.begin()
+    assert [hedging.take() for _ in range(10)] == [True] * 5 + [False] * 5
 
 
 @given(st.floats(0.01, 1.0))

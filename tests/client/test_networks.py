@@ -1,5 +1,6 @@
 """Networks that are slow, silent or broken: what the server is told, and how long a call takes."""
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -9,7 +10,17 @@ import weakref
 
 import httpx
 import pytest
-from sorl_client import Client, ConnectionFailed, DeadlineExceeded, NotReady, Overloaded, RetryPolicy, SorlError
+from sorl_client import (
+    AsyncClient,
+    Client,
+    ConnectionFailed,
+    DeadlineExceeded,
+    Hedge,
+    NotReady,
+    Overloaded,
+    RetryPolicy,
+    SorlError,
+)
 from sorl_client.transit import Transit
 
 from tests.client.network import BUSY, OBSERVATION, Script, problem, silent, trickling
@@ -209,6 +220,17 @@ def test_a_hedge_to_a_server_that_never_answers_ends_in_time_too(connect):
         client = connect(url, hedge=True, timeout_s=0.1)
         with pytest.raises(ConnectionFailed, match=r"within 0\.1 s"):
             client.act(OBSERVATION)
+
+
+def test_a_call_can_be_cancelled():
+    async def run(url):
+        async with AsyncClient(url, hedge=Hedge(after_ms=0, share=1)) as client:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(client.act(OBSERVATION), 0.05)
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    with silent() as url:
+        asyncio.run(run(url))
 
 
 def test_a_client_is_forgotten_with_its_threads(fake_server):
