@@ -23,7 +23,7 @@ from bench.connection import Connection, Response, connect, encode_request
 from bench.generator import in_own_process
 
 TRANSIT_MS = 1.0
-"""Milliseconds of its deadline that a client reserves for the network, as `sorl_client` does."""
+"""Milliseconds of its deadline that a client reserves for the network, as `sorl_client` does before its first reply."""
 TICK_SECONDS = 0.001
 """The polling period of the generator's process. Waking for every response would take three times as much CPU from the
 server's cores (at 1,750 requests/s, on a virtual machine). Latencies may be overstated by up to this, never
