@@ -14,6 +14,7 @@ from service.runtime import Runtime
 from service.settings import Settings
 from service.web import (
     Act,
+    Websockets,
     admin_routes,
     infer_routes,
     make_application,
@@ -31,6 +32,7 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
 
     `make_backend` is `kernels.choice.create_backend` with the settings' options, unless given.
     `app.state.runtime` is the `Runtime`; `await app.state.runtime.lifecycle.settled()` waits for the end of warm-up.
+    `app.state.websockets` is the `Websockets`, whose `port` whoever hosts the application may set.
     `app.state.groot` is GR00T's endpoint, whose `address` clients connect to; None without `zmq_port`.
 
     Raises:
@@ -61,6 +63,7 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     )
     groot = _groot_endpoint(settings, answerer, runtime)
     act = Act(answerer, settings.max_body_bytes)
+    websockets = Websockets(answerer, access, lifecycle, catalog, runtime.metrics.requests.count_error)
     routers = [
         public_routes(lifecycle, catalog, access, runtime.metrics.text),
         open_inference_routes(lifecycle, catalog),
@@ -69,7 +72,8 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     ]
     infer = infer_routes(answerer, settings.max_body_bytes)
     app = make_application(act, infer, routers, runtime.metrics.requests.count_error, lifespan, settings.cors_origins)
-    app.state.runtime = runtime
+    app.router.routes.append(websockets)
+    app.state.runtime, app.state.websockets = runtime, websockets
     app.state.groot = groot
     return app
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
@@ -47,13 +48,15 @@ def _serve(settings: Settings) -> int:
 
     try:
         server = _server(settings)
-        listener = _bind(settings.host, settings.port)
+        listeners = [_bind(settings.host, port) for port in (settings.port, settings.openpi_port) if port is not None]
     except (
         KeysError, CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, TracingUnavailable, OSError
     ) as error:  # fmt: skip
         return _refuse(error, 1)
-    with listener:
-        server.run(sockets=[listener])
+    with contextlib.ExitStack() as bound:
+        for listener in listeners:
+            bound.enter_context(listener)
+        server.run(sockets=listeners)
     if server.broken:
         # At a normal exit the interpreter would wait for, or crash on, a thread that is still inside the engine.
         logging.shutdown()

@@ -26,7 +26,7 @@ from fastapi import FastAPI
 
 from service.runtime import Runtime
 from service.settings import Settings
-from service.web import JoiningProtocol
+from service.web import JoiningProtocol, Websockets
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,14 @@ def _check_tls(settings: Settings) -> None:
         ) from None
 
 
+def _quiet(record: logging.LogRecord) -> bool:
+    """Is it more than a line about one websocket? Such a line has what its client sent, and is for debugging."""
+    bad_client = record.levelno <= logging.INFO or "from client" in str(record.msg)
+    return "websockets" not in record.pathname or not bad_client or log.isEnabledFor(logging.DEBUG)
+
+
 class Server(uvicorn.Server):
-    """Serves `create_app`'s application on sockets that are bound already."""
+    """Serves `create_app`'s application on sockets that are bound already. The first is HTTP's, a second openpi's."""
 
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         _check_tls(settings)
@@ -69,7 +75,9 @@ class Server(uvicorn.Server):
                 app,
                 loop="uvloop",
                 http=JoiningProtocol,
-                ws="none",
+                ws="websockets-sansio",
+                ws_max_size=settings.max_body_bytes,
+                ws_per_message_deflate=False,
                 lifespan="on",
                 log_config=None,
                 access_log=False,
@@ -82,6 +90,7 @@ class Server(uvicorn.Server):
             )
         )
         self._runtime: Runtime = app.state.runtime
+        self._websockets: Websockets = app.state.websockets
         self._runtime.on_broken = lambda: self._begin(self._drain(0.0))
         self._grace_seconds = settings.drain_grace_seconds
         self._started = asyncio.Event()
@@ -95,13 +104,19 @@ class Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         sys.setswitchinterval(SWITCH_SECONDS)
-        await super().serve(sockets)
+        log_of_uvicorn = logging.getLogger("uvicorn.error")
+        log_of_uvicorn.addFilter(_quiet)
+        try:
+            await super().serve(sockets)
+        finally:
+            log_of_uvicorn.removeFilter(_quiet)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        addresses = [listener.getsockname()[:2] for listener in sockets or ()]
+        self._websockets.port = addresses[1][1] if len(addresses) > 1 else None
         await super().startup(sockets)
-        for listener in sockets or ():
-            host, port = listener.getsockname()[:2]
-            scheme = "https" if self.config.is_ssl else "http"
+        schemes = ("https", "wss") if self.config.is_ssl else ("http", "ws")
+        for scheme, (host, port) in zip(schemes, addresses, strict=False):
             log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         self._started.set()
         self._begin(self._announce())

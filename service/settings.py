@@ -57,6 +57,13 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to bind; 0.0.0.0 is every interface")
     port: int = Field(8000, ge=0, le=65535, description="port to bind; 0 takes a free one and logs it")
+    openpi_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port at which every path is openpi's websocket protocol, for its client, which takes no path; 0 "
+        "takes a free one and logs it; left out, there is /openpi on the HTTP port",
+    )
     zmq_port: int | None = Field(
         None,
         ge=0,

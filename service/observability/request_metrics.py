@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summ
 from policy.spec import Budget
 from service.errors import ClientGone, DeadlineExceeded, ServiceError, Unavailable
 from service.observability.timeline import RequestTimeline
-from service.protocol import PROTOCOLS
+from service.protocol import PROTOCOLS, ProtocolName
 
 # Bounds at control periods: "what share met 20 ms?" is one bucket, not an interpolation.
 LATENCY_BUCKETS = tuple(
@@ -114,9 +114,9 @@ class RequestMetrics:
         """Make the series of `budget`, which begin at 0."""
         self._series(budget.num_candidates, budget.num_steps)
 
-    def count_error(self, error: ServiceError) -> None:
-        """A request to /act was refused before it had a timeline: its method is not POST."""
-        self._protocols["http"].failed[error.code].inc()
+    def count_error(self, error: ServiceError, protocol: ProtocolName = "http") -> None:
+        """A request was refused before it had a timeline: one to /act that is no POST, or an upgrade to a websocket."""
+        self._protocols[protocol].failed[error.code].inc()
 
     def record(self, timeline: RequestTimeline) -> None:
         """A request has ended, as its timeline says."""

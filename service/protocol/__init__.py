@@ -4,7 +4,7 @@
 `ActRequest` of what came, and words an `Answer` or an error in its own form.
 """
 
-from service.protocol import codec, groot, open_inference, openvla
+from service.protocol import codec, groot, open_inference, openpi, openvla
 from service.protocol.codec import decode_array, encode_array
 from service.protocol.incoming import Answers, Incoming, new_request_id
 from service.protocol.names import PROTOCOLS, ProtocolName
@@ -30,6 +30,7 @@ __all__ = [
     "groot",
     "new_request_id",
     "open_inference",
+    "openpi",
     "openvla",
     "parse_act",
     "parse_request_id",

@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 
 import msgpack  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
+from numpy.typing import NDArray
 
 from service.errors import InvalidRequest
 
@@ -66,8 +67,8 @@ def text_keys(value: dict[Any, Any]) -> dict[str, Any]:
     return _unique([(_text(key), item) for key, item in value.items()])
 
 
-def encode(value: dict[str, Any], media_type: str, marker: str | None = None) -> bytes:
-    """A reply's body, an object.
+def encode(value: dict[str, Any] | NDArray[Any], media_type: str, marker: str | None = None) -> bytes:
+    """A reply: an object, or one array.
 
     Args:
         value: NumPy arrays become nested lists in JSON, and openpi's arrays in msgpack.

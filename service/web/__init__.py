@@ -5,12 +5,14 @@ from service.web.admin import admin_routes
 from service.web.application import make_application
 from service.web.http_protocol import JoiningProtocol
 from service.web.open_inference import infer_routes, open_inference_routes
+from service.web.openpi import Websockets
 from service.web.page import page_routes
 from service.web.routes import public_routes
 
 __all__ = [
     "Act",
     "JoiningProtocol",
+    "Websockets",
     "admin_routes",
     "infer_routes",
     "make_application",

@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import json
 import signal
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -16,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from service.app import create_app
 from service.server import Server
+from tests.service.listening import listening
 from tests.service.process import WAIT, Process, served
 from tests.service.waiting import until
 
@@ -28,20 +27,8 @@ Rows = Callable[[int], list[list[float]]]
 async def running(
     settings: Any, make_backend: Any
 ) -> AsyncIterator[tuple[Server, httpx.AsyncClient, asyncio.Task[None]]]:
-    """The server on a socket of its own, in this process and on this loop; signals to the process are its signals."""
-    app = create_app(settings, make_backend)
-    server = Server(app, settings)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        serving = asyncio.ensure_future(server.serve([listener]))
-        await app.state.runtime.lifecycle.settled()
-        await until(lambda: server.started)
-        async with httpx.AsyncClient(base_url=url, timeout=WAIT) as client:
-            try:
-                yield server, client, serving
-                await asyncio.wait_for(serving, WAIT)
-            finally:
-                serving.cancel()
+    async with listening(settings, make_backend) as it:
+        yield it.server, it.client, it.serving
 
 
 async def status(client: httpx.AsyncClient, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
