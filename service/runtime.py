@@ -196,7 +196,7 @@ class Runtime:
         metrics.ready.set_function(lambda: self.lifecycle.ready)
         metrics.keys.show(self.access.names)
         self.access.on_keys = metrics.keys.show
-        self.access.on_reload = lambda outcome: metrics.key_reloads.labels(outcome).inc()
+        metrics.keys_stale.set_function(lambda: self.access.stale)
         for model in self.catalog:
             self._show_model(model)
             metrics.show_engine(model.engine.name, choice=self.settings.backend, device=self.settings.device)

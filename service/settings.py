@@ -214,10 +214,11 @@ class Settings(BaseSettings):
 def _is_origin(text: str) -> bool:
     try:
         parts = urlsplit(text)
-        own = f"{parts.scheme}://{parts.hostname}" + ("" if parts.port is None else f":{parts.port}")
+        named = bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") and "*" not in text and own == text
+    own = f"{parts.scheme}://{parts.netloc}".lower()
+    return named and parts.scheme in ("http", "https") and own == text and not set(text) & set("*@")
 
 
 def refuse_unknown_environment(environment: Mapping[str, str], fields: Iterable[str]) -> None:

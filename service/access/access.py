@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection
-from typing import Literal
 
 from service.access.caller import ANYONE, Caller
 from service.access.key_source import KeysError, KeySource
@@ -17,8 +16,6 @@ log = logging.getLogger(__name__)
 
 SCHEMES = ("bearer", "api-key")
 POLL_SECONDS = 2.0
-
-Outcome = Literal["changed", "unchanged", "failed"]
 
 
 class Access:
@@ -37,7 +34,7 @@ class Access:
 
     Attributes:
         on_keys: called with the names of the keys, once they have changed.
-        on_reload: called with the outcome of every reload.
+        stale: the last reload found keys that can't be used, and those before are in force.
 
     Raises:
         KeysError: see `KeySource.read`.
@@ -45,7 +42,7 @@ class Access:
 
     def __init__(self, source: KeySource, clock: Callable[[], float] = time.monotonic) -> None:
         self.on_keys: Callable[[Collection[str]], None] = lambda names: None
-        self.on_reload: Callable[[Outcome], None] = lambda outcome: None
+        self.stale = False
         self._source = source
         self._clock = clock
         self._closed: set[Role] = {"admin"}
@@ -94,23 +91,17 @@ class Access:
         name = "key" if role == "act" else f"{role} key"
         raise Unauthorized(f"expected 'Authorization: Bearer KEY' with this server's {name}")
 
-    async def reload(self) -> Outcome:
+    async def reload(self) -> None:
         """Read the keys again. Keys that can't be used leave those that are known, and a line in the log."""
         async with self._lock:
             self._file, keys = await asyncio.to_thread(self._read)
-            outcome: Outcome
+            self.stale = isinstance(keys, KeysError)
             if isinstance(keys, KeysError):
                 log.error("keys not changed: %s", keys)
-                outcome = "failed"
-            elif keys == self._keys:
-                outcome = "unchanged"
-            else:
+            elif keys != self._keys:
                 self._replace(keys)
                 log.info("keys changed: there are %d", len(keys))
                 self.on_keys(self.names)
-                outcome = "changed"
-            self.on_reload(outcome)
-            return outcome
 
     async def follow(self, every: float = POLL_SECONDS) -> None:
         """`reload` whenever the file has changed, until this is cancelled. `every`: seconds between looks."""

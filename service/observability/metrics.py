@@ -28,7 +28,6 @@ from service.observability.request_metrics import LATENCY_BUCKETS, RequestMetric
 from service.timing import BatchSize
 
 ROW_BUCKETS = tuple(2**power for power in range(15))
-KEY_RELOADS = ("changed", "unchanged", "failed")
 RELOADS = ("swapped", "added", "restored", "unchanged", "failed")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a further series for each metric, which nobody asked for
@@ -100,14 +99,9 @@ class Metrics:
             registry=registry,
         )
         self.reloads.labels("", "failed")  # from 0: a series that begins at 1 has not risen, and no alert sees it
-        self.key_reloads = Counter(
-            "sorl_key_reloads_total",
-            f"Reads of the keys by outcome: {', '.join(KEY_RELOADS[:-1])} or {KEY_RELOADS[-1]}",
-            ["outcome"],
-            registry=registry,
+        self.keys_stale = Gauge(
+            "sorl_keys_stale", "1 while the keys file can't be used and the keys before are in force", registry=registry
         )
-        for outcome in KEY_RELOADS:
-            self.key_reloads.labels(outcome)
         self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
         self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
         Info("sorl_build", "What was installed", registry=registry).info(

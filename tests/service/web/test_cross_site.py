@@ -112,14 +112,27 @@ async def test_a_named_origin_makes_no_admin_calls(serve: Any) -> None:
 
 
 def test_origins_are_a_list_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    origins = ("https://a.example", "http://localhost:3000")
-    assert load_settings(["--cors-origins", "https://a.example,http://localhost:3000"]).cors_origins == origins
-    monkeypatch.setenv("SORL_CORS_ORIGINS", "https://a.example, http://localhost:3000")
+    origins = ("https://a.example", "http://localhost:3000", "http://[::1]:3000")
+    assert load_settings(["--cors-origins", ",".join(origins)]).cors_origins == origins
+    monkeypatch.setenv("SORL_CORS_ORIGINS", ", ".join(origins))
     assert load_settings([]).cors_origins == origins
 
 
 @pytest.mark.parametrize(
-    "origin", ["*", "a.example", "https://a.example/", "https://*.example", "https://A.example", "null", "", "ftp://a"]
+    "origin",
+    [
+        "*",
+        "a.example",
+        "https://a.example/",
+        "https://*.example",
+        "https://A.example",
+        "https://u@a.example",
+        "https://",
+        "https://a.example:http",
+        "ftp://a.example",
+        "null",
+        "",
+    ],
 )
 def test_what_no_browser_sends_is_no_origin(origin: str) -> None:
     with pytest.raises(ValueError, match="cors_origins: expected origins as browsers send them"):
