@@ -54,7 +54,7 @@ def rendered(folder: str) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["base", "gpu"])
+@pytest.mark.parametrize("folder", ["base", "gpu", "keys"])
 def test_rendered_manifests_are_valid(folder: str) -> None:
     import kubernetes_validate
 
@@ -89,6 +89,22 @@ def test_the_gpu_overlay_requests_a_gpu_and_keeps_the_rest() -> None:
     for changed in ("resources", "image", "env"):
         del plain[changed], with_card[changed]
     assert with_card == plain
+
+
+@pytest.mark.slow
+def test_the_keys_overlay_adds_the_file_and_keeps_the_rest() -> None:
+    base, keys = (rendered(folder)["Deployment"]["spec"]["template"]["spec"] for folder in ("base", "keys"))
+    (plain,), (with_keys,) = base.pop("containers"), keys.pop("containers")
+    (variable,) = [entry for entry in with_keys["env"] if entry not in plain["env"]]
+    (mount,) = [entry for entry in with_keys["volumeMounts"] if entry not in plain["volumeMounts"]]
+    (volume,) = [entry for entry in keys["volumes"] if entry not in base["volumes"]]
+    assert (variable["name"], Path(variable["value"]).parent) == ("SORL_KEYS_FILE", Path(mount["mountPath"]))
+    assert (mount["name"], mount["readOnly"]) == (volume["name"], True)
+    assert "subPath" not in mount
+    with_keys["env"].remove(variable)
+    with_keys["volumeMounts"].remove(mount)
+    keys["volumes"].remove(volume)
+    assert (with_keys, keys) == (plain, base)
 
 
 @pytest.mark.slow
@@ -135,7 +151,9 @@ def test_ports_and_labels_agree(container: dict[str, Any]) -> None:
         assert selector["matchLabels"] == service["selector"] == labels
 
 
-@pytest.mark.parametrize("file", [BASE / "deployment.yaml", FOLDER / "gpu" / "deployment.yaml"])
+@pytest.mark.parametrize(
+    "file", [BASE / "deployment.yaml", *(FOLDER / name / "deployment.yaml" for name in ("gpu", "keys"))]
+)
 def test_variables_set_settings(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (container,) = read(file)["spec"]["template"]["spec"]["containers"]
     given = {entry["name"]: entry.get("value", "from a secret") for entry in container["env"]}

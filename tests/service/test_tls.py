@@ -10,6 +10,7 @@ import httpx
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from sorl_client import Client
 
 from service.cli import main
 from service.settings import load_settings
@@ -37,7 +38,12 @@ def tls(files: tuple[Path, Path]) -> list[str]:
 
 
 def test_requests_over_https(
-    checkpoint: Path, files: tuple[Path, Path], authority: trustme.CA, observations: Rows
+    checkpoint: Path,
+    files: tuple[Path, Path],
+    authority: trustme.CA,
+    observations: Rows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
@@ -50,6 +56,11 @@ def test_requests_over_https(
             assert [answer.status_code for answer in answers] == [200, 200, 200]
             assert len({str(answer.json()["action"]) for answer in answers}) == 1
             assert client.get("/readyz").status_code == 200
+        authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "authority.pem"))
+        with Client(url) as robot:
+            assert robot.act(body["observation"], seed=1).action.tolist() == answers[0].json()["action"]
+        monkeypatch.delenv("SSL_CERT_FILE")
         with pytest.raises(httpx.ConnectError, match="CERTIFICATE_VERIFY_FAILED"):
             httpx.post(f"{url}/act", json=body, verify=ssl.create_default_context(), timeout=WAIT)
         with pytest.raises(httpx.HTTPError):
