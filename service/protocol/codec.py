@@ -39,7 +39,8 @@ MAX_SAFE_INTEGER = 2**53  # JSON numbers above it lose digits in JavaScript and 
 _DTYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])|float(?:16|32|64)|u?int(?:8|16|32|64)")
 _BOOLEANS = ("|b1", "?", "bool")
 _MOST_AXES = 3  # batch, time, obs_dim
-_DEEPEST = 5  # where a body may have a scalar: {"observation": {"arm": [[[scalar]]]}}
+_DEEPEST = 4  # where a field may have a scalar: {"arm": [[[scalar]]]}
+_MARKERS = (("__numpy__", b"__numpy__"), ("__ndarray__", b"__ndarray__"), ("__npgeneric__", b"__npgeneric__"))
 
 _ARRAY_KEYS = {
     "__numpy__": {"__numpy__", "dtype", "shape"},
@@ -102,21 +103,30 @@ def brief(value: Any) -> str:
 
 def array_marker(value: dict[Any, Any]) -> str | None:
     """The key by which `value` claims to be an encoded array or NumPy scalar, if any."""
-    for name in ("__numpy__", "__ndarray__", "__npgeneric__"):
-        if name in value or name.encode() in value:
+    for name, as_bytes in _MARKERS:
+        if name in value or as_bytes in value:
             return name
     # Two letters may also be somebody's own name for something.
     return "nd" if type(value.get(b"nd", value.get("nd"))) is bool else None
 
 
-def spoken(value: Any, depth: int = _DEEPEST) -> str | None:
+def spoken(fields: dict[str, Any]) -> str | None:
     """The marker of the first encoded array or scalar in a decoded body. Of a list the first item is looked at."""
-    if type(value) is dict:
-        marker = array_marker(value)
-        if marker is None and depth > 0:
-            marker = next((found for item in value.values() if (found := spoken(item, depth - 1))), None)
-        return marker
-    return spoken(value[0], depth - 1) if type(value) is list and value and depth > 0 else None
+    for value in fields.values():
+        if (type(value) is list or type(value) is dict) and (marker := _marker_in(value, _DEEPEST)):
+            return marker
+    return None
+
+
+def _marker_in(value: Any, depth: int) -> str | None:
+    while type(value) is list and value and depth > 0:
+        value, depth = value[0], depth - 1
+    if type(value) is not dict:
+        return None
+    marker = array_marker(value)
+    if marker is None and depth > 0:
+        marker = next((found for item in value.values() if (found := _marker_in(item, depth - 1))), None)
+    return marker
 
 
 def decode_array(value: dict[Any, Any], field: str) -> np.ndarray:
@@ -150,7 +160,7 @@ def scalar(value: Any, field: str) -> Any:
         InvalidRequest: naming `field`: it claims to be one, and is malformed.
     """
     marker = array_marker(value) if type(value) is dict else None
-    if marker is None:
+    if marker is None or value.get(b"shape") or value.get("shape"):  # an array has axes
         return value
     parts = text_keys(value)
     if marker == "__npgeneric__":
