@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import uvicorn
+from starlette.endpoints import WebSocketEndpoint
 from starlette.responses import PlainTextResponse
 from uvicorn.server import ServerState
 
@@ -26,6 +27,9 @@ class FakeTransport:
 
     def get_extra_info(self, name: str) -> None:
         return None
+
+    def set_protocol(self, protocol: object) -> None:
+        pass
 
 
 def joined(transport: FakeTransport) -> JoinedWrites:
@@ -83,3 +87,32 @@ def test_uvicorn_writes_a_reply_in_one_packet() -> None:
     assert isinstance(packet, bytes)
     assert packet.startswith(b"HTTP/1.1 200")
     assert packet.endswith(b"\r\n\r\nthe body")
+
+
+def test_a_websockets_frames_are_not_held() -> None:
+    """Fails when a release of uvicorn no longer hands the transport on as `http_protocol` expects."""
+
+    async def run() -> list[object]:
+        transport = FakeTransport()
+        config = uvicorn.Config(
+            WebSocketEndpoint, http=JoiningProtocol, ws="websockets-sansio", lifespan="off", log_config=None
+        )
+        config.load()
+        state = ServerState()
+        protocol = JoiningProtocol(config, state, {})
+        protocol.connection_made(transport)  # type: ignore[arg-type]
+        protocol.data_received(
+            b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        (websocket,) = state.connections
+        assert websocket.transport is transport
+        while not transport.done:
+            await asyncio.sleep(0)
+        websocket.stop_keepalive()  # type: ignore[union-attr]
+        websocket.connection_lost(None)
+        await asyncio.gather(*state.tasks)
+        return transport.done
+
+    accepted, *_ = asyncio.run(run())
+    assert accepted.startswith(b"HTTP/1.1 101 ")  # type: ignore[attr-defined]
