@@ -56,6 +56,6 @@ def new_secret() -> str:
 
 def digest_of(secret: str) -> bytes:
     """SHA-256. Slow hashes (scrypt, argon2) are for passwords, which can be guessed; 256 random bits can't, however
-    fast the hash is. It costs 1 us a request, where a slow one would cost more than the answer.
+    fast the hash is. It costs about 1 us a request, where a slow one would cost more than the answer.
     """
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()

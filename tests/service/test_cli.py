@@ -67,7 +67,20 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.parametrize(
     "fault",
-    ["missing", "truncated", "port", "setting", "environment", "backend", "folder", "twice", "default", "records"],
+    [
+        "missing",
+        "truncated",
+        "port",
+        "setting",
+        "environment",
+        "backend",
+        "folder",
+        "twice",
+        "default",
+        "records",
+        "keys",
+        "keys' text",
+    ],
 )
 def test_fault_of_the_user_is_one_line(checkpoint: Path, tmp_path: Path, fault: str) -> None:
     damaged = tmp_path / "damaged.safetensors"
@@ -98,6 +111,8 @@ def test_fault_of_the_user_is_one_line(checkpoint: Path, tmp_path: Path, fault: 
                 1,
                 "default_model: 'big' is not among small",
             ),
+            "keys": (["--model", str(checkpoint), "--keys-file", "none.toml"], {}, 1, r"none\.toml: can't be read"),
+            "keys' text": (["--model", str(checkpoint)], {"SORL_KEYS": "a = 1"}, 1, "SORL_KEYS: a: expected a table"),
             "records": (
                 ["--model", str(checkpoint), "--record-dir", "/proc/nope"],
                 {},
