@@ -15,7 +15,7 @@ help: ## Show this
 $(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/src/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,gpu,serve,test,train,zmq]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,gpu,grpc,serve,test,train,zmq]'
 	touch $@
 
 # Ray, kubectl, Prometheus, linters, Chromium and robots' clients are 1 GB on disk; `make serve` and `make test` do without.

@@ -24,6 +24,7 @@ from service.web import (
 )
 
 if TYPE_CHECKING:
+    from service.grpc import GrpcEndpoint
     from service.zeromq import GrootEndpoint
 
 
@@ -34,10 +35,11 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     `app.state.runtime` is the `Runtime`; `await app.state.runtime.lifecycle.settled()` waits for the end of warm-up.
     `app.state.websockets` is the `Websockets`, whose `port` whoever hosts the application may set.
     `app.state.groot` is GR00T's endpoint, whose `address` clients connect to; None without `zmq_port`.
+    `app.state.grpc` is the Open Inference Protocol's endpoint over gRPC, with its `port`; None without `grpc_port`.
 
     Raises:
         KeysError, CheckpointError, CatalogError, BackendUnavailable, DeviceFailure, OSError: see `Runtime`.
-        OSError: `zmq_port` can't be bound.
+        OSError: `zmq_port` or `grpc_port` can't be bound.
     """
     runtime = Runtime(settings, make_backend)
     lifecycle, catalog, access = runtime.lifecycle, runtime.catalog, runtime.access
@@ -47,10 +49,14 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         runtime.start()
         if groot is not None:
             groot.start()
+        if grpc is not None:
+            await grpc.start()
         yield
         await runtime.stop()
         if groot is not None:
             await groot.stop()
+        if grpc is not None:
+            await grpc.stop()
 
     answerer = Answerer(
         access=access,
@@ -62,6 +68,7 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
         recorder=runtime.recorder,
     )
     groot = _groot_endpoint(settings, answerer, runtime)
+    grpc = _grpc_endpoint(settings, answerer, runtime)
     act = Act(answerer, settings.max_body_bytes)
     websockets = Websockets(answerer, access, lifecycle, catalog, runtime.metrics.requests.count_error)
     routers = [
@@ -75,7 +82,25 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     app.router.routes.append(websockets)
     app.state.runtime, app.state.websockets = runtime, websockets
     app.state.groot = groot
+    app.state.grpc = grpc
     return app
+
+
+def _grpc_endpoint(settings: Settings, answerer: Answerer, runtime: Runtime) -> GrpcEndpoint | None:
+    if settings.grpc_port is None:
+        return None
+    from service.grpc import GrpcEndpoint
+
+    certificate, key = settings.ssl_certfile, settings.ssl_keyfile
+    return GrpcEndpoint(
+        answerer,
+        lifecycle=runtime.lifecycle,
+        catalog=runtime.catalog,
+        host=settings.host,
+        port=settings.grpc_port,
+        max_body_bytes=settings.max_body_bytes,
+        tls=None if certificate is None or key is None else (certificate, key),
+    )
 
 
 def _groot_endpoint(settings: Settings, answerer: Answerer, runtime: Runtime) -> GrootEndpoint | None:

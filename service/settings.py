@@ -70,6 +70,13 @@ class Settings(BaseSettings):
         le=65535,
         description="port for GR00T's clients over ZeroMQ (extra 'zmq'); 0 takes a free one and logs it; left out, off",
     )
+    grpc_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="port for the Open Inference Protocol over gRPC (extra 'grpc'); 0 takes a free one and logs it; "
+        "left out, off",
+    )
     backend: Literal["auto", "triton", "cpu", "reference"] = Field(
         "auto", description="what computes; one asked for by name that can't run is an error"
     )
@@ -167,6 +174,13 @@ class Settings(BaseSettings):
     def _refuse_unknown_environment(cls, values: Any) -> Any:
         refuse_unknown_environment(os.environ, cls.model_fields)
         return values
+
+    @field_validator("grpc_port")
+    @classmethod
+    def _check_grpc(cls, port: int | None) -> int | None:
+        if port is not None and (find_spec("grpc") is None or find_spec("google.protobuf") is None):
+            raise ValueError("expected grpcio to be installed: pip install 'sorl-serve[grpc]'")
+        return port
 
     @field_validator("zmq_port")
     @classmethod

@@ -118,9 +118,14 @@ class Catalog:
             waits += [gone_at - now for _, gone_at in shelf.older.values()]
         return min(waits, default=None)
 
-    def describe(self, name: str) -> dict[str, Any]:
-        """The entry of `name` in /models. Raises UnknownModel."""
-        model, now = self.find(name), self._clock()
+    def versions(self, name: str) -> list[str]:
+        """The versions of `name` that are served, the current one first. Raises UnknownModel."""
+        older = [version for version in self._shelves[name].older if self.older(name, version)] if name in self else []
+        return [self.find(name).version, *older]
+
+    def describe(self, name: str, version: str | None = None) -> dict[str, Any]:
+        """The entry of `name` in /models, of its current version or of another. Raises UnknownModel, VersionGone."""
+        model, now = self.find(name, version), self._clock()
         older = self._shelves[name].older.items()
         return {
             **model.describe(),

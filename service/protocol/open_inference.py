@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -248,11 +248,11 @@ def error_text(error: ServiceError) -> str:
     return f"{error.code}: {error.detail}"
 
 
-def model_metadata(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a model, as `Catalog.describe` has it: its versions, inputs and outputs. -1 is any number of rows."""
+def model_metadata(description: Mapping[str, Any], versions: Sequence[str]) -> dict[str, Any]:
+    """Inputs and outputs of a model, as `Catalog.describe` has it. -1 is any number of rows."""
     return {
         "name": description["name"],
-        "versions": [description["version"], *(older["version"] for older in description["older_versions"])],
+        "versions": versions,
         "platform": "sorl",
         "inputs": [
             {"name": name, "datatype": "FP32", "shape": [-1, size]} for name, size in _input_sizes(description).items()
@@ -283,6 +283,12 @@ def model_config(description: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "parameters": {name: {"string_value": json.dumps(description[name])} for name in shown},
     }
+
+
+def repository_index(versions: Iterable[tuple[str, str]], ready: bool) -> list[dict[str, str]]:
+    """Triton's list of models, from names and current versions."""
+    state = "READY" if ready else "UNAVAILABLE"
+    return [{"name": name, "version": version, "state": state, "reason": ""} for name, version in versions]
 
 
 def _input_sizes(description: Mapping[str, Any]) -> dict[str, int]:

@@ -126,10 +126,6 @@ def open_inference_routes(lifecycle: Lifecycle, catalog: Catalog) -> APIRouter:
     """Everything under /v2 but inference. No key is needed."""
     router = APIRouter()
 
-    def describe(name: str, version: str | None) -> dict[str, Any]:
-        """As /models has it, of one version."""
-        return catalog.describe(name) | (catalog.find(name, version).describe() if version is not None else {})
-
     @router.get("/v2", summary="Name and version of the server (Open Inference Protocol)")
     async def server() -> dict[str, Any]:
         return {"name": "sorl-serve", "version": version("sorl-serve"), "extensions": ["binary_tensor_data"]}
@@ -147,12 +143,12 @@ def open_inference_routes(lifecycle: Lifecycle, catalog: Catalog) -> APIRouter:
     @router.get(_MODEL, summary="A model's inputs and outputs (Open Inference Protocol)")
     @router.get(_VERSION, summary="A version's inputs and outputs (Open Inference Protocol)")
     async def model(name: str, version: str | None = None) -> dict[str, Any]:
-        return open_inference.model_metadata(describe(name, version))
+        return open_inference.model_metadata(catalog.describe(name, version), catalog.versions(name))
 
     @router.get(_MODEL + "/config", summary="A model in the form of Triton's configurations")
     @router.get(_VERSION + "/config", summary="A version in the form of Triton's configurations")
     async def config(name: str, version: str | None = None) -> dict[str, Any]:
-        return open_inference.model_config(describe(name, version))
+        return open_inference.model_config(catalog.describe(name, version))
 
     @router.get(_MODEL + "/ready", summary="May requests for a model be sent here? (Open Inference Protocol)")
     @router.get(_VERSION + "/ready", summary="May requests for a version be sent here? (Open Inference Protocol)")
@@ -163,7 +159,6 @@ def open_inference_routes(lifecycle: Lifecycle, catalog: Catalog) -> APIRouter:
 
     @router.post("/v2/repository/index", summary="The models served (Triton)")
     async def index() -> list[dict[str, str]]:
-        state = "READY" if lifecycle.ready else "UNAVAILABLE"
-        return [{"name": model.name, "version": model.version, "state": state, "reason": ""} for model in catalog]
+        return open_inference.repository_index(((model.name, model.version) for model in catalog), lifecycle.ready)
 
     return router

@@ -30,12 +30,13 @@ ARROWS: dict[str, set[str]] = {
         "errors", "lifecycle", "sample", "access", "protocol", "scheduling", "models", "observability", "recording"
     },
     "web": {"errors", "lifecycle", "access", "protocol", "scheduling", "budget", "models", "observability"},
+    "grpc": {"errors", "lifecycle", "protocol", "models"},
     "zeromq": {"errors", "lifecycle", "access", "protocol", "models"},
     # What puts the parts together.
     "runtime": {
         "errors", "lifecycle", "settings", "access", "scheduling", "engine", "recording", "observability", "models"
     },
-    "app": {"settings", "models", "answering", "runtime", "web", "zeromq"},
+    "app": {"settings", "models", "answering", "runtime", "web", "grpc", "zeromq"},
     "server": {"settings", "runtime", "web"},
     "cli": {"settings", "access", "models", "observability", "app", "server"},
 }  # fmt: skip
@@ -57,6 +58,7 @@ LIBRARIES: dict[str, set[str]] = {
     "models": {"numpy", "kernels", "policy"},
     "answering": set(),
     "web": {"prometheus_client", *WEB},
+    "grpc": {"grpc", "google"},
     "zeromq": {"zmq"},
     "runtime": {"kernels", "policy"},
     "app": {"fastapi"},

@@ -11,8 +11,8 @@ import numpy as np
 transport, port = sys.argv[1:]
 triton = importlib.import_module(f"tritonclient.{transport}")
 exceptions = importlib.import_module("tritonclient.utils").InferenceServerException
-client = triton.InferenceServerClient(f"127.0.0.1:{port}")
 over_http = transport == "http"
+client = triton.InferenceServerClient(f"127.0.0.1:{port}")
 
 
 def tensors(observation, dtype="float32", binary=True, name="observation"):
@@ -68,6 +68,12 @@ def asynchronous(observation, seeds):
             raise error
         answers[seed] = plain(result)["outputs"]
     return [answers[seed] for seed in seeds]
+
+
+def reconnect():
+    """gRPC connects again after a second or more, and refuses until then."""
+    if not over_http:
+        importlib.import_module("grpc").channel_ready_future(client._channel).result(timeout=60)
 
 
 def about():

@@ -180,7 +180,8 @@ async def test_a_version_can_be_pinned_until_it_is_gone(serve: Any, write: Any, 
         assert after["model_version"] != old
         pinned = await client.post(f"/v2/models/small/versions/{old}/infer", json=body(row, parameters={"seed": 1}))
         assert data(pinned.json()) == data(before)
-        assert (await client.get("/v2/models/small")).json()["versions"] == [after["model_version"], old]
+        for path in ("/v2/models/small", f"/v2/models/small/versions/{old}"):
+            assert (await client.get(path)).json()["versions"] == [after["model_version"], old]
         gone = await client.post(f"/v2/models/small/versions/{'0' * 64}/infer", json=body(row))
         assert gone.status_code == 409
         assert (await client.get("/v2/models/small/versions/1/ready")).status_code == 409
