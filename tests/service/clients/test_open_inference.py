@@ -142,11 +142,12 @@ def test_a_key_is_asked_for_and_a_restarted_server_is_found_again(
                 assert ask(ask_for)["outputs"] == before
 
 
-def test_the_lines_a_user_changes(run_client: Any, tmp_path: Path) -> None:
-    with served() as server:
-        server.wait_for("ready: cube-single")
+@TRANSPORTS
+def test_the_lines_a_user_changes(run_client: Any, tmp_path: Path, transport: str) -> None:
+    with served("--grpc-port", "0") as server:
+        port = warm_port(server, transport)
+        changes = {"tritonclient.http": f"tritonclient.{transport}", "localhost:8000": f"127.0.0.1:{port}"}
         program = tmp_path / "snippet.py"
-        program.write_text(snippet("Triton and KServe", {"localhost:8000": f"127.0.0.1:{server.port}"}))
-        action = run_client(program)
+        program.write_text(snippet("Triton and KServe", changes))
         budget = {"num_candidates": 32, "num_steps": 4, "seed": 7}
-        assert action == act(server, observation=[[0.0] * 28], **budget)["action"]
+        assert run_client(program) == act(server, observation=[[0.0] * 28], **budget)["action"]
