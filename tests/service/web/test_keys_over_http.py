@@ -13,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import Overloaded
+from tests.clock import Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +36,14 @@ def bearer(secret: str) -> dict[str, str]:
 
 async def ask(client: httpx.AsyncClient, row: list[float], secret: str = ROBOT, **fields: Any) -> httpx.Response:
     return await client.post("/act", json={"observation": row, **fields}, headers=bearer(secret))
+
+
+def stop_time(client: httpx.AsyncClient, clock: Clock) -> None:
+    """From here on keys get nothing back until `clock` moves, however slow the machine is."""
+    access = client.app.state.runtime.access  # type: ignore[attr-defined]
+    access._clock = clock
+    access._callers.clear()
+    access._replace(access._keys)
 
 
 def of_keys(text: str) -> dict[tuple[str, ...], float]:
@@ -114,10 +123,25 @@ async def test_too_many_requests_are_429_and_cost_no_compute(serve: Any, gated: 
     assert 'sorl_shed_total{reason="queue_full"} 0.0' in text
 
 
-async def test_rows_are_observations_times_granted_candidates(serve: Any, gated: Any, observations: Rows) -> None:
+async def test_a_key_has_one_budget_for_all_protocols(serve: Any, observations: Rows, clock: Clock) -> None:
+    row = observations(1)[0]
+    async with serve(keys=line("robot", ROBOT, "act", requests_per_second=1)) as client:
+        stop_time(client, clock)
+        assert (await ask(client, row)).status_code == 200
+        tensor = {"name": "observation", "shape": [1, len(row)], "datatype": "FP32", "data": row}
+        refused = await client.post("/v2/models/small/infer", json={"inputs": [tensor]}, headers=bearer(ROBOT))
+        samples = of_keys((await client.get("/metrics")).text)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "2")  # 1.001 s in whole seconds
+    assert samples["sorl_key_limited_total", "robot", "requests_per_second"] == 1
+
+
+async def test_rows_are_observations_times_granted_candidates(
+    serve: Any, gated: Any, observations: Rows, clock: Clock
+) -> None:
     make_backend, made = gated
     rows = observations(3)
     async with serve(make_backend, keys=line("robot", ROBOT, "act", rows_per_second=100)) as client:
+        stop_time(client, clock)
         assert (await ask(client, rows, num_candidates=30)).status_code == 200  # type: ignore[arg-type]
         computed = len(made[0].batches)
         refused = await ask(client, rows, num_candidates=33)  # type: ignore[arg-type]
@@ -128,8 +152,10 @@ async def test_rows_are_observations_times_granted_candidates(serve: Any, gated:
             422, "budget_too_large", "num_candidates"
         )  # fmt: skip
         assert len(made[0].batches) == computed
+        clock.now += 0.9
+        assert (await ask(client, rows, num_candidates=33)).status_code == 200  # type: ignore[arg-type]
         samples = of_keys((await client.get("/metrics")).text)
-    assert samples["sorl_key_rows_total", "robot"] == 90
+    assert samples["sorl_key_rows_total", "robot"] == 90 + 99
     assert samples["sorl_key_limited_total", "robot", "rows_per_second"] == 1
     assert samples["sorl_key_requests_total", "robot", "error"] == 1
 
@@ -172,7 +198,7 @@ async def test_metrics_follow_the_keys_file(serve: Any, observations: Rows, tmp_
 async def test_no_log_line_has_a_key(serve: Any, observations: Rows, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     row = observations(1)[0]
-    async with serve(api_key="sesame-sesame", keys=line("robot", ROBOT, "act", requests_per_second=1)) as client:
+    async with serve(api_key="sesame-sesame", keys=line("robot", ROBOT, "act", requests_per_second=0.001)) as client:
         for secret in (ROBOT, ROBOT, "sesame-sesame", "wrong-wrong"):
             await ask(client, row, secret)
         await client.post("/models/small/reload", headers=bearer(OPERATOR))
