@@ -496,10 +496,10 @@ async def test_encoding_counts_in_total_and_in_what_deadlines_must_leave(
     """A clock that only encoding moves, by 0.2 s."""
     late, encode = 0.0, codec.encode
 
-    def encode_slowly(value: dict[str, Any], media_type: str) -> bytes:
+    def encode_slowly(value: dict[str, Any], *form: Any) -> bytes:
         nonlocal late
         late += 0.2 if "action" in value else 0.0
-        return encode(value, media_type)
+        return encode(value, *form)
 
     body = {"observation": observations(1)[0], "num_candidates": 20, "return_candidates": True}
     async with serve() as client:

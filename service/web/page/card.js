@@ -9,12 +9,11 @@ export function showCard(model) {
   byId("task").textContent = model.provenance.environment || "a policy of unknown task";
   document.title = `${model.name} · SORL Serve`;
   const limits = [...new Set(model.action_low.map((low, i) => `${figure(low)} to ${figure(model.action_high[i])}`))];
-  const parts = model.observation_keys.map(({ name, size }) => `${name} ${size}`).join(", ");
   byId("card").replaceChildren(
     html("div", { class: "card" },
       headline(model.headline),
       html("dl", { class: "facts" }, grouped([
-        ["Observation", `${model.obs_dim} numbers${parts ? `: ${parts}` : ""}`],
+        ["Observation", [`${model.obs_dim} numbers`, ...model.observation_keys.map((key) => `${key.name} ${key.size}`)].join(", ")],
         ["Action", `${model.action_dim} numbers${limits.length === 1 ? `, ${limits[0]}` : ""}`],
         ["Control rate", `${figure(model.control_hz)} Hz, ${figure(1000 / model.control_hz)} ms`],
         ["Default budget", budget(model.default_budget)],

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.protocol import encode_array
 from tests.service.process import Process, served
 from tests.service.web.browser import chromium, contrasts, opened
 
@@ -216,6 +217,18 @@ def test_principal_components_are_those_of_the_candidates(page: Any, url: str) -
         assert abs(np.corrcoef(drawn(page, name), (centred @ component)[order])[0, 1]) == pytest.approx(1, abs=1e-4)
     page.select_option("#axis-0", label="action 3")
     assert np.corrcoef(drawn(page, "cx"), candidates[order, 2])[0, 1] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_request_with_an_encoded_observation_shows_its_reply(page: Any, url: str) -> None:
+    """In plain lists: the page has no json-numpy."""
+    observation = json.loads(page.input_value("#observation"))
+    body = {"num_candidates": 8, "num_steps": 4, "seed": 5}
+    recorded = {**body, "observation": encode_array(np.array(observation, np.float32))}
+    page.fill("#observation", json.dumps(recorded))
+    send(page)
+    reply = ask(url, {**body, "observation": observation, "model": page.inner_text("h1")})
+    assert shown_action(page) == [f"{value:.4f}" for value in reply["action"]]
+    assert page.locator(".candidate").count() == 8
 
 
 def test_less_than_asked_says_why(page: Any) -> None:
