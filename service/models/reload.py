@@ -2,9 +2,9 @@
 
 A file is read and checked in a thread of its own. A backend is made and warmed up in the worker thread, in calls
 between batches. A second computing thread would compete with the worker for its cores (a barrier in torch or in the
-native engine then waits for scheduler slices) and would share the device's streams and graphs with it. A call takes as
-long as a few batches, and a request may have to wait for one. Only Triton takes longer, seconds: it compiles kernels
-for layer sizes that it has not met. The watchdog counts these calls too: a device that hangs in one hangs for all.
+native engine then waits for scheduler slices) and would share the device's streams and graphs with it. A call takes no
+longer than a batch, and a request may have to wait for one. Only Triton takes longer, seconds: it compiles kernels for
+layer sizes that it has not met. The watchdog counts these calls too: a device that hangs in one hangs for all.
 
 One reload runs at a time. So memory holds at most one policy beside those that are served, and a second reload of the
 same file finds it unchanged.
