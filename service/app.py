@@ -70,15 +70,16 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
     groot = _groot_endpoint(settings, answerer, runtime)
     grpc = _grpc_endpoint(settings, answerer, runtime)
     act = Act(answerer, settings.max_body_bytes)
-    websockets = Websockets(answerer, access, lifecycle, catalog, runtime.metrics.requests.count_error)
+    count_error, cors_origins = runtime.metrics.requests.count_error, settings.cors_origins
+    websockets = Websockets(answerer, access, lifecycle, catalog, count_error, cors_origins)
     routers = [
         public_routes(lifecycle, catalog, access, runtime.metrics.text),
         open_inference_routes(lifecycle, catalog),
         admin_routes(lifecycle, runtime.reloader, access),
         page_routes(lifecycle, catalog, runtime.scheduler, runtime.stats),
     ]
-    infer = infer_routes(answerer, settings.max_body_bytes)
-    app = make_application(act, infer, routers, runtime.metrics.requests.count_error, lifespan, settings.cors_origins)
+    infer = infer_routes(answerer, settings.max_body_bytes, cors_origins)
+    app = make_application(act, infer, routers, count_error, lifespan, cors_origins)
     app.router.routes.append(websockets)
     app.state.runtime, app.state.websockets = runtime, websockets
     app.state.groot = groot

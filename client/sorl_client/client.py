@@ -37,7 +37,7 @@ class Client:
     timeout_s   without a deadline: the longest that a call takes, in seconds, over all attempts
     transit_ms  the least time to reserve for the network, in ms. The deadline sent to the server is shorter by what
                 was measured lately, or by this if that is less, or nothing is measured yet
-    retry       how often, and when, to send again after 503 and broken connections
+    retry       how often, and when, to send again after 429, 503 and broken connections
     hedge       True or a `Hedge`: send a request a second time if its reply is late; the first good answer wins
     breaker     a `CircuitBreaker`: fail at once while the server keeps failing; None: always try
     media_type  "application/msgpack" (small and exact) or "application/json" (readable in transit)
@@ -114,10 +114,10 @@ class Client:
 
         Numbers are Python or NumPy scalars, or 0-d arrays.
 
-        Raises a `SorlError`: RequestRefused or a subclass, DeadlineExceeded, Overloaded, NotReady, ServerFailed,
-        ConnectionFailed, CircuitOpen, InvalidReply or StaleReply. Before sending, raises InvalidArgument, a
-        RequestRefused, for a number out of range, or an observation that is not an array of numbers that are finite in
-        float32.
+        Raises a `SorlError`: RequestRefused or a subclass, DeadlineExceeded, Overloaded, RateLimited, NotReady,
+        ServerFailed, ConnectionFailed, CircuitOpen, InvalidReply or StaleReply. Before sending, raises InvalidArgument,
+        a RequestRefused, for a number out of range, or an observation that is not an array of numbers that are finite
+        in float32.
         """
         return self._run(
             self._conversation.act(

@@ -26,6 +26,7 @@ from sorl_client.errors import (
     InvalidReply,
     NotReady,
     Overloaded,
+    RateLimited,
     ReloadFailed,
     RequestRefused,
     ServerFailed,
@@ -406,20 +407,22 @@ def problem(response: httpx.Response) -> SorlError:
         kind = NotReady if code == NotReady.default_code else Overloaded
     elif status == 504:
         kind = DeadlineExceeded
+    elif status == 429:
+        kind = RateLimited
     elif 400 <= status < 500:
         kind = REFUSALS.get(str(code), RequestRefused)
     detail = fields.get("detail") or fields.get("title") or response.reason_phrase
     field, request_id = fields.get("field"), fields.get("request_id")
     return kind(
         str(detail),
-        code=str(code) if code else None if status in (503, 504) else f"http_{status}",
+        code=str(code) if code else None if status in (429, 503, 504) else f"http_{status}",
         status=status,
         field=None if field is None else str(field),
         request_id=None if request_id is None else str(request_id),
         retry_after_s=_retry_after_s(fields.get("retry_after_ms"), response.headers.get("Retry-After")),
         # A 500 or 502 without a code comes from a gateway that lost its server. A retry is safe: requests have no
         # side effects.
-        retryable=status == 503 or (status in (500, 502) and not code),
+        retryable=status in (429, 503) or (status in (500, 502) and not code),
     )
 
 

@@ -8,6 +8,7 @@ SorlError
 │   ├── ReloadFailed    409: the model's file can't be served; the previous version still is
 │   ├── Unauthorized    401: the key is missing or wrong
 │   └── AdminDisabled   403: the server was started without an admin key
+├── RateLimited         429: the key has spent what it may in this second             (retried)
 ├── DeadlineExceeded    504 from the server, or the deadline passed in the client
 ├── Overloaded          503: the queue is full                                        (retried)
 ├── NotReady            503: no model is warm yet                                     (retried)
@@ -109,6 +110,12 @@ class DeadlineExceeded(SorlError):
     """No action by the deadline. `status` is 504 if the server said so, None if the client's clock did."""
 
     default_code = "deadline_exceeded"
+
+
+class RateLimited(SorlError):
+    """The key's limit is spent (429); `retry_after_s` is when the next request fits."""
+
+    default_code = "rate_limited"
 
 
 class Overloaded(SorlError):

@@ -15,8 +15,9 @@ class RetryPolicy:
 
     The wait after the n-th failure (n = 0, 1, ...) is uniform in [0, min(longest_s, first_s * 2^n)], so that robots
     whose requests failed at the same time do not retry at the same time. A server's retry-after time is added to it;
-    above `patience_s` seconds there is no retry. Only errors that may pass are retried (503, broken connections, and a
-    gateway's own 500 or 502). `attempts` counts all sends; 1 never retries. Raises InvalidArgument by a field's name.
+    above `patience_s` seconds there is no retry. Only errors that may pass are retried (429, 503, broken connections,
+    and a gateway's own 500 or 502). `attempts` counts all sends; 1 never retries. Raises InvalidArgument by a field's
+    name.
     """
 
     attempts: int = 5

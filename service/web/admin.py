@@ -5,10 +5,11 @@ from __future__ import annotations
 from fastapi import APIRouter, Depends, Request
 
 from service.access import Access
-from service.errors import CrossSite
 from service.lifecycle import Lifecycle
 from service.models import Reloader
 from service.protocol import ReloadReply, problem_responses
+from service.web.cross_site import refuse_cross_site
+from service.web.exchange import Exchange
 
 _MEANINGS = {
     401: "unauthorized",
@@ -19,24 +20,13 @@ _MEANINGS = {
 }
 
 
-def refuse_cross_site(request: Request) -> None:
-    """Raises CrossSite for a call that a browser makes for the page of another site, whatever key it brings.
-
-    Browsers say where a POST comes from, and pages can't change what they say: all in Origin, newer ones in
-    Sec-Fetch-Site too. Programs send neither.
-    """
-    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
-    if site in ("cross-site", "same-site"):
-        raise CrossSite(f"admin calls of other sites' pages are refused (Sec-Fetch-Site: {site})")
-    # By host and port alone: a proxy may have ended TLS, and then the scheme is another one here. Pages without a site
-    # of their own, as files and sandboxed frames, send "null".
-    if origin is not None and origin.partition("://")[2].lower() != request.headers.get("host", "-").lower():
-        raise CrossSite("admin calls of other sites' pages are refused (Origin is not Host)")
+def _refuse_cross_site(request: Request) -> None:
+    refuse_cross_site(Exchange(request.scope, request.receive).headers)
 
 
 def admin_routes(lifecycle: Lifecycle, reloader: Reloader, access: Access) -> APIRouter:
     """Routes that need a key of the role admin."""
-    router = APIRouter(dependencies=[Depends(refuse_cross_site)])
+    router = APIRouter(dependencies=[Depends(_refuse_cross_site)])
 
     @router.post(
         "/models/{name}/reload",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -22,6 +22,7 @@ from service.protocol import (
     parse_act,
     parse_request_id,
 )
+from service.web.cross_site import refuse_cross_site
 from service.web.direct import DirectRoute
 from service.web.exchange import Exchange, Reply, id_header
 
@@ -35,14 +36,19 @@ _VERSION = _MODEL + "/versions/{version}"
 class _InferCall:
     """One inference request, as the answerer takes it."""
 
-    __slots__ = ("_exchange", "_given_id", "_max_body_bytes", "_model", "_request", "_version", "protocol")
+    __slots__ = (
+        "_cors_origins", "_exchange", "_given_id", "_max_body_bytes", "_model", "_request", "_version", "protocol",
+    )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, model: str, version: str | None, max_body_bytes: int) -> None:
+    def __init__(
+        self, exchange: Exchange, model: str, version: str | None, max_body_bytes: int, cors_origins: Collection[str]
+    ) -> None:
         self.protocol: ProtocolName = "open-inference"
         self._exchange = exchange
         self._model = model
         self._version = version
         self._max_body_bytes = max_body_bytes
+        self._cors_origins = cors_origins
         self._given_id: str | None = None
         self._request: open_inference.InferRequest
 
@@ -60,6 +66,7 @@ class _InferCall:
 
     async def read(self) -> ActRequest:
         exchange = self._exchange
+        refuse_cross_site(exchange.headers, self._cors_origins)
         exchange.check_request_id()
         exchange.check_uncompressed()
         body = await exchange.read_body(self._max_body_bytes)
@@ -90,17 +97,19 @@ def error_reply(error: ServiceError, request_id: str) -> Reply:
     return Reply(error.status, codec.JSON, open_inference.encode_error(error), (*headers, id_header(request_id)))
 
 
-def infer_routes(answers: Answers, max_body_bytes: int) -> list[DirectRoute]:
+def infer_routes(answers: Answers, max_body_bytes: int, cors_origins: Collection[str]) -> list[DirectRoute]:
     """POST .../infer, for the current version and for one that the address names.
 
     Args:
         answers: `service.answering.Answerer`.
         max_body_bytes: longest body.
+        cors_origins: of other sites whose pages may ask from a browser.
     """
 
     async def infer(scope: Scope, receive: Receive, send: Send) -> None:
         address = scope["path_params"]
-        call = _InferCall(Exchange(scope, receive), address["name"], address.get("version"), max_body_bytes)
+        exchange = Exchange(scope, receive)
+        call = _InferCall(exchange, address["name"], address.get("version"), max_body_bytes, cors_origins)
         reply = await answers.reply(call)
         await reply.send(send)
 

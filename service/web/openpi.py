@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
@@ -20,6 +20,7 @@ from service.errors import NotFound, ServiceError
 from service.lifecycle import Lifecycle
 from service.models import Catalog
 from service.protocol import ActRequest, Answer, Answers, ProtocolName, new_request_id, openpi, parse_request_id
+from service.web.cross_site import refuse_cross_site
 from service.web.exchange import Exchange
 from service.web.problem import problem_reply
 
@@ -42,6 +43,7 @@ class Websockets(BaseRoute):
         lifecycle: says whether requests can be computed.
         catalog: has the metadata.
         count_error: is told of those who may not begin a session.
+        cors_origins: of other sites whose pages may begin one from a browser.
 
     Attributes:
         port: at which every path is openpi's; None: there is none.
@@ -54,6 +56,7 @@ class Websockets(BaseRoute):
         lifecycle: Lifecycle,
         catalog: Catalog,
         count_error: Callable[[ServiceError, ProtocolName], None],
+        cors_origins: Collection[str],
     ) -> None:
         self.port: int | None = None
         self._answers = answers
@@ -61,6 +64,7 @@ class Websockets(BaseRoute):
         self._lifecycle = lifecycle
         self._catalog = catalog
         self._count_error = count_error
+        self._cors_origins = cors_origins
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         return (Match.FULL if scope["type"] == "websocket" else Match.NONE), {}
@@ -75,7 +79,7 @@ class Websockets(BaseRoute):
                 await _deny(error, exchange.request_id, scope, receive, send)
                 return
             try:
-                await self._admit(exchange.header(b"authorization"))
+                await self._admit(exchange)
             except ServiceError as error:
                 self._count_error(error, "openpi")
                 await _deny(error, exchange.request_id, scope, receive, send)
@@ -92,8 +96,9 @@ class Websockets(BaseRoute):
             return openpi.OPENPI
         raise NotFound(f"there is no websocket at {path[:80]!r}; {PATH} is the policy in openpi's protocol")
 
-    async def _admit(self, credential: str | None) -> None:
-        self._access.check("act", credential)
+    async def _admit(self, exchange: Exchange) -> None:
+        refuse_cross_site(exchange.headers, self._cors_origins)
+        self._access.check("act", exchange.header(b"authorization"))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WARM_UP_SECONDS):
                 await self._lifecycle.settled()

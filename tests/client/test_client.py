@@ -17,6 +17,7 @@ from sorl_client import (
     InvalidReply,
     NotReady,
     Overloaded,
+    RateLimited,
     ReloadFailed,
     RequestRefused,
     RetryPolicy,
@@ -138,6 +139,7 @@ def test_jitter_is_over_the_whole_wait(clock):
         (problem(503, "overloaded", {"Retry-After": "1"}, retry_after_ms=40), 0.04),
         (problem(503, "overloaded", {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}), 0.0),
         (problem(503, "not_ready", {"Retry-After": "-1"}, retry_after_ms="soon"), 0.0),
+        (problem(429, "rate_limited", {"Retry-After": "1"}, retry_after_ms=20), 0.02),
     ],
 )
 def test_retry_after_is_respected(ask, good, clock, answer, least):
@@ -268,6 +270,7 @@ def test_an_error_reads_as_one_line(ask):
     ("failure", "kind"),
     [
         (problem(503, "not_ready"), NotReady),
+        (problem(429, "rate_limited"), RateLimited),
         (httpx.Response(503), Overloaded),
         (httpx.Response(502, html="<h1>Bad Gateway</h1>"), ServerFailed),
         (httpx.Response(500, text="Internal Server Error"), ServerFailed),

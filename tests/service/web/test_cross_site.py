@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from service.settings import load_settings
+from tests.service.listening import listening
 
 pytestmark = pytest.mark.anyio
 
@@ -16,7 +20,7 @@ KEY = {"authorization": "Bearer sesame"}
 HERE, THERE = "http://sorl", "https://evil.example"
 
 
-@pytest.mark.parametrize(
+FOREIGN = pytest.mark.parametrize(
     "headers",
     [
         {"origin": THERE, "sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"},  # a form of another site
@@ -30,6 +34,9 @@ HERE, THERE = "http://sorl", "https://evil.example"
         {"sec-fetch-site": "cross-site"},
     ],
 )
+
+
+@FOREIGN
 async def test_admin_calls_of_other_sites_are_refused_whatever_key_they_bring(
     serve: Any, headers: dict[str, str]
 ) -> None:
@@ -54,6 +61,40 @@ async def test_admin_calls_from_here_need_a_key_only(serve: Any, headers: dict[s
     async with serve(admin_key="sesame") as client:
         assert (await client.post("/models/small/reload", headers=headers)).status_code == 401
         assert (await client.post("/models/small/reload", headers={**KEY, **headers})).status_code == 200
+
+
+INFER = {"inputs": [{"name": "observation", "shape": [1, 6], "datatype": "FP32", "data": [0.0] * 6}]}
+
+
+@FOREIGN
+async def test_inference_for_other_sites_is_refused_unless_they_are_named(serve: Any, headers: dict[str, str]) -> None:
+    """A form may post to /v2 without a preflight: its body needs no Content-Type that a form can't send."""
+    async with serve() as client:
+        response = await client.post("/v2/models/small/infer", json=INFER, headers=headers)
+        assert (response.status_code, "cross_site" in response.json()["error"]) == (403, True)
+        assert (await client.post("/v2/models/small/infer", json=INFER)).status_code == 200
+    async with serve(cors_origins=(THERE,)) as client:
+        named = headers.get("origin") == THERE
+        response = await client.post("/v2/models/small/infer", json=INFER, headers=headers)
+        assert response.status_code == (200 if named else 403)
+
+
+async def test_websockets_for_other_sites_are_refused_unless_they_are_named(make_settings: Any) -> None:
+    async def greeted(server: Any, origin: str | None) -> bool:
+        address = f"ws://127.0.0.1:{server.port}/openpi"
+        async with connect(address, origin=origin and Origin(origin), compression=None) as client:
+            return bool(await client.recv())
+
+    async with listening(make_settings()) as server:
+        assert await greeted(server, None)
+        assert await greeted(server, f"http://127.0.0.1:{server.port}")
+        for origin in (THERE, "null", "http://127.0.0.1:1"):
+            with pytest.raises(InvalidStatus) as refused:
+                await greeted(server, origin)
+            assert refused.value.response.status_code == 403
+            assert b"cross_site" in refused.value.response.body
+    async with listening(make_settings(cors_origins=(THERE,))) as server:
+        assert await greeted(server, THERE)
 
 
 PREFLIGHT = {
