@@ -186,10 +186,10 @@ class Policy(nn.Module):
         super().__init__()
         self.spec = spec
         self.version = version
-        self.actor = VelocityField(spec.obs_dim, spec.action_dim, spec.actor_hidden)
+        self.actor = VelocityField(spec.obs_dim, spec.chunk_dim, spec.actor_hidden)
         self.critic = CriticEnsemble(
             spec.obs_dim,
-            spec.action_dim,
+            spec.chunk_dim,
             spec.critic_hidden,
             spec.ensemble_size,
             conditioned=spec.critic_conditioning == "steps",

@@ -12,6 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from policy.errors import SpecError
 
 FORMAT_VERSION = 1
+_ADDED = ("observation_keys", "action_horizon")  # fields that version 1 of the format has gained
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,9 @@ class PolicySpec:
     order in which they make the vector that the networks take; none: nobody has named them. They are a tuple and not a
     mapping, since the JSON form sorts the keys of mappings, which would lose that order.
 
+    `action_horizon` is the number h of actions that the policy proposes at once, a chunk. The networks see a chunk as
+    one vector of `chunk_dim` = h * action_dim numbers, action by action.
+
     Raises:
         SpecError: a field is out of range; the message names the field and the range.
     """
@@ -88,6 +92,7 @@ class PolicySpec:
     headline: Measurement | None = None
     provenance: Provenance = Provenance()
     observation_keys: tuple[ObservationKey, ...] = ()
+    action_horizon: int = 1
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -98,7 +103,7 @@ class PolicySpec:
             )
         _require(self.format_version == FORMAT_VERSION, "format_version", f"be {FORMAT_VERSION}", self.format_version)
         _require(bool(self.name) and self.name.isprintable(), "name", "be a printable, non-empty string", self.name)
-        for name in ("obs_dim", "action_dim", "ensemble_size"):
+        for name in ("obs_dim", "action_dim", "action_horizon", "ensemble_size"):
             _require(getattr(self, name) >= 1, name, "be at least 1", getattr(self, name))
         for name in ("actor_hidden", "critic_hidden"):
             widths = getattr(self, name)
@@ -150,9 +155,20 @@ class PolicySpec:
         total = sum(key.size for key in self.observation_keys)
         _require(total == self.obs_dim, "observation_keys", f"add up to {self.obs_dim} (obs_dim)", total)
 
+    @property
+    def chunk_dim(self) -> int:
+        """Numbers in a chunk, what the networks take and return."""
+        return self.action_horizon * self.action_dim
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Of what a request is answered with: (action_dim,), or (action_horizon, action_dim) of a chunk."""
+        return (self.action_dim,) if self.action_horizon == 1 else (self.action_horizon, self.action_dim)
+
     def action_to_environment(self, action: Any) -> Any:
-        """Scale actions, (..., action_dim), from [-1, 1] to environment units. With limits of +-1 no bit changes."""
+        """(..., chunk_dim) in [-1, 1] -> (..., *action_shape) in environment units. Limits of +-1 change no bit."""
         like = type(action)
+        action = action.reshape(*action.shape[:-1], *self.action_shape)
         scale = [(high - low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
         offset = [(high + low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
         if like.__module__.startswith("torch"):
@@ -160,10 +176,11 @@ class PolicySpec:
         return (action * scale + offset).astype(action.dtype)
 
     def to_json(self) -> str:
-        """Without `observation_keys` where there are none: such files are as they were before policies had any."""
+        """Without the keys of `_ADDED` that have their default: such files are as they were before there were any."""
         value = asdict(self)
-        if not self.observation_keys:
-            del value["observation_keys"]
+        for name in _ADDED:
+            if getattr(self, name) == getattr(PolicySpec, name):
+                del value[name]
         return json.dumps(value, sort_keys=True)
 
     @classmethod

@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 
 from policy import Budget, Measurement, ObservationKey, PolicySpec, Provenance
@@ -29,6 +31,7 @@ def full_spec() -> PolicySpec:
         provenance=Provenance("env", "abc", 10, 3, "rev", {"lr": 1e-4, "hidden": [1, 2]}, "note"),
         default_budget=Budget(16, 2),
         observation_keys=(ObservationKey("wrist", 4), ObservationKey("arm", 7)),
+        action_horizon=5,
     )
 
 
@@ -42,12 +45,24 @@ def test_observation_keys_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_file_from_before_observation_keys_is_read_and_written_as_it_was(path: Path) -> None:
+def test_a_file_from_before_these_fields_is_read_and_written_as_it_was(path: Path) -> None:
     with safe_open(path, framework="pt") as file:
         text = file.metadata()["sorl_policy"]
     spec = PolicySpec.from_json(text)
-    assert spec.observation_keys == ()
+    assert (spec.observation_keys, spec.action_horizon) == ((), 1)
     assert spec.to_json() == text
+
+
+def test_a_chunk_is_scaled_action_by_action() -> None:
+    limits = {"action_low": (-2.0, -1.0, 0.0), "action_high": (1.0, 1.0, 4.0), "action_dim": 3}
+    one, five = (replace(random_policy().spec, action_horizon=h, **limits) for h in (1, 5))
+    assert (one.chunk_dim, one.action_shape) == (3, (3,))
+    assert (five.chunk_dim, five.action_shape) == (15, (5, 3))
+    chunks = np.random.default_rng(0).uniform(-1, 1, (2, 7, 15)).astype(np.float32)
+    scaled = five.action_to_environment(chunks)
+    assert scaled.shape == (2, 7, 5, 3)
+    assert np.array_equal(scaled, one.action_to_environment(chunks.reshape(2, 7, 5, 3)))
+    assert np.allclose(scaled, five.action_to_environment(torch.from_numpy(chunks)).numpy(), atol=1e-6)
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [
@@ -58,6 +73,7 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"frontier": {}}, "spec.frontier must be a list"),
     ({"obs_dim": "11"}, "spec.obs_dim must be of type int"),
     ({"obs_dim": True}, "spec.obs_dim must be of type int"),
+    ({"action_horizon": 0}, "action_horizon must be at least 1, found 0"),
     ({"obs_dim": 0}, "obs_dim must be at least 1"),
     ({"name": ""}, "name must be a printable"),
     ({"action_low": [0.0]}, "action_low must have 3 finite numbers"),
