@@ -1,19 +1,22 @@
 """Errors that clients see. Each class has an HTTP status and a stable code; `web/problem.py` makes the reply.
 
 ServiceError
+├── MalformedRequest      400 malformed_request       what came is not HTTP
 ├── InvalidRequest        422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
 │   └── BudgetTooLarge    422 budget_too_large        more compute than one request may ask for
 ├── Unauthorized          401 unauthorized            the key is missing or wrong
 ├── AdminDisabled         403 admin_disabled          the server has no key of the role admin
-├── CrossSite             403 cross_site              an admin call that a browser makes for another site's page
+├── CrossSite             403 cross_site              a call that a browser makes for another site's page
 ├── NotFound              404 not_found               no such page
 ├── UnknownModel          404 unknown_model
 ├── MethodNotAllowed      405 method_not_allowed
+├── RequestTimeout        408 request_timeout         the rest of the request did not come in time
 ├── VersionGone           409 version_gone            the model is served, in another version
 ├── ReloadFailed          409 reload_failed           the file is not fit to serve; what was served before still is
 ├── PayloadTooLarge       413 payload_too_large
 ├── UnsupportedMediaType  415 unsupported_media_type
 ├── RateLimited           429 rate_limited            a limit of its key; try again after `retry_after_ms`
+├── HeadersTooLarge       431 headers_too_large
 ├── ClientGone            499 client_gone             nobody reads this one; it is for the metrics
 ├── InternalError         500 internal_error          a fault of the server outside its engine
 ├── EngineFailed          500 engine_failed           the engine raised, died or got stuck with this request
@@ -70,6 +73,13 @@ def _title(status: int) -> str:
         return "Client Closed Request"  # 499, nginx's number, is in no RFC
 
 
+class MalformedRequest(ServiceError):
+    """What came is not HTTP; nothing can be said of its fields."""
+
+    status = 400
+    code = "malformed_request"
+
+
 class InvalidRequest(ServiceError):
     """The request can't be understood; `field` names the field at fault, if there is one."""
 
@@ -101,7 +111,7 @@ class AdminDisabled(ServiceError):
 
 
 class CrossSite(ServiceError):
-    """A browser makes this admin call for a page of another site."""
+    """A browser makes this call for a page of another site."""
 
     status = 403
     code = "cross_site"
@@ -135,6 +145,16 @@ class MethodNotAllowed(ServiceError):
         return {"Allow": self.allow}
 
 
+class RequestTimeout(ServiceError):
+    """The rest of the request did not come in time. It is no longer waited for: the connection ends with the reply."""
+
+    status = 408
+    code = "request_timeout"
+
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
+
+
 class VersionGone(ServiceError):
     """The model is served in another version than the one asked for, or no longer in that one."""
 
@@ -161,6 +181,13 @@ class UnsupportedMediaType(ServiceError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class HeadersTooLarge(ServiceError):
+    """The request line and the headers are longer than the server reads."""
+
+    status = 431
+    code = "headers_too_large"
 
 
 class ClientGone(ServiceError):

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -23,14 +24,16 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
 from service.runtime import Runtime
 from service.settings import Settings
-from service.web import JoiningProtocol, Websockets
+from service.web import ConnectionLimits, HttpProtocol, Websockets
 
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75  # robots pause between episodes; most load balancers keep connections for 60 s
+OTHER_FILES = 128  # that the process may have open beside connections: policies, recordings, libraries
 BACKSTOP_SECONDS = 5  # for writing replies, after the scheduler's own drain
 # The longest wait of the worker thread for the interpreter's lock while the event loop is busy. Python's default is
 # 5 ms, as long as a batch. Measured with one compute thread, this value against the default: goodput at three times
@@ -59,6 +62,20 @@ def _check_tls(settings: Settings) -> None:
         ) from None
 
 
+def _room_for(connections: int) -> int:
+    """Have the process may open as many files as `connections` take. Returns how many of them there is room for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        connections = max(1, allowed - OTHER_FILES)
+        log.warning("max_connections is %d, as this process may open %d files", connections, allowed)
+    return connections
+
+
 def _quiet(record: logging.LogRecord) -> bool:
     """Is it more than a line about one websocket? Such a line has what its client sent, and is for debugging."""
     bad_client = record.levelno <= logging.INFO or "from client" in str(record.msg)
@@ -74,7 +91,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=JoiningProtocol,
+                http="httptools",  # a connection's protocol comes from `_connection`
                 ws="websockets-sansio",
                 ws_max_size=settings.max_body_bytes,
                 ws_per_message_deflate=False,
@@ -93,6 +110,11 @@ class Server(uvicorn.Server):
         self._websockets: Websockets = app.state.websockets
         self._runtime.on_broken = lambda: self._begin(self._drain(0.0))
         self._grace_seconds = settings.drain_grace_seconds
+        metrics = self._runtime.metrics
+        self._limits = ConnectionLimits(
+            _room_for(settings.max_connections), settings.request_seconds, metrics.count_closed
+        )
+        metrics.connections.set_function(lambda: len(self.server_state.connections))
         self._started = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()  # the loop itself holds tasks weakly
 
@@ -112,14 +134,30 @@ class Server(uvicorn.Server):
             log_of_uvicorn.removeFilter(_quiet)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        addresses = [listener.getsockname()[:2] for listener in sockets or ()]
+        """uvicorn's, for sockets that are bound, with our protocol and a limit for handshakes of TLS."""
+        listeners = sockets or []
+        addresses = [listener.getsockname()[:2] for listener in listeners]
         self._websockets.port = addresses[1][1] if len(addresses) > 1 else None
-        await super().startup(sockets)
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            sys.exit(STARTUP_FAILURE)
+        tls = self.config.ssl
+        handshake = None if tls is None else self._limits.request_seconds
+        self.servers = [
+            await self._loop.create_server(
+                self._connection, sock=listener, ssl=tls, ssl_handshake_timeout=handshake, backlog=self.config.backlog
+            )
+            for listener in listeners
+        ]
+        self.started = True
         schemes = ("https", "wss") if self.config.is_ssl else ("http", "ws")
         for scheme, (host, port) in zip(schemes, addresses, strict=False):
             log.info("listening on %s://%s:%d", scheme, f"[{host}]" if ":" in host else host, port)
         self._started.set()
         self._begin(self._announce())
+
+    def _connection(self) -> HttpProtocol:
+        return HttpProtocol(self._limits, self.config, self.server_state, self.lifespan.state, self._loop)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)

@@ -126,6 +126,15 @@ class Settings(BaseSettings):
     )
     max_returned_candidates: int = Field(4096, ge=1, description="most candidates written into one reply")
     max_body_bytes: int = Field(1 << 20, ge=1, description="longest request body")
+    max_connections: int = Field(
+        2048, ge=1, description="most connections at a time, websockets among them; one more is answered 503 and closed"
+    )
+    request_seconds: float = Field(
+        10.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="longest wait for a request's headers, then for its body, and for a client to read its reply",
+    )
     record_dir: Path | None = Field(None, description="folder of the flight recorder; off when left out")
     record_max_bytes: int = Field(64 << 20, ge=4096, description="size at which a recording goes on in a new file")
     record_max_files: int = Field(16, ge=1, description="recordings kept; the oldest is deleted")

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import version
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -28,6 +29,8 @@ from service.observability.request_metrics import LATENCY_BUCKETS, RequestMetric
 from service.timing import BatchSize
 
 ROW_BUCKETS = tuple(2**power for power in range(15))
+ClosedFor = Literal["full", "slow", "large_headers", "malformed", "unread"]
+"""Why the server closes a connection on its client."""
 RELOADS = ("swapped", "added", "restored", "unchanged", "failed")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a further series for each metric, which nobody asked for
@@ -102,6 +105,16 @@ class Metrics:
         self.keys_stale = Gauge(
             "sorl_keys_stale", "1 while the keys file can't be used and the keys before are in force", registry=registry
         )
+        self.connections = Gauge("sorl_connections", "Connections open, websockets among them", registry=registry)
+        self._closed = Counter(
+            "sorl_connections_closed_total",
+            "Connections that the server closed on their client, by reason: too many of them, slow to send a request, "
+            "long headers, not HTTP, slow to read a reply",
+            ["reason"],
+            registry=registry,
+        )
+        for reason in get_args(ClosedFor):
+            self._closed.labels(reason)
         self._model = Info("sorl_model", "A policy served, in its current version", ["name"], registry=registry)
         self._engine = Info("sorl_engine", "What computes", ["engine"], registry=registry)
         Info("sorl_build", "What was installed", registry=registry).info(
@@ -111,6 +124,10 @@ class Metrics:
     def count_live(self, name: str, text: str, read: Callable[[], float]) -> None:
         """Export a counter that somebody else keeps; `read` is called whenever metrics are read."""
         self.registry.register(_LiveCounter(f"sorl_{name}", text, read))
+
+    def count_closed(self, reason: ClosedFor) -> None:
+        """The server has closed a connection on its client."""
+        self._closed.labels(reason).inc()
 
     def show_model(self, name: str, version: str, engine: str) -> None:
         """`name` is served in `version` from now on. Each name has one series, whatever versions come and go."""

@@ -3,7 +3,7 @@
 from service.web.act import Act
 from service.web.admin import admin_routes
 from service.web.application import make_application
-from service.web.http_protocol import JoiningProtocol
+from service.web.http_protocol import ConnectionLimits, HttpProtocol
 from service.web.open_inference import infer_routes, open_inference_routes
 from service.web.openpi import Websockets
 from service.web.page import page_routes
@@ -11,7 +11,8 @@ from service.web.routes import public_routes
 
 __all__ = [
     "Act",
-    "JoiningProtocol",
+    "ConnectionLimits",
+    "HttpProtocol",
     "Websockets",
     "admin_routes",
     "infer_routes",

@@ -21,6 +21,7 @@ from service.web.problem import install_error_handlers
 _MEANINGS = {
     401: "unauthorized",
     404: "unknown_model",
+    408: "request_timeout",
     409: "version_gone",
     413: "payload_too_large",
     415: "unsupported_media_type",

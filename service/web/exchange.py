@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.errors import ClientGone, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from service.errors import ClientGone, InvalidRequest, PayloadTooLarge, RequestTimeout, UnsupportedMediaType
 from service.protocol import MAX_REQUEST_ID, REQUEST_ID, codec, new_request_id
 
 REQUEST_ID_HEADER = "X-Request-ID"
+TOO_SLOW = "sorl.too_slow"
+"""In the scope of a request whose body has not come in time."""
 _ID = b"x-request-id"
 
 _TYPES = {codec.JSON: codec.JSON, codec.MSGPACK: codec.MSGPACK, "application/x-msgpack": codec.MSGPACK}
@@ -54,10 +56,11 @@ class Reply:
 class Exchange:
     """One request whose body has not been read yet."""
 
-    __slots__ = ("_given", "_receive", "headers")
+    __slots__ = ("_given", "_receive", "_scope", "headers")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of repeated ones
+        self._scope = scope
         self._receive = receive
         self._given: str | None = None
 
@@ -125,6 +128,7 @@ class Exchange:
 
         Raises:
             PayloadTooLarge: its Content-Length is larger, or more than `max_bytes` have come.
+            RequestTimeout: the rest did not come in time, as whoever receives it says by `TOO_SLOW`.
             ClientGone: the client hung up before the end.
         """
         declared = self.header(b"content-length") or ""
@@ -142,6 +146,8 @@ class Exchange:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            if TOO_SLOW in self._scope:
+                raise RequestTimeout(f"the body did not come in time (request_seconds); {size} bytes of it did")
 
     async def hung_up(self) -> None:
         """Returns when the client has hung up. After the body was read."""

@@ -9,7 +9,9 @@ from starlette.endpoints import WebSocketEndpoint
 from starlette.responses import PlainTextResponse
 from uvicorn.server import ServerState
 
-from service.web.http_protocol import JoinedWrites, JoiningProtocol
+from service.web.http_protocol import ConnectionLimits, HttpProtocol, JoinedWrites
+
+LIMITS = ConnectionLimits(max_connections=8, request_seconds=10, count=lambda reason: None)
 
 
 class FakeTransport:
@@ -24,6 +26,9 @@ class FakeTransport:
 
     def is_closing(self) -> bool:
         return "closed" in self.done
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        pass
 
     def get_extra_info(self, name: str) -> None:
         return None
@@ -72,9 +77,9 @@ def test_uvicorn_writes_a_reply_in_one_packet() -> None:
 
     async def run() -> list[object]:
         transport = FakeTransport()
-        config = uvicorn.Config(PlainTextResponse("the body"), http=JoiningProtocol, lifespan="off", log_config=None)
+        config = uvicorn.Config(PlainTextResponse("the body"), lifespan="off", log_config=None)
         config.load()
-        protocol = JoiningProtocol(config, ServerState(), {})
+        protocol = HttpProtocol(LIMITS, config, ServerState(), {})
         protocol.connection_made(transport)  # type: ignore[arg-type]
         protocol.data_received(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         while not transport.done:
@@ -94,12 +99,10 @@ def test_a_websockets_frames_are_not_held() -> None:
 
     async def run() -> list[object]:
         transport = FakeTransport()
-        config = uvicorn.Config(
-            WebSocketEndpoint, http=JoiningProtocol, ws="websockets-sansio", lifespan="off", log_config=None
-        )
+        config = uvicorn.Config(WebSocketEndpoint, ws="websockets-sansio", lifespan="off", log_config=None)
         config.load()
         state = ServerState()
-        protocol = JoiningProtocol(config, state, {})
+        protocol = HttpProtocol(LIMITS, config, state, {})
         protocol.connection_made(transport)  # type: ignore[arg-type]
         protocol.data_received(
             b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
