@@ -18,12 +18,13 @@ $(READY): pyproject.toml setup.py client/pyproject.toml $(wildcard kernels/cpu/s
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable './client[drive]' --editable '.[data,gpu,grpc,serve,test,train,zmq]'
 	touch $@
 
-# Ray, kubectl, Prometheus, linters, Chromium and robots' clients are 1 GB on disk; `make serve` and `make test` do without.
-$(READY_ALL): $(READY) deploy/tools.sh tests/service/web/chromium.sh tests/service/clients/install.sh
+# Ray, kubectl, Prometheus, linters, Chromium, ROS 2 and robots' clients are 1.3 GB on disk; `make serve` and `make test` do without.
+$(READY_ALL): $(READY) deploy/tools.sh tests/service/web/chromium.sh tests/service/clients/install.sh tests/examples/ros2/install.sh
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser,deploy,scale]'
 	deploy/tools.sh $(VENV)/tools
 	tests/service/web/chromium.sh $(VENV)/tools/browser
 	tests/service/clients/install.sh $(VENV)/tools/clients
+	tests/examples/ros2/install.sh $(VENV)/tools/ros2
 	touch $@
 
 setup: $(READY) ## Make .venv with everything

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-OURS = {"bench", "deploy", "policy", "kernels", "training", "service", "sorl_client"}
+OURS = {"bench", "deploy", "examples", "policy", "kernels", "training", "service", "sorl_client"}
 FOLDERS = {
     "bench": ROOT / "bench",
     "deploy": ROOT / "deploy",
+    "examples": ROOT / "examples",
     "policy": ROOT / "policy",
     "kernels": ROOT / "kernels",
     "training": ROOT / "training",
@@ -21,6 +22,7 @@ FOLDERS = {
 ARROWS: dict[str, set[str]] = {
     "bench": {"policy", "kernels", "training", "service", "sorl_client"},
     "deploy": {"service"},
+    "examples": {"sorl_client"},
     "policy": set(),
     "kernels": {"policy"},
     "training": {"policy", "kernels", "sorl_client"},

@@ -1,4 +1,4 @@
-"""README and docs/: links lead to files and headings, files that are named exist, every setting is described."""
+"""README files and docs/: links lead to files and headings, files that are named exist, every setting is described."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ import pytest
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "client" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_PATH = re.compile(r"`((?:bench|deploy|docs|kernels|policy|service|tests|training)/[\w/.-]+)`")
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "client" / "README.md",
+    ROOT / "examples" / "ros2" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+_PATH = re.compile(r"`((?:bench|deploy|docs|examples|kernels|policy|service|tests|training)/[\w/.-]+)`")
 _LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|srcset)=\"([^\"]+)\"")
 
 
