@@ -77,9 +77,14 @@ def _room_for(connections: int) -> int:
 
 
 def _quiet(record: logging.LogRecord) -> bool:
-    """Is it more than a line about one websocket? Such a line has what its client sent, and is for debugging."""
-    bad_client = record.levelno <= logging.INFO or "from client" in str(record.msg)
-    return "websockets" not in record.pathname or not bad_client or log.isEnabledFor(logging.DEBUG)
+    """Is it more than a line about one client? Such a line may have what that sent, and is for debugging: at any other
+    level, clients could fill the log.
+    """
+    if "websockets" in record.pathname:
+        of_client = record.levelno <= logging.INFO or "from client" in str(record.msg)
+    else:
+        of_client = "httptools" in record.pathname and record.levelno <= logging.WARNING
+    return not of_client or log.isEnabledFor(logging.DEBUG)
 
 
 class Server(uvicorn.Server):

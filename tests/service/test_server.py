@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import re
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -275,3 +276,26 @@ def test_stuck_engine_answers_everyone_and_exits_with_3(checkpoint: Path, observ
     assert any("stuck_seconds" in line for line in server.log)
     (recording,) = (tmp_path / "r").iterdir()
     assert len(recording.read_text().splitlines()) == 1 + 1 + len([status for status, _ in answers if status == 200])
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        (64, 4096, ("Max open files +2176 +4096", None)),  # 2048 and what is open beside connections
+        (
+            256,
+            256,
+            ("Max open files +256 +256", "WARNING .*: max_connections is 128, as this process may open 256 files"),
+        ),
+    ],
+)
+def test_connections_have_files(checkpoint: Path, soft: int, hard: int, expected: tuple[str, str | None]) -> None:
+    """The limit of open files is raised as far as connections need it. Where it can't be, they are fewer."""
+    limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"
+    program = ("-c", f"{limited}; import sys; from service.cli import main; sys.exit(main(sys.argv[1:]))")
+    with served("--model", str(checkpoint), program=program) as server:
+        limits = Path(f"/proc/{server.process.pid}/limits").read_text()
+    assert re.search(expected[0], limits)
+    warnings = [line for line in server.log if "max_connections" in line]
+    assert len(warnings) == (expected[1] is not None)
+    assert all(re.search(str(expected[1]), line) for line in warnings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,16 @@ def test_requests_over_https(
             httpx.post(f"{url}/act", json=body, verify=ssl.create_default_context(), timeout=WAIT)
         with pytest.raises(httpx.HTTPError):
             httpx.post(f"http://127.0.0.1:{server.port}/act", json=body, timeout=WAIT)
+
+
+def test_a_handshake_that_does_not_come_is_not_waited_for(checkpoint: Path, files: tuple[Path, Path]) -> None:
+    """uvicorn waits for a minute, and neither counts such a connection nor has a setting for it."""
+    with (
+        served("--model", str(checkpoint), *tls(files), "--request-seconds", "0.2") as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT / 2) as client,
+    ):
+        client.sendall(b"\x16\x03\x01")
+        assert client.recv(1) == b""
 
 
 @pytest.mark.parametrize("flag", ["--ssl-certfile", "--ssl-keyfile"])
