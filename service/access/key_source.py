@@ -49,9 +49,13 @@ _Entries = TypeAdapter(dict[Annotated[str, Field(pattern=NAME)], _Entry])
 def parse_keys(text: str, place: str) -> list[Key]:
     """The keys of `text`. Raises KeysError, with `place` in its message."""
     try:
-        entries = _Entries.validate_python(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        tables = tomllib.loads(text)
+    except RecursionError:
+        raise KeysError(f"{place}: not valid TOML: nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError is one; so is an integer of more than 4300 digits
         raise KeysError(f"{place}: not valid TOML, or a name is there twice: {error}") from None
+    try:
+        entries = _Entries.validate_python(tables)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         name = ".".join(str(part) for part in fault["loc"] if part != "[key]")

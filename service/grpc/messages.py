@@ -57,8 +57,14 @@ ModelInferResponse: model_name string 1, model_version string 2, id string 3, pa
 
 
 def _make() -> dict[str, Any]:
-    """The messages' classes by name. proto2's rules tell a field of value 0 from one that is not there."""
-    file = descriptor_pb2.FileDescriptorProto(name="sorl_open_inference.proto", package="sorl", syntax="proto2")
+    """The messages' classes by name.
+
+    By the rules of edition 2023 a field of value 0 is told from one that is not there, and text that is not UTF-8 is
+    no message.
+    """
+    file = descriptor_pb2.FileDescriptorProto(
+        name="sorl_open_inference.proto", package="sorl", syntax="editions", edition=descriptor_pb2.EDITION_2023
+    )
     field_type = descriptor_pb2.FieldDescriptorProto
     scalars = {"bool", "bytes", "double", "float", "int32", "int64", "string", "uint32", "uint64"}
     for name, fields in re.findall(r"^(\w+):(.*(?:\n    .*)*)", _DEFINITIONS, re.MULTILINE):
@@ -69,8 +75,6 @@ def _make() -> dict[str, Any]:
             added.type = field_type.Type.Value(f"TYPE_{kind.upper()}") if kind in scalars else field_type.TYPE_MESSAGE
             if kind not in scalars:
                 added.type_name = f".sorl.{kind}"
-            elif repeated and kind not in ("bytes", "string"):
-                added.options.packed = True
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     described = pool.FindFileByName(file.name).message_types_by_name

@@ -16,13 +16,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from sys import float_info
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import InvalidRequest
-from service.protocol import decode_array, encode_array
+from service.protocol import codec, decode_array, encode_array
 from service.sample import SampleRequest
 
 FORMAT_VERSION = 1
@@ -74,11 +75,11 @@ class Record:
         if not len(observation) == len(action) == len(q) == len(seeds):
             raise ValueError("its arrays differ in rows")
         n, m = _typed(value, "num_candidates", int), _typed(value, "num_steps", int)
-        if n < 1 or m < 1:
-            raise ValueError(f"{n} candidates of {m} steps")
-        request = SampleRequest(observation, n, m, seeds, float(_typed(value, "temperature", (int, float))))
+        if not (0 < n < 2**31 and 0 < m < 2**31):
+            raise ValueError(f"{codec.brief(n)} candidates of {codec.brief(m)} steps")
+        request = SampleRequest(observation, n, m, seeds, _number(value, "temperature", 2.0))
         return cls(
-            time=float(_typed(value, "time", (int, float))),
+            time=_number(value, "time", float_info.max),
             request_id=_typed(value, "request_id", str),
             model=_typed(value, "model", str),
             model_version=_typed(value, "model_version", str),
@@ -146,8 +147,17 @@ def _typed(value: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -
     return value[name]
 
 
+def _number(value: Mapping[str, Any], name: str, most: float) -> float:
+    number = float(_typed(value, name, (int, float)))
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} is {number:g}")
+    return number
+
+
 def _matrix(value: Mapping[str, Any], name: str, dimensions: int) -> NDArray[np.float32]:
     array = decode_array(_typed(value, name, dict), name)
     if array.dtype != np.float32 or array.ndim != dimensions or not len(array):
         raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} is not finite")
     return array

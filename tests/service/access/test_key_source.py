@@ -41,6 +41,8 @@ GOOD = f'roles = ["act"], sha256 = "{HASH}"'
     [
         ("robot", "not valid TOML"),
         (f"a = {{ {GOOD} }}\na = {{ {GOOD} }}", "a name is there twice"),
+        ("robot = " + "[" * 3000, "nested too deeply"),
+        (f"robot = {'9' * 5000}", "not valid TOML"),
         ("robot = 1", r"robot: expected a table"),
         ('robot = { roles = ["act"] }', r"robot\.sha256: missing"),
         (f'robot = {{ sha256 = "{HASH}" }}', r"robot\.roles: missing"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
+from service.errors import InvalidRequest
 from service.grpc.infer import decode, encode_reply, parse_infer
 from service.protocol import Answer, codec, parse_act
 from service.protocol.open_inference import InferRequest
@@ -45,3 +47,10 @@ def test_what_goes_out() -> None:
         b'"\x11\n\nrequest_id\x12\x03\x1a\x01r"\r\n\x06engine\x12\x03\x1a\x01e"\x12\n\x08degraded\x12\x06\x1a\x04load'
         b'"\x15\n\x08total_ms\x12\t!\x00\x00\x00\x00\x00\x00\xe0?'
     )
+
+
+@pytest.mark.parametrize("text", [b"small", b"temperature", b"observation", b"action", b"reject"])
+def test_text_that_is_not_utf_8_is_refused(text: bytes) -> None:
+    """protobuf's older rules let it through, as bytes where the server expects text."""
+    with pytest.raises(InvalidRequest, match="not a ModelInferRequest"):
+        decode(GOLDEN.replace(text, b"\xf5" + text[1:]))

@@ -95,6 +95,12 @@ def test_headers_of_other_writers_are_read() -> None:
     assert parsed(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + b"\0" * 8) == [0.0, 0.0]
 
 
+def test_a_file_of_python_2_is_read_without_a_line_in_the_log() -> None:
+    """NumPy warns of it, which a server would print and these tests would raise."""
+    as_npy = (HEADER % b"2L,").ljust(127) + b"\n" + bytes(8)
+    assert parsed(as_npy) == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("shape", [b"1000000, 1000000", b"9" * 30 + b",", b"-1, 2", b"True, 2", b"2, 1.0", b"None"])
 def test_a_shape_is_not_believed(shape: bytes) -> None:
     as_npy = (HEADER % shape).ljust(127) + b"\n" + bytes(8)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import sys
@@ -186,6 +187,11 @@ def damaged(path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
         lambda value: value["action"].update(dtype="<i4"),
         lambda value: value["q"].update(__numpy__="x"),
         lambda value: value.update(num_candidates=0),
+        lambda value: value.update(num_candidates=10**30),
+        lambda value: value.update(num_steps=2**31),
+        lambda value: value.update(temperature=float("nan")),
+        lambda value: value.update(time=float("inf")),
+        lambda value: value["observation"].update(__numpy__=base64.b64encode(b"\0\0\xc0\x7f" * 12).decode()),
         lambda value: value.update(num_steps=True),
         lambda value: value.update(temperature="1"),
         lambda value: value.update(model_version=None),
