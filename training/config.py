@@ -71,6 +71,9 @@ class TrainConfig:
     seed: Annotated[int, TRAINING_SEED] = 0
     """Seed of initial weights, batches and noise."""
 
+    action_horizon: Annotated[int, Range(1, 64)] = 1
+    """Number h of consecutive actions that the policy proposes at once, a chunk. Above 1 it learns from windows of h
+    actions, and TD targets reach h steps ahead."""
     hidden: Annotated[tuple[Annotated[int, Range(1, 2**16)], ...], OneOrMore()] = (512, 512, 512, 512)
     """Hidden widths of actor and critics."""
     batch_size: Annotated[int, Range(1, 2**24)] = 256
@@ -92,6 +95,9 @@ class TrainConfig:
     """Weight of the Q loss. Default: the paper's value for the environment, or 10."""
     clip_targets: bool = False
     """Clip TD targets to the range of returns that the data's rewards allow. Neither paper nor released code does."""
+    backup_candidates: Annotated[int, Range(1, 1024)] = 1
+    """Number n of actions sampled for a TD target, which takes the best of them by the target critics, as the service
+    executes the best of N. 1: as in the paper."""
     normalise_q_loss: bool = True
     """Divide the Q loss by the batch's mean |Q|, as released."""
     t_epsilon: Annotated[float, Range(0, 1, below=True)] = 1e-5

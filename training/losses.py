@@ -26,10 +26,10 @@ Info = dict[str, Tensor]
 class FlowRows(NamedTuple):
     """Regression rows for the velocity field: at (x_t, t, d) it should return `target`."""
 
-    x_t: Tensor  # (B, action_dim)
+    x_t: Tensor  # (B, chunk_dim)
     t: Tensor  # (B, 1)
     log2_steps: Tensor  # (B, 1)
-    target: Tensor  # (B, action_dim)
+    target: Tensor  # (B, chunk_dim)
 
 
 def interpolate(noise: Tensor, action: Tensor, t: Tensor, t_epsilon: float) -> Tensor:
@@ -118,10 +118,19 @@ def critic_loss(
 ) -> tuple[Tensor, Info]:
     """Loss 4, TD error: y = r + gamma * mask * agg_i Q_target_i(s', a'_k, k), with the same k on both sides.
 
-    y is clipped to `return_bounds`, which neither the paper nor the released code does.
+    Of n candidates a'_k of a transition, the one of highest agg_i Q_target_i counts. y is clipped to `return_bounds`,
+    which neither the paper nor the released code does.
+
+    Args:
+        next_action: (n * B, chunk_dim), B rows of each candidate.
+        discount: gamma; of windows of h actions, gamma^h.
     """
+    candidates = len(next_action) // len(batch.rewards)
     k = torch.full_like(batch.actions[:, :1], num_steps)
-    next_q = aggregate(target_critic(batch.next_observations, next_action, k).float(), q_agg)
+    next_observation = batch.next_observations.repeat(candidates, 1)
+    next_q = aggregate(target_critic(next_observation, next_action, k.repeat(candidates, 1)).float(), q_agg)
+    if candidates > 1:
+        next_q = next_q.view(candidates, -1).amax(0)
     target = (batch.rewards + discount * batch.masks * next_q).clamp(*return_bounds)
     q = critic(batch.observations, batch.actions, k).float()
     loss = F.mse_loss(q, target.expand_as(q))
@@ -129,5 +138,5 @@ def critic_loss(
 
 
 def sample(actor: Velocity, share: Tensor, noise: Tensor, num_steps: int, denoise_timesteps: int) -> Tensor:
-    """The k-step sample of every row, (B, action_dim); differentiable, and clipped at the end only."""
+    """The k-step sample of every row, (B, chunk_dim); differentiable, and clipped at the end only."""
     return euler_sample(actor, share, noise, num_steps, denoise_timesteps)

@@ -152,8 +152,15 @@ def start_from(learner: Learner, path: Path) -> Policy:
     """
     start = load_policy(path)
     ours, theirs = learner.policy.spec, start.spec
-    names = ("obs_dim", "action_dim", "action_low", "action_high", "actor_hidden", "critic_hidden", "ensemble_size")
-    for name in (*names, "critic_conditioning", "critic_layer_norm", "denoise_timesteps", "normaliser"):
+    names = ("obs_dim", "action_dim", "action_horizon", "action_low", "action_high", "actor_hidden", "critic_hidden")
+    for name in (
+        *names,
+        "ensemble_size",
+        "critic_conditioning",
+        "critic_layer_norm",
+        "denoise_timesteps",
+        "normaliser",
+    ):
         if getattr(ours, name) != getattr(theirs, name):
             found, expected = getattr(theirs, name), getattr(ours, name)
             raise StartError(f"start_from: {path}: expected {name} {expected}, as in this run, found {found}")
@@ -170,8 +177,11 @@ def start_from(learner: Learner, path: Path) -> Policy:
 
 
 def return_bounds(config: TrainConfig, dataset: Dataset) -> tuple[float, float]:
-    """The range of discounted returns that the data's rewards allow, over an infinite horizon; it includes 0."""
-    rewards, horizon = dataset.train.rewards, 1 / (1 - (config.discount or 0.0))
+    """The range of discounted returns that the data's rewards allow, over an infinite horizon; it includes 0.
+
+    Rewards of windows are sums over h steps, and one window follows the other.
+    """
+    rewards, horizon = dataset.train.rewards, 1 / (1 - (config.discount or 0.0) ** config.action_horizon)
     return min(float(rewards.min()) * horizon, 0.0), max(float(rewards.max()) * horizon, 0.0)
 
 
@@ -194,6 +204,7 @@ def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:
         normaliser=config.normaliser,
         default_budget=Budget(num_candidates=32, num_steps=min(4, config.denoise_timesteps)),
         observation_keys=parse_observation_keys(config.observation_keys),
+        action_horizon=config.action_horizon,
     )
 
 
@@ -219,7 +230,8 @@ def train(config: TrainConfig) -> Path:
     require_device(config.device)
     require_folder("--run-dir", config.run_dir)
     stated = StatedUnits(config.control_hz, config.action_low, config.action_high)
-    trainer = Trainer(config, load_dataset(config.task, config.dataset, config.device, stated))
+    windows = config.action_horizon, config.discount or 0.0
+    trainer = Trainer(config, load_dataset(config.task, config.dataset, config.device, stated, *windows))
     limit_torch_threads(trainer.learner.compute.torch_threads)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     if trainer.resume():

@@ -15,7 +15,7 @@ import torch
 from policy import CheckpointError, ObservationKey, load_policy
 from tests.training.conftest import TASK
 from training.config import TrainConfig
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, load_dataset
 from training.learner.learner import Learner
 from training.ranges import flag
 from training.train import Interrupted, ResumeError, StartError, Trainer, return_bounds, train
@@ -98,6 +98,36 @@ def test_a_start_with_other_networks_is_refused(config: TrainConfig, tmp_path: P
     first = train(config)
     with pytest.raises(StartError, match=r"expected actor_hidden \(8,\).*found \(16, 16\)"):
         train(replace(config, run_dir=tmp_path / "second", start_from=first, hidden=(8,)))
+
+
+def test_a_policy_of_chunks(config: TrainConfig, tmp_path: Path) -> None:
+    """Its spec says h, a run of it resumes exactly, and neither resuming nor starting from it takes another h."""
+    config = replace(config, action_horizon=3, backup_candidates=2)
+    whole = train(config)
+    policy = load_policy(whole)
+    assert (policy.spec.action_horizon, policy.spec.action_dim, policy.spec.chunk_dim) == (3, 2, 6)
+    assert policy.spec.provenance.config["action_horizon"] == 3
+    assert policy.spec.provenance.config["backup_candidates"] == 2
+    resumed = replace(config, run_dir=tmp_path / "resumed", updates=5)
+    train(resumed)
+    for name, tensor in parameters(train(replace(resumed, updates=12))).items():
+        assert torch.equal(tensor, policy.state_dict()[name]), name
+    for name in ("action_horizon", "backup_candidates"):
+        with pytest.raises(ResumeError, match=rf"{name} \(there {getattr(config, name)}, here 1\)"):
+            train(replace(config, updates=20, **{name: 1}))  # type: ignore[arg-type]
+    with pytest.raises(StartError, match="expected action_horizon 2, as in this run, found 3"):
+        train(replace(config, run_dir=tmp_path / "second", start_from=whole, action_horizon=2))
+
+
+def test_a_run_from_before_there_were_chunks_continues(config: TrainConfig) -> None:
+    train(config)
+    assert config.run_dir is not None
+    path = config.run_dir / "resume.pt"
+    state = torch.load(path, weights_only=True)
+    for name in ("action_horizon", "backup_candidates"):
+        del state["stream"][name]
+    torch.save(state, path)
+    assert load_policy(train(replace(config, updates=13))).spec.provenance.updates == 13
 
 
 def test_an_interrupted_run_is_saved_and_continues_exactly(
@@ -185,6 +215,11 @@ def test_training_lowers_the_flow_loss(config: TrainConfig, change: dict[str, st
 
 def test_td_targets_are_clipped_to_possible_returns(config: TrainConfig, dataset: Dataset) -> None:
     assert return_bounds(replace(config, discount=0.99), dataset) == pytest.approx((-100.0, 0.0))
+    # In steps of -1, three in a row make -1 - 0.99 - 0.99^2; no return is beyond -100 still.
+    chunks = replace(config, discount=0.99, action_horizon=3)
+    windows = load_dataset(TASK, config.dataset or Path(), action_horizon=3, discount=0.99)
+    assert float(windows.train.rewards.min()) == pytest.approx(-2.9701)
+    assert return_bounds(chunks, windows) == pytest.approx((-100.0, 0.0))
     trainer = Trainer(replace(config, clip_targets=True).resolved(), dataset)
     for critic in (trainer.learner.policy.critic, trainer.learner.target_critic):
         critic.layers[-1].bias.data.fill_(50.0)  # type: ignore[operator, union-attr]
@@ -192,7 +227,15 @@ def test_td_targets_are_clipped_to_possible_returns(config: TrainConfig, dataset
 
 
 @pytest.mark.parametrize(
-    "change", [{"tau": 0.0}, {"discount": 1.0}, {"denoise_timesteps": 6}, {"max_backprop_steps": 16}, {"updates": 0}]
+    "change",
+    [
+        {"tau": 0.0},
+        {"discount": 1.0},
+        {"denoise_timesteps": 6},
+        {"max_backprop_steps": 16},
+        {"action_horizon": 65},
+        {"updates": 0},
+    ],
 )
 def test_errors_name_settings_out_of_range(change: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=flag(next(iter(change)))):

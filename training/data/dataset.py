@@ -16,6 +16,7 @@ from training.data.action_bounds import ActionBounds
 from training.data.formats import hdf5, minari, npz
 from training.data.formats.checks import warn_of_ranges
 from training.data.formats.raw_dataset import Columns, DatasetError, RawDataset, StatedUnits
+from training.data.windows import windows
 
 if TYPE_CHECKING:  # imported where data goes to a device: see the package's docstring
     import torch
@@ -28,10 +29,10 @@ ACTION_LIMIT = 1 - 1e-5  # the released learner clips dataset actions to this
 
 @dataclass(frozen=True)
 class Transitions:
-    """T transitions on one device. Observations are raw."""
+    """T transitions on one device, or windows of them: see `windows`. Observations are raw."""
 
     observations: Tensor  # (T, obs_dim)
-    actions: Tensor  # (T, action_dim), clipped to ACTION_LIMIT
+    actions: Tensor  # (T, chunk_dim), clipped to ACTION_LIMIT
     rewards: Tensor  # (T,)
     masks: Tensor  # (T,), 0 where the task has ended
     next_observations: Tensor  # (T, obs_dim)
@@ -59,7 +60,7 @@ class Dataset:
     val: Transitions | None
     """None where the format has no validation file."""
     observation_mean: np.ndarray
-    """(obs_dim,), over the training transitions."""
+    """(obs_dim,), over the training transitions, of which the last of an episode may start no window."""
     observation_std: np.ndarray
     """(obs_dim,), at least 1e-6."""
     action_bounds: ActionBounds
@@ -73,7 +74,7 @@ class Dataset:
 
     @property
     def action_dim(self) -> int:
-        return self.train.actions.shape[1]
+        return len(self.action_bounds.low)
 
 
 def dataset_files(path: Path) -> tuple[Path, ...]:
@@ -90,7 +91,14 @@ def require_files(path: Path) -> None:
             raise DatasetError(f"{file} does not exist; make it with `sorl-generate`, or pass --dataset")
 
 
-def load_dataset(task: str, path: Path, device: str = "cpu", stated: StatedUnits | None = None) -> Dataset:
+def load_dataset(
+    task: str,
+    path: Path,
+    device: str = "cpu",
+    stated: StatedUnits | None = None,
+    action_horizon: int = 1,
+    discount: float = 1.0,
+) -> Dataset:
     """Read and validate the dataset at `path`, and put it on `device`.
 
     Args:
@@ -98,17 +106,25 @@ def load_dataset(task: str, path: Path, device: str = "cpu", stated: StatedUnits
         path: NAME.npz, NAME.hdf5, NAME.h5 or minari:NAME; the name selects the format.
         device: a torch device.
         stated: units that the user states; they override what the data says.
+        action_horizon: h; above 1, the dataset's transitions are windows of h actions.
+        discount: gamma, of the rewards inside a window.
 
     Raises:
         DatasetError: a file is missing or damaged, its arrays cannot be trained on, or the library that reads the
-            format is not installed.
+            format is not installed; or no episode has a window.
     """
     raw = _read(task, path, stated or StatedUnits())
     warn_of_ranges(str(path), raw.train, raw.action_bounds)
     observations = raw.train.observations.astype(np.float64)
+
+    def on_device(columns: Columns) -> Transitions:
+        if action_horizon > 1:
+            columns = windows(str(path), columns, action_horizon, discount)
+        return _to_device(columns, device)
+
     return Dataset(
-        train=_to_device(raw.train, device),
-        val=None if raw.val is None else _to_device(raw.val, device),
+        train=on_device(raw.train),
+        val=None if raw.val is None else on_device(raw.val),
         observation_mean=observations.mean(0),
         observation_std=np.maximum(observations.std(0), 1e-6),
         action_bounds=raw.action_bounds,
@@ -131,7 +147,10 @@ def _to_device(columns: Columns, device: str) -> Transitions:
     import torch
 
     transitions = Transitions(
-        *(torch.from_numpy(np.ascontiguousarray(column, np.float32)).to(device) for column in columns)
+        *(
+            torch.from_numpy(np.ascontiguousarray(getattr(columns, name), np.float32)).to(device)
+            for name in Batch._fields
+        )
     )
     transitions.actions.clamp_(-ACTION_LIMIT, ACTION_LIMIT)
     return transitions

@@ -13,13 +13,13 @@ class Draws(NamedTuple):
     """All randomness of one update: noise, times, and k, the number of steps of each sampled action."""
 
     critic_k: int
-    critic_noise: Tensor  # (B, action_dim)
+    critic_noise: Tensor  # (n * B, chunk_dim), B rows of each of n candidates
     flow_t: Tensor  # (B, 1)
-    flow_noise: Tensor  # (B, action_dim)
+    flow_noise: Tensor  # (B, chunk_dim)
     consistency_t: Tensor  # (B, 1)
-    consistency_noise: Tensor  # (B, action_dim)
+    consistency_noise: Tensor  # (B, chunk_dim)
     q_k: int
-    q_noise: Tensor  # (B, action_dim)
+    q_noise: Tensor  # (B, chunk_dim)
 
     def tensors(self) -> list[Tensor]:
         """Every field but the two k."""

@@ -68,8 +68,9 @@ class Learner:
 
     def draw(self, stream: RandomStream) -> Draws:
         """One update's randomness: k uniform over {1, 2, 4, ..., M_BTT}, times on their grids, standard normals."""
-        size, dims = self.config.batch_size, self.policy.spec.action_dim
-        noise = torch.randn((4, size, dims), generator=stream.device, device=self.device)
+        size, dims, candidates = self.config.batch_size, self.policy.spec.chunk_dim, self.config.backup_candidates
+        noise = torch.randn((candidates + 3, size, dims), generator=stream.device, device=self.device)
+        critic_noise, (flow_noise, consistency_noise, q_noise) = noise[:candidates], noise[candidates:]
         uniform = torch.rand((2, size, 1), generator=stream.device, device=self.device)
         choices = self.config.max_backprop_steps.bit_length()
         k = torch.randint(choices, (2,), generator=stream.host).tolist()
@@ -77,13 +78,13 @@ class Learner:
         consistency_grid = torch.exp2(self.levels)
         return Draws(
             critic_k=1 << k[0],
-            critic_noise=noise[0],
+            critic_noise=critic_noise.flatten(0, 1),
             flow_t=torch.floor(uniform[0] * flow_grid) / flow_grid,
-            flow_noise=noise[1],
+            flow_noise=flow_noise,
             consistency_t=torch.floor(uniform[1] * consistency_grid) / consistency_grid,
-            consistency_noise=noise[2],
+            consistency_noise=consistency_noise,
             q_k=1 << k[1],
-            q_noise=noise[3],
+            q_noise=q_noise,
         )
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -121,7 +122,7 @@ class Learner:
         config, actor = self.config, self._actor
         with self.compute.autocast():
             with torch.set_grad_enabled(config.leak_td_gradient):
-                share = actor.observation_share(batch.next_observations)
+                share = actor.observation_share(batch.next_observations).repeat(config.backup_candidates, 1)
                 next_action = losses.sample(actor, share, draws.critic_noise, draws.critic_k, config.denoise_timesteps)
             loss, info = losses.critic_loss(
                 self._critic,
@@ -129,7 +130,7 @@ class Learner:
                 batch,
                 next_action,
                 draws.critic_k,
-                config.discount or 0.0,
+                (config.discount or 0.0) ** config.action_horizon,
                 self.policy.spec.q_agg,
                 self.return_bounds,
             )

@@ -32,6 +32,24 @@ def test_transitions_agree_with_the_files_rows(dataset: Dataset, dataset_path: P
     assert dataset.control_hz == pytest.approx(10.0)
 
 
+def test_windows_of_an_npz_file(dataset: Dataset, dataset_path: Path) -> None:
+    """20 episodes of 25 transitions have 22 windows of four actions each; rewards after the goal do not count."""
+    train = load_dataset(TASK, dataset_path, action_horizon=4, discount=0.5).train
+    plain = dataset.train
+    starts = [row for row in range(500) if row % 25 < 22]
+    assert torch.equal(train.observations, plain.observations[starts])
+    assert torch.equal(train.next_observations, plain.next_observations[[row + 3 for row in starts]])
+    assert torch.equal(train.actions, torch.stack([plain.actions[row : row + 4].flatten() for row in starts]))
+    goal = [row for row in range(500) if plain.masks[row] == 0]
+    reached = [next((i for i in range(4) if row + i in goal), 4) for row in starts]
+    assert {0, 1, 4} <= set(reached)
+    assert train.rewards.tolist() == [-sum(0.5**i for i in range(steps)) for steps in reached]  # -1 until the goal
+    assert train.masks.tolist() == [float(steps == 4) for steps in reached]
+    loaded = load_dataset(TASK, dataset_path, action_horizon=4)
+    assert loaded.action_dim == 2
+    np.testing.assert_array_equal(loaded.observation_mean, dataset.observation_mean)
+
+
 def test_batches_depend_on_the_generators_state_only(dataset: Dataset) -> None:
     generator = torch.Generator().manual_seed(3)
     state = generator.get_state()
@@ -67,7 +85,7 @@ def test_suspicious_ranges_are_named(tmp_path: Path, dataset_path: Path, caplog:
 
 def test_ranges_are_named_in_the_datas_units(caplog: pytest.LogCaptureFixture) -> None:
     column = np.linspace(-1, 1, 5)[:, None]
-    columns = Columns(column, 0.1 * column, column, column, column)
+    columns = Columns(column, 0.1 * column, column, column, column, column > 2)
     warn_of_ranges("arm.hdf5", columns, ActionBounds((3.0,), (7.0,)))
     assert [record.getMessage() for record in caplog.records] == [
         "arm.hdf5: 'actions' use less than a fifth of their declared range: dimension 0 goes from 4.8 to 5.2 of 3 to 7"

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
 
+from tests.training.conftest import TASK
 from training.config import TrainConfig
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, load_dataset
+from training.learner.compute import Choice
 from training.learner.draws import Draws, RandomStream
 from training.learner.learner import Learner
 from training.train import make_spec
@@ -75,3 +80,88 @@ def test_a_loaded_state_continues_identically(learner: Learner, dataset: Dataset
     other.load_state_dict(copy.deepcopy(learner.state_dict()))
     found, expected = other.update(batch, draw(learner, 2)), learner.update(batch, draw(learner, 2))
     assert {name: float(value) for name, value in found.items()} == {n: float(v) for n, v in expected.items()}
+
+
+@pytest.mark.parametrize("compute", ["torch", "native"])
+@pytest.mark.parametrize("q_agg", ["mean", "min"])
+@pytest.mark.parametrize(("h", "candidates"), [(1, 1), (1, 4), (3, 1), (3, 4)])
+def test_td_targets_are_those_of_a_loop(
+    dataset_path: Path, compute: Choice, q_agg: Literal["mean", "min"], h: int, candidates: int
+) -> None:
+    """In float64, one transition and one candidate at a time: r + gamma^h mask max over candidates of agg Q_target."""
+    config = TrainConfig(
+        hidden=(16, 16),
+        batch_size=10,
+        discount=0.9,
+        q_agg=q_agg,
+        action_horizon=h,
+        backup_candidates=candidates,
+        compute=compute,
+        threads=1,
+    ).resolved()
+    data = load_dataset(TASK, dataset_path, action_horizon=h, discount=0.9)
+    torch.manual_seed(0)
+    learner = Learner(make_spec(config, data), config)
+    actor, critic = (copy.deepcopy(net).double() for net in (learner.policy.actor, learner.target_critic))
+    batch = data.train.sample(10, torch.Generator().manual_seed(5))
+    # Masks of all sizes, and states at which no one candidate is the best everywhere.
+    states = torch.randn((10, 2), generator=torch.Generator().manual_seed(1))
+    batch = batch._replace(masks=torch.arange(10) % 4 / 3, next_observations=states)
+    draws = draw(learner)
+    assert draws.critic_noise.shape == (candidates * 10, 2 * h)
+    with torch.no_grad():
+        targets, best = [], []
+        for row in range(10):
+            observation = batch.next_observations[row : row + 1].double()
+            values = []
+            for candidate in range(candidates):
+                x = draws.critic_noise[candidate * 10 + row][None].double()
+                k, size = draws.critic_k, 1 / draws.critic_k
+                d = torch.full((1, 1), float(k.bit_length() - 1), dtype=torch.float64)
+                for step in range(k):
+                    x = x + size * actor(actor.observation_share(observation), x, torch.full_like(d, step * size), d)
+                q = critic(observation, x.clamp(-1, 1), torch.full_like(d, k)).flatten()
+                values.append(float(q.mean() if q_agg == "mean" else q.min()))
+            best.append(max(range(candidates), key=values.__getitem__))
+            targets.append(float(batch.rewards[row]) + 0.9**h * float(batch.masks[row]) * max(values))
+    assert len(set(best)) > 1 or candidates == 1
+    found = float(learner.update(batch, draws)["td_target_mean"])
+    assert found == pytest.approx(sum(targets) / 10, rel=1e-5)
+
+
+def test_one_backup_candidate_takes_the_numbers_that_were_drawn_before_there_were_more(learner: Learner) -> None:
+    """So that a run from before continues to the same bits: four tensors of noise, in this order."""
+    noise = torch.randn((4, 30, 2), generator=torch.Generator().manual_seed(0))
+    draws = draw(learner)
+    for found, expected in zip(
+        (draws.critic_noise, draws.flow_noise, draws.consistency_noise, draws.q_noise), noise, strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("candidates", [1, 4])
+def test_a_leaked_td_gradient_reaches_the_actor_by_the_best_candidate(dataset: Dataset, candidates: int) -> None:
+    """The gradient is that of an update which samples this candidate alone."""
+    config = TrainConfig(hidden=(16, 16), batch_size=1, backup_candidates=candidates, leak_td_gradient=True).resolved()
+    torch.manual_seed(0)
+    learner = Learner(make_spec(config, dataset), config)
+    batch, draws = dataset.train.sample(1, torch.Generator().manual_seed(0)), draw(learner)
+    batch = batch._replace(masks=torch.ones(1), next_observations=torch.ones(1, 2))
+    draws = draws._replace(critic_noise=0.1 * draws.critic_noise)  # so that no action is clipped
+
+    def gradient(noise: torch.Tensor) -> torch.Tensor:
+        single = Learner(learner.policy.spec, replace(config, backup_candidates=len(noise)))
+        single.load_state_dict(copy.deepcopy(learner.state_dict()))
+        single._critic_step(batch, draws._replace(critic_noise=noise))
+        parts = [parameter.grad for parameter in single.policy.actor.parameters()]
+        return torch.cat([part.flatten() for part in parts if part is not None])
+
+    def value(noise: torch.Tensor) -> float:
+        single = Learner(learner.policy.spec, replace(config, backup_candidates=1))
+        single.load_state_dict(copy.deepcopy(learner.state_dict()))
+        return float(single._critic_step(batch, draws._replace(critic_noise=noise))["td_target_mean"])
+
+    best = max(draws.critic_noise.split(1), key=value)
+    expected = gradient(best)
+    assert expected.abs().max() > 0
+    torch.testing.assert_close(gradient(draws.critic_noise), expected, rtol=1e-4, atol=1e-7)

@@ -3,8 +3,9 @@
 Required are `observations` (rows, obs_dim), `actions` (rows, action_dim), `rewards`, `terminals` and `timeouts`
 (rows,). `next_observations` (rows, obs_dim) is optional. A terminal ends the task: no value is bootstrapped. A timeout
 only cuts the recording. Without `next_observations` what followed is unknown, and its row gives no transition (as in
-`d4rl.qlearning_dataset`); with them every row gives one. A row that is both is a terminal. `action_low` and
-`action_high` (action_dim,) are this project's addition to the layout: the bounds of the actions' units.
+`d4rl.qlearning_dataset`); with them every row gives one. A row that is both is a terminal. An episode ends at either,
+and where `next_observations` are not the observations of the row below. `action_low` and `action_high` (action_dim,)
+are this project's addition to the layout: the bounds of the actions' units.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def _transitions(where: str, arrays: dict[str, np.ndarray], actions: np.ndarray)
             raise DatasetError(f"{where}: 'next_observations' must be {observations.shape}, and its shape is {shape}")
         keep = np.ones_like(terminal)
         next_observations = arrays["next_observations"]
+        ends = terminal | timeout | ~_continues(observations, next_observations)
     else:
         if not (terminal.any() or timeout.any()):
             raise DatasetError(f"{where}: neither 'terminals' nor 'timeouts' has a 1: where do episodes end?")
@@ -87,6 +89,7 @@ def _transitions(where: str, arrays: dict[str, np.ndarray], actions: np.ndarray)
         keep[-1] = terminal[-1]
         following = np.arange(len(observations)) + ~terminal  # a terminal's own observation stands in: its mask is 0
         next_observations = observations[following[keep]]
+        ends = terminal | ~np.append(keep[1:], False)  # a row that gives no transition ends the episode before it
     if not keep.any():
         raise DatasetError(f"{where}: what followed is unknown in every row: all are timeouts; add 'next_observations'")
     return Columns(
@@ -95,4 +98,11 @@ def _transitions(where: str, arrays: dict[str, np.ndarray], actions: np.ndarray)
         rewards=arrays["rewards"][keep],
         masks=1.0 - terminal[keep],
         next_observations=next_observations,
+        ends=ends[keep],
     )
+
+
+def _continues(observations: np.ndarray, next_observations: np.ndarray) -> np.ndarray:
+    """Whether what followed each row is the row below, in float32, (rows,); the last row is followed by none."""
+    following, below = (array.astype(np.float32) for array in (next_observations[:-1], observations[1:]))
+    return np.append((following == below).all(1), False)

@@ -69,8 +69,8 @@ def _transitions(where: str, episode: Any, bounds: ActionBounds) -> Columns:
     steps = {key: np.asarray(getattr(episode, key)) for key in ("actions", "rewards", "terminations")}
     check_arrays(where, {"observations": observations}, flat=())
     check_arrays(where, steps, flat=("rewards", "terminations"))
-    if len(observations) != len(steps["actions"]) + 1:
-        rows = len(steps["actions"])
+    rows = len(steps["actions"])
+    if len(observations) != rows + 1:
         raise DatasetError(
             f"{where}: 'observations' has {len(observations)} rows, expected {rows + 1}: one more than 'actions'"
         )
@@ -80,4 +80,5 @@ def _transitions(where: str, episode: Any, bounds: ActionBounds) -> Columns:
         rewards=steps["rewards"],
         masks=1.0 - check_flags(where, "terminations", steps["terminations"]),
         next_observations=observations[1:],
+        ends=np.arange(rows) == rows - 1,
     )

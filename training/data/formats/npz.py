@@ -66,7 +66,9 @@ def read(task: str, path: Path, stated: StatedUnits) -> RawDataset:
 
 
 def _columns(split: dict[str, np.ndarray]) -> Columns:
-    return Columns(*(split[key] for key in Columns._fields))
+    """The columns of a split as `ogbench` returns it; its terminals are at the last transition of each episode."""
+    columns = {key: split[key] for key in Columns._fields if key != "ends"}
+    return Columns(**columns, ends=split["terminals"].astype(bool))
 
 
 def _require_dimensions(file: Path, arrays: dict[str, np.ndarray], task: str, env: Any) -> None:

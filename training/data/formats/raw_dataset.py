@@ -17,13 +17,18 @@ class DatasetError(ValueError):
 
 
 class Columns(NamedTuple):
-    """T transitions, actions in [-1, 1]. A mask is 0 where the task has ended, and no value is bootstrapped there."""
+    """T transitions, actions in [-1, 1]. A mask is 0 where the task has ended, and no value is bootstrapped there.
+
+    An episode's transitions follow each other in the order of time; `ends` is true at its last one, whether the task
+    ended there or only the recording.
+    """
 
     observations: np.ndarray  # (T, obs_dim)
     actions: np.ndarray  # (T, action_dim)
     rewards: np.ndarray  # (T,)
     masks: np.ndarray  # (T,)
     next_observations: np.ndarray  # (T, obs_dim)
+    ends: np.ndarray  # (T,), bool
 
 
 @dataclass(frozen=True)

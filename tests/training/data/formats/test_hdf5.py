@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,28 @@ def test_four_hundred_rows_with_next_observations_are_as_many_transitions(tmp_pa
     assert len(load(write_hdf5(tmp_path / "next.hdf5", rows | {"next_observations": following})).train) == 400
     endless = rows | {"next_observations": following, "timeouts": np.zeros(400)}
     assert len(load(write_hdf5(tmp_path / "endless.hdf5", endless)).train) == 400
+
+
+def test_windows_stay_inside_episodes(tmp_path: Path) -> None:
+    """Ends are terminals, timeouts, and rows below that are not what followed."""
+    rows = robot_rows()
+    load_windows = partial(load_dataset, "my-robot", action_horizon=4, discount=0.5)
+    train = load_windows(write_hdf5(tmp_path / "plain.hdf5", rows)).train
+    # Without next_observations an episode of ten rows has nine transitions, and ten if it ends with a terminal.
+    starts = [row for row in range(60) if row % 10 <= (6 if row // 10 in (2, 5) else 5)]
+    assert train.observations[:, 0].tolist() == starts
+    assert train.masks.tolist() == [0.0 if row in (26, 56) else 1.0 for row in starts]
+    expected = np.concatenate([rows["actions"][row : row + 4].ravel() for row in starts]).reshape(-1, 8)
+    np.testing.assert_array_equal(train.actions.numpy(), expected.clip(-ACTION_LIMIT, ACTION_LIMIT))
+    following = rows["observations"] + 1
+    for change in ({}, {"terminals": np.zeros(60), "timeouts": np.zeros(60)}):
+        with_next = rows | {"next_observations": following} | change
+        if change:  # nothing but the observations says where episodes begin
+            with_next["observations"] = with_next["observations"] + 5 * (np.arange(60) // 10 % 2)[:, None]
+            with_next["next_observations"] = with_next["observations"] + 1
+        train = load_windows(write_hdf5(tmp_path / "next.hdf5", with_next)).train
+        assert len(train) == 6 * 7
+        assert (train.next_observations - train.observations).unique().tolist() == [4.0]
 
 
 @pytest.mark.parametrize("end", ["terminals", "timeouts"])

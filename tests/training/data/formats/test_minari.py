@@ -92,6 +92,18 @@ def test_every_step_is_a_transition(store: Path) -> None:
     assert load(control_hz=30.0).control_hz == 30.0
 
 
+def test_windows_stay_inside_episodes() -> None:
+    buffers = episodes()
+    create(buffers, box(1))
+    train = load_dataset("my-robot", Path(f"minari:{NAME}"), action_horizon=5, discount=0.5).train
+    starts = [(episode, step) for episode in range(1, 5) for step in range(episode)]  # 4 + e steps, e windows
+    assert train.observations[:, 0].tolist() == [100 * episode + step for episode, step in starts]
+    assert (train.next_observations - train.observations).unique().tolist() == [5.0]
+    assert train.masks.tolist() == [float(not (e % 2 and step == e - 1)) for e, step in starts]
+    sums = [sum(0.5**i * buffers[e].rewards[step + i] for i in range(5)) for e, step in starts]
+    np.testing.assert_allclose(train.rewards, sums, rtol=1e-6)
+
+
 def test_actions_are_rescaled_by_their_space() -> None:
     create(episodes(scale=3.0), box(4))
     dataset = load()
