@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +301,14 @@ def test_one_of_several_models_has_to_be_named() -> None:
     with pytest.raises(BridgeError, match="model: expected one of those served: arm, plain"):
         bridge_to(Server(ARM, PLAIN))
     assert bridge_to(Server(ARM, PLAIN), model="plain")[0].model == "plain"
+
+
+def test_the_page_has_every_parameter() -> None:
+    page = (Path(__file__).parents[3] / "examples" / "ros2" / "README.md").read_text()
+    rows = page.split("| parameter |")[1].split("\n\n")[0].splitlines()[2:]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])} == {
+        field.name for field in fields(Settings)
+    }
 
 
 def test_topics_of_parts() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.service.clients.snippets import snippet
 from tests.service.process import served
 
 ROOT = Path(__file__).parents[3]
@@ -127,6 +128,19 @@ def test_trajectories(arm: MakePolicy) -> None:
         with node(server.port, output="trajectory", action_joints=names):
             told = body.told(lambda told: "action" in told)
             assert (told["joints"], len(told["action"]), told["reached"]) == (names, 4, pytest.approx(0.05))
+
+
+def test_the_lines_a_user_changes(arm: MakePolicy) -> None:
+    with served("--model", str(arm(20.0)), **KEY) as server, robot() as body:
+        server.wait_for("ready: arm")
+        command = {
+            "ros2 run sorl_ros2 sorl_node": f"exec {PYTHON} -m sorl_ros2.sorl_node",
+            "localhost:8000": f"127.0.0.1:{server.port}",
+            "/arm_controller/commands": "commands",
+        }
+        lines = snippet("ROS 2", command, "bash")
+        with running("-c", "import os, sys; os.execvp('bash', ['bash', '-c', sys.argv[1]])", lines, environment=KEY):
+            assert len(body.told(lambda told: "action" in told)["action"]) == 4
 
 
 def test_no_server_ends_it() -> None:

@@ -113,6 +113,6 @@ def test_the_lines_a_user_of_named_parts_changes(run_client: Any, tmp_path: Path
     with served("--model", str(path)) as server:
         server.wait_for("ready: cube-single")
         program = tmp_path / "snippet.py"
-        program.write_text(snippet("LeRobot-style keys", {"localhost:8000": f"127.0.0.1:{server.port}"}))
+        program.write_text(snippet("Parts of an observation", {"localhost:8000": f"127.0.0.1:{server.port}"}))
         expected = act(server, observation=[0.0] * 20 + [0.5] * 8, num_candidates=32, seed=7)
         assert run_client(program) == expected["action"]
