@@ -27,20 +27,18 @@ def compile_tile(tile: Tile, card: str) -> Compiled:
     from kernels.gpu.launch import constants, options
 
     hip = card.startswith("gfx")
-    arguments, fixed = _arguments(tile), {**constants(tile), "INTERPRET": False}
+    arguments, fixed = arguments_of(tile, 1), {**constants(tile), "INTERPRET": False}
     names = sample_and_score.arg_names
-    signature, aligned, remarks = {}, {}, []
+    signature, aligned = {}, {}
+    remarks = specialisations(arguments) + specialisations(arguments_of(tile, 7))
     for position, name in enumerate(names):
         if name in fixed:
             signature[name] = "constexpr"
             continue
         value = arguments[name]
         signature[name] = "i32" if isinstance(value, int) else _POINTERS[str(value.dtype)]
-        if name in NOT_SPECIALISED:
-            continue
-        aligned[(position,)] = [["tt.divisibility", 16]]
-        if isinstance(value, int) and value % 16:
-            remarks.append(f"{name} is {value}, so Triton would compile a second kernel for it")
+        if name not in NOT_SPECIALISED:
+            aligned[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(sample_and_score, signature, {(names.index(k),): v for k, v in fixed.items()}, aligned)
     target = GPUTarget("hip", card, 64) if hip else GPUTarget("cuda", int(card.removeprefix("sm_")), 32)
     log = io.StringIO()
@@ -52,13 +50,27 @@ def compile_tile(tile: Tile, card: str) -> Compiled:
     return _of_nvidia(tile, card, kernel, log.getvalue(), instruction, remarks)
 
 
+def specialisations(arguments: dict[str, Any]) -> list[str]:
+    """A remark for every number by which Triton would tell policies apart."""
+    from kernels.gpu.kernel import NOT_SPECIALISED
+
+    return [
+        f"{name} is {value}, so Triton would compile a second kernel for it"
+        for name, value in arguments.items()
+        if isinstance(value, int) and value % 16 and name not in NOT_SPECIALISED
+    ]
+
+
 _POINTERS = {
     "torch.float32": "*fp32", "torch.bfloat16": "*bf16", "torch.int32": "*i32", "torch.int64": "*i64",
 }  # fmt: skip
 
 
-def _arguments(tile: Tile) -> dict[str, Any]:
-    """The launcher's arguments for a policy of odd sizes, on which the compiled code must not depend."""
+def arguments_of(tile: Tile, action_horizon: int) -> dict[str, Any]:
+    """The launcher's arguments for a policy of odd sizes, on which the compiled code must not depend.
+
+    One kernel serves actions and chunks: `action_horizon` changes numbers only, as the other sizes do.
+    """
     import torch
 
     from kernels.gpu.bucket import Bucket
@@ -67,7 +79,7 @@ def _arguments(tile: Tile) -> dict[str, Any]:
 
     spec = PolicySpec(
         name="odd", obs_dim=7, action_dim=3, action_low=(-1,) * 3, action_high=(1,) * 3, actor_hidden=(5,),
-        critic_hidden=(9, 130), ensemble_size=3,
+        critic_hidden=(9, 130), ensemble_size=3, action_horizon=action_horizon,
     )  # fmt: skip
     cpu = torch.device("cpu")
     dtype = torch.bfloat16 if tile.precision == "bf16" else torch.float32

@@ -62,7 +62,7 @@ class SampleBatch:
         seed: (R,) uint64.
         temperature: (R,) float32; x_0 = temperature * z.
         first_candidate: (R,) int32, the index of the first candidate to compute; above 0 where a request is computed
-            in several chunks.
+            in several parts.
         return_candidates: also return all candidates and their values.
     """
 
@@ -110,15 +110,17 @@ class SampleBatch:
 class SampleResult:
     """The results of R requests. Actions are in [-1, 1]; `PolicySpec.action_to_environment` converts them.
 
+    A chunk of h actions is one row of chunk_dim = h * action_dim numbers, action by action.
+
     Attributes:
-        action: (R, action_dim), the candidate of the highest value.
+        action: (R, chunk_dim), the candidate of the highest value.
         q: (R,), its value: the ensemble's mean or minimum, by `PolicySpec.q_agg`.
         q_std: (R,), the population standard deviation of its value over the ensemble.
         index: (R,) int32, its index within the request, counted from candidate 0; ties go to the lowest index.
         q_first: (R,), the value of candidate `first_candidate`.
         q_sum, q_sumsq: (R,), the sum of the candidates' values and of their squares.
         nonfinite: (R,) bool, whether a candidate or its value is NaN or infinite. If so, ignore the other fields.
-        candidates: per request (N, action_dim), if requested.
+        candidates: per request (N, chunk_dim), if requested.
         candidate_q: per request (N,), if requested.
     """
 

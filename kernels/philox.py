@@ -1,6 +1,7 @@
 """Normal noise from Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 
-Noise is a pure function of (seed, candidate, action dimension):
+Noise is a pure function of (seed, candidate, dimension). Number j of action i in a chunk is dimension
+i * action_dim + j:
 
     key     = (seed mod 2^32, seed div 2^32)
     counter = (candidate, dimension div 4, 0, 0)

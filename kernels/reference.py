@@ -25,13 +25,13 @@ def euler_sample(
     Args:
         actor: the velocity field.
         share: (B, hidden), `actor.observation_share` of each row's observation.
-        noise: (B, action_dim), x_0.
+        noise: (B, chunk_dim), x_0.
         num_steps: M, one int for all rows or (B,) int64 on the CPU in descending order. An int needs no copy from the
             host, so a CUDA graph can capture the call.
         denoise_timesteps: M_disc, the steps of the finest grid.
 
     Returns:
-        (B, action_dim) in [-1, 1].
+        (B, chunk_dim) in [-1, 1].
     """
     table = step_table(denoise_timesteps, 1, noise.device, noise.dtype)
     if isinstance(num_steps, int):
@@ -95,7 +95,7 @@ class ReferenceBackend:
 
     def _noise(self, batch: SampleBatch, order: np.ndarray, request: np.ndarray, candidate: np.ndarray) -> Tensor:
         seed = torch.from_numpy(batch.seed[order][request].view(np.int64)).to(self.device)
-        z = standard_normals(seed, torch.from_numpy(candidate).to(self.device), self.policy.spec.action_dim)
+        z = standard_normals(seed, torch.from_numpy(candidate).to(self.device), self.policy.spec.chunk_dim)
         temperature = torch.from_numpy(batch.temperature[order][request]).to(self.device)
         return (temperature[:, None] * z).to(self.dtype)
 

@@ -69,7 +69,7 @@ class CpuBackend:
             precision=precision,
             threads=threads or native_threads(),
             obs_dim=spec.obs_dim,
-            action_dim=spec.action_dim,
+            action_dim=spec.chunk_dim,  # to the engine, a chunk is one action of so many numbers
             members=spec.ensemble_size,
             least=spec.q_agg == "min",
             conditioned=critic.conditioned,
@@ -103,7 +103,7 @@ class CpuBackend:
 
     def sample_and_score(self, batch: SampleBatch) -> SampleResult:
         """See `Backend`."""
-        requests, dims = len(batch), self.policy.spec.action_dim
+        requests, dims = len(batch), self.policy.spec.chunk_dim
         rows = int(batch.num_candidates.sum()) if batch.return_candidates else 0
         reply: dict[str, Any] = {
             "action": np.empty((requests, dims), np.float32),

@@ -44,7 +44,7 @@ class Layout:
     Results: action, value, deviation, index, nonfinite of each request; row_value.
     """
 
-    def __init__(self, requests: int, rows: int, widths: Widths, action_dim: int) -> None:
+    def __init__(self, requests: int, rows: int, widths: Widths, chunk_dim: int) -> None:
         self.requests, self.rows = requests, rows
         f32, i32, i64 = torch.float32, torch.int32, torch.int64
         inputs: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
@@ -59,7 +59,7 @@ class Layout:
             "row_request": (i32, (rows,)),
         }
         replies: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {
-            "action": (f32, (requests, action_dim)),
+            "action": (f32, (requests, chunk_dim)),
             "value": (f32, (requests,)),
             "deviation": (f32, (requests,)),
             "index": (i32, (requests,)),

@@ -35,7 +35,7 @@ class Bucket:
         self.tile, self.requests, self.rows = tile, requests, rows
         self._widths = widths = Widths.of(spec)
         self._stream = stream
-        self._layout = Layout(requests, rows, widths, spec.action_dim)
+        self._layout = Layout(requests, rows, widths, spec.chunk_dim)
         self._host = torch.empty(self._layout.size, dtype=torch.uint8, pin_memory=stream is not None)
         self.stage = Stage(self._layout, self._host)
         self._groups = rows // tile.rows
@@ -85,9 +85,9 @@ class Bucket:
         self._graph.replay()
 
     def candidates(self, rows: int) -> np.ndarray:
-        """All candidates of the last batch, (rows, action_dim), in the staged order."""
-        action_dim = self._layout.fields["action"].shape[1]
-        return self.scratch["x"][0, :rows, :action_dim].cpu().numpy()
+        """All candidates of the last batch, (rows, chunk_dim), in the staged order."""
+        chunk_dim = self._layout.fields["action"].shape[1]
+        return self.scratch["x"][0, :rows, :chunk_dim].cpu().numpy()
 
     def _enqueue(self) -> None:
         """Copy in, one launch, copy out."""

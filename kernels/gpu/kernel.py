@@ -161,7 +161,7 @@ def _critic_hidden(
 
 
 NOT_SPECIALISED = (
-    "action_dim", "actor_layers", "critic_layers", "members", "max_steps", "layer_norm", "aggregate_min", "phase",
+    "chunk_dim", "actor_layers", "critic_layers", "members", "max_steps", "layer_norm", "aggregate_min", "phase",
 )  # fmt: skip
 """Arguments for which Triton must not compile special versions (it would, for 1 and for multiples of 16)."""
 
@@ -178,7 +178,7 @@ def sample_and_score(
     actor_matrix, actor_vectors, actor_output, actor_output_bias, critic_matrix, critic_vectors, critic_tail,
     critic_inverse_width, schedule, critic_k,
     # dimensions
-    capacity, observation_stride, action_dim, action_stride, hidden_stride, actor_width, actor_stride, actor_layers,
+    capacity, observation_stride, chunk_dim, action_stride, hidden_stride, actor_width, actor_stride, actor_layers,
     critic_width, critic_stride, critic_layers, members, max_steps, layer_norm, aggregate_min, phase,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, STAGES: tl.constexpr, BF16: tl.constexpr,
     SPLIT: tl.constexpr, PHASED: tl.constexpr, INTERPRET: tl.constexpr,
@@ -279,5 +279,5 @@ def sample_and_score(
             select(
                 table, best, arrived, action, value, deviation, index, nonfinite, row_value, row_deviation, x, partials,
                 critic_tail, tl.load(critic_inverse_width + critic_layers - 1), layer_norm, aggregate_min, members,
-                critic_layers, blocks, capacity, rows, request, rows < total, action_dim, action_stride,
+                critic_layers, blocks, capacity, rows, request, rows < total, chunk_dim, action_stride,
             )  # fmt: skip

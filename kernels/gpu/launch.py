@@ -23,7 +23,7 @@ def dimensions(widths: Widths, spec: PolicySpec, capacity: int) -> dict[str, int
     return {
         "capacity": capacity,
         "observation_stride": widths.observation,
-        "action_dim": spec.action_dim,
+        "chunk_dim": spec.chunk_dim,
         "action_stride": widths.action,
         "hidden_stride": widths.hidden_stride,
         "actor_width": widths.actor,

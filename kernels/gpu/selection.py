@@ -57,7 +57,7 @@ def _key(value, place, finite):
 @triton.jit
 def select(
     table, best, arrived, action, value, deviation, index, nonfinite, row_value, row_deviation, x, partials,
-    tail, inverse_width, layer_norm, aggregate_min, members, layers, blocks, capacity, rows, request, real, action_dim,
+    tail, inverse_width, layer_norm, aggregate_min, members, layers, blocks, capacity, rows, request, real, chunk_dim,
     action_stride,
 ):  # fmt: skip
     """Score this tile's rows, enter them in their requests' selection, and write the results that are complete."""
@@ -65,7 +65,7 @@ def select(
         partials, tail, inverse_width, layer_norm, aggregate_min, members, layers, blocks, capacity, rows
     )  # fmt: skip
     finite = _is_finite(chosen) & _is_finite(spread)
-    for start in tl.range(0, action_dim, 16, num_stages=1, disable_licm=True):
+    for start in tl.range(0, chunk_dim, 16, num_stages=1, disable_licm=True):
         dimension = start + tl.arange(0, 16)
         x_block = tl.load(x + rows[:, None] * action_stride + dimension[None, :])
         finite = finite & (tl.sum((x_block != x_block).to(tl.int32), axis=1) == 0)
@@ -88,9 +88,9 @@ def select(
     tl.store(deviation + request, tl.load(row_deviation + winner, mask=last, other=0.0, volatile=True), mask=last)
     tl.store(index + request, first_candidate + place, mask=last)
     tl.store(nonfinite + request, (key == _NONFINITE_KEY).to(tl.int32), mask=last)
-    for start in tl.range(0, action_dim, 16, num_stages=1, disable_licm=True):
+    for start in tl.range(0, chunk_dim, 16, num_stages=1, disable_licm=True):
         dimension = start + tl.arange(0, 16)
-        wanted = last[:, None] & (dimension < action_dim)[None, :]
+        wanted = last[:, None] & (dimension < chunk_dim)[None, :]
         source = x + winner[:, None] * action_stride + dimension[None, :]
-        target = action + request[:, None] * action_dim + dimension[None, :]
+        target = action + request[:, None] * chunk_dim + dimension[None, :]
         tl.store(target, tl.load(source, mask=wanted, other=0.0, volatile=True), mask=wanted)

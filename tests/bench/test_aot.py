@@ -13,7 +13,7 @@ pytest.importorskip("triton", reason="needs the extra gpu")
 
 from bench import aot
 from bench.aot import cache_key, gate, pairs
-from bench.aot_compile import expected_instruction
+from bench.aot_compile import arguments_of, expected_instruction, specialisations
 from bench.aot_result import SHARED_LIMIT, Compiled
 from kernels.gpu.configuration import CARDS, TILES
 
@@ -66,6 +66,17 @@ def test_one_tile_compiles_here_and_is_compiled_once(tmp_path: Path, monkeypatch
     assert first == again == compiled
     assert not first[0].breaches()
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("name", TILES)
+def test_one_kernel_serves_actions_and_chunks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton compiles another for a number that is a multiple of 16 in one policy and not in the other."""
+    one, seven = (arguments_of(TILES[name], horizon) for horizon in (1, 7))
+    assert (one["chunk_dim"], seven["chunk_dim"]) == (3, 21)
+    assert (one["action_stride"], seven["action_stride"]) == (16, 32)
+    assert specialisations(one) == specialisations(seven) == []
+    monkeypatch.setattr("kernels.gpu.packing.INPUT_MULTIPLE", 8)
+    assert any("action_stride is 24" in remark for remark in specialisations(arguments_of(TILES[name], 7)))
 
 
 def test_cache_keys_differ_by_tile_and_gpu() -> None:

@@ -27,7 +27,7 @@ SCHEDULES = {
 
 @dataclass
 class NaiveResult:
-    candidates: np.ndarray  # (N, action_dim)
+    candidates: np.ndarray  # (N, chunk_dim)
     members: np.ndarray  # (N, E)
     q: np.ndarray  # (N,)
 
@@ -75,7 +75,7 @@ def sample_and_score(
     signed = seed - 2**64 if seed >= 2**63 else seed
     candidates, members = [], []
     for candidate in range(first, first + n):
-        z = standard_normals(torch.tensor([signed]), torch.tensor([candidate]), spec.action_dim)[0].double().numpy()
+        z = standard_normals(torch.tensor([signed]), torch.tensor([candidate]), spec.chunk_dim)[0].double().numpy()
         x, t = np.float32(temperature).astype(np.float64) * z, 0.0
         for d in SCHEDULES[m]:
             x = x + actor(weights, s, x, t, d) / 2**d

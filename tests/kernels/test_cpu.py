@@ -229,7 +229,7 @@ def test_threads_of_a_dropped_backend_end() -> None:
         os.sched_yield()
 
 
-def test_chunks_of_a_request_are_its_candidates() -> None:
+def test_a_part_of_a_request_has_its_candidates() -> None:
     backend = CpuBackend(random_policy(), threads=2)
     observation = np.ones((1, 11), np.float32)
     whole = backend.sample_and_score(SampleBatch.of(observation, 300, 3, 5, return_candidates=True))

@@ -45,6 +45,7 @@ specs = st.fixed_dictionaries(
     {
         "obs_dim": st.integers(1, 12),
         "action_dim": st.integers(1, 6),
+        "action_horizon": st.sampled_from([1, 1, 4, 8, 16]),
         "actor_hidden": st.sampled_from([(8,), (16, 12), (7, 9, 5)]),
         "critic_hidden": st.sampled_from([(8,), (12, 16), (5, 9, 7)]),
         "ensemble_size": st.integers(1, 4),
@@ -105,7 +106,7 @@ def test_candidates_do_not_depend_on_n_or_on_the_rest_of_the_batch() -> None:
     np.testing.assert_allclose(alone.candidates[0], crowd.candidates[7][:5], atol=1e-5)
 
 
-def test_chunks_of_a_request_are_its_candidates() -> None:
+def test_a_part_of_a_request_has_its_candidates() -> None:
     policy = random_policy()
     backend = ReferenceBackend(policy)
     observation = np.ones((1, 11), np.float32)
