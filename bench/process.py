@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bench.protocols import ServerAddress
+
 ROOT = Path(__file__).parent.parent
 START_SECONDS = 600.0
 """The longest wait for a server to become ready: its first start may compile."""
@@ -111,6 +113,20 @@ def serving(
         yield server
     finally:
         server.stop()
+
+
+def addresses(server: ServerProcess) -> ServerAddress:
+    """Where our server, which is ready, listens for each protocol."""
+    zeromq = re.search(r"listening on (tcp://\S+:\d+)", server.log())
+    return ServerAddress(
+        server.url, f"ws{server.url.removeprefix('http')}/openpi", zeromq[1] if zeromq is not None else None
+    )
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time of a process's threads so far, to the nanosecond; without threads that have ended."""
+    tasks = [int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(tasks) / 1e9
 
 
 def memory_mib(pid: int) -> float:

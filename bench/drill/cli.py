@@ -7,9 +7,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from bench.drill.client import send_all
 from bench.drill.deadlines import deadline_rows
@@ -19,6 +22,7 @@ from bench.drill.ledger import Ledger
 from bench.drill.plan import DrillRequest, plan, repeat_until
 from bench.drill.versions import broken_files, make_versions
 from bench.machine import describe
+from bench.protocols import PROTOCOLS, ProtocolName, require
 from bench.table import print_table, run_subcommand
 from kernels.backend import BackendUnavailable
 
@@ -48,6 +52,8 @@ class DrillConfig:
     """Restarts: SIGTERM, and a new process at the same address."""
     clients: int = 32
     """Requests in flight at a time."""
+    protocols: tuple[ProtocolName, ...] = tuple(PROTOCOLS)
+    """How requests are sent, drawn by chance; groot needs the extra `zmq`."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the native engine, whose actions do not depend on the other requests of a batch."""
     threads: int = 0
@@ -60,6 +66,7 @@ class DrillConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         schedule(self.requests, self.reloads, self.broken, self.restarts)
+        require(self.protocols)
         plan(self.requests, self.hang_ups, self.poison)
 
 
@@ -83,8 +90,9 @@ def run(config: DrillConfig) -> dict[str, Any]:
             broken_files(versions[0].content, folder),
             ("--backend", "cpu", "--precision", config.precision, "--threads", str(config.threads)),
             reloadable=config.reloads > 0,
+            zeromq="groot" in config.protocols,
         )
-        requests = plan(config.requests, config.hang_ups, config.poison)
+        requests = plan(config.requests, config.hang_ups, config.poison, config.protocols)
         ledger = Ledger()
         try:
             asyncio.run(_drill(config, server, requests, ledger))
@@ -92,7 +100,7 @@ def run(config: DrillConfig) -> dict[str, Any]:
             server.stop()
         seconds = time.monotonic() - started
         violations = server.violations + judge(requests, ledger, {v.sha: v for v in versions}, server.timeline)
-    statuses = Counter(str(answer.response.status) for answers in ledger.answers.values() for answer in answers)
+    statuses = Counter(str(answer.reply.status) for answers in ledger.answers.values() for answer in answers)
     return {
         "machine": describe(),
         "seconds": seconds,
@@ -101,6 +109,7 @@ def run(config: DrillConfig) -> dict[str, Any]:
         "final answers": dict(sorted(statuses.items())),
         "on the way": dict(ledger.counts),
         "faults": dict(server.counts),
+        "protocols": protocol_rows(ledger, config.protocols),
         "deadlines": deadline_rows(ledger, server.faults),
         "violations": [asdict(violation) for violation in violations],
     }
@@ -112,8 +121,21 @@ async def _drill(config: DrillConfig, server: ServerUnderTest, requests: list[Dr
         injecting = group.create_task(server.inject(faults, ledger))
         # Send until the last fault is over: a restart takes seconds, and each fault should happen under load.
         stream = repeat_until(requests, injecting.done)
-        group.create_task(send_all(server.url, stream, server.versions[0].obs_dim, ledger, config.clients))
+        group.create_task(send_all(server.at, stream, server.versions[0].obs_dim, ledger, config.clients))
     await server.settle()
+
+
+def protocol_rows(ledger: Ledger, protocols: Sequence[ProtocolName]) -> list[dict[str, Any]]:
+    """The report's rows of final answers, a row for each protocol. Latencies are of those with status 200."""
+    rows = []
+    for name in protocols:
+        answers = [a for all_of_one in ledger.answers.values() for a in all_of_one if a.request.protocol == name]
+        statuses = Counter(answer.reply.status for answer in answers)
+        times = [1e3 * (answer.received - answer.sent) for answer in answers if answer.reply.status == 200]
+        p50, p99 = np.quantile(times, (0.5, 0.99)).tolist() if times else (None, None)
+        counts = {"200": statuses.pop(200, 0), "504": statuses.pop(504, 0), "other": statuses.total()}
+        rows.append({"protocol": name, "requests": len(answers), **counts, "p50 ms": p50, "p99 ms": p99})
+    return rows
 
 
 def print_report(report: dict[str, Any]) -> None:
@@ -126,6 +148,8 @@ def print_report(report: dict[str, Any]) -> None:
     violations = Counter(violation["kind"] for violation in report["violations"])
     rows += [{"of": "violations", "what": what, "count": count} for what, count in violations.items()]
     print_table([*rows, {"of": "violations", "what": "all", "count": len(report["violations"])}])
+    print("\nfinal answers by protocol:")
+    print_table(report["protocols"])
     print("\nrequests with deadlines of 50 and 100 ms:")
     print_table(report["deadlines"])
     for violation in report["violations"][:SHOWN]:

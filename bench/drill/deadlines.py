@@ -44,14 +44,14 @@ def _when(answer: Answer, faults: Sequence[Injected]) -> When:
 
 def _row(when: When, answers: Sequence[Answer]) -> dict[str, Any]:
     milliseconds = [1e3 * (answer.received - answer.sent) for answer in answers]
-    ok = [(answer, ms) for answer, ms in zip(answers, milliseconds, strict=True) if answer.response.status == 200]
+    ok = [(answer, ms) for answer, ms in zip(answers, milliseconds, strict=True) if answer.reply.status == 200]
     p50, p99, worst = np.quantile(milliseconds or [np.nan], (0.5, 0.99, 1.0)).tolist()
     return {
         "under": when,
         "requests": len(answers),
         "reduced": sum(answer.granted != answer.request.budget for answer, _ in ok),
         "late": sum(ms > (answer.request.deadline_ms or 0) for answer, ms in ok),
-        "504": sum(answer.response.status == 504 for answer in answers),
+        "504": sum(answer.reply.status == 504 for answer in answers),
         "p50 ms": p50 if answers else None,
         "p99 ms": p99 if answers else None,
         "worst ms": worst if answers else None,

@@ -15,8 +15,9 @@ from bench.connection import Response, connect, encode_request
 from bench.drill.deadlines import Fault, Injected
 from bench.drill.judge import Violation
 from bench.drill.ledger import Ledger
-from bench.drill.versions import NAME, Timeline, Version
-from bench.process import ServerProcess, sorl_serve, sorl_serve_ready
+from bench.drill.plan import MODEL
+from bench.drill.versions import Timeline, Version
+from bench.process import ServerProcess, addresses, sorl_serve, sorl_serve_ready
 
 SETTLE_SECONDS = 30.0
 """At the end: seconds within which the server must notice every client that disconnected."""
@@ -39,7 +40,7 @@ def schedule(requests: int, reloads: int, broken: int, restarts: int) -> list[tu
 
 @dataclass
 class ServerUnderTest:
-    """Our server in the drill, always at the same address.
+    """Our server in the drill, always at the same addresses.
 
     Attributes:
         path: the policy file that it serves.
@@ -47,6 +48,7 @@ class ServerUnderTest:
         broken: contents that it must refuse.
         flags: flags of its command line.
         reloadable: whether it gets an admin key.
+        zeromq: whether it gets a port for GR00T's protocol.
         violations: violations found in the server itself.
         counts: how many faults were injected, by kind.
         faults: when they were, in the event loop's seconds.
@@ -57,6 +59,7 @@ class ServerUnderTest:
     broken: list[bytes]
     flags: tuple[str, ...]
     reloadable: bool
+    zeromq: bool
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[Injected] = field(default_factory=list)
@@ -66,8 +69,8 @@ class ServerUnderTest:
         self._current = self.versions[0]
         self.timeline = Timeline(self._current.sha)
         self._replace_file(self._current.content)
-        self._server = self._start(0)
-        self.url = self._server.url
+        self._server = self._start(0, 0)
+        self.at = addresses(self._server)
 
     async def inject(self, faults: Iterable[tuple[int, Fault]], ledger: Ledger) -> None:
         """Inject the faults one after another, each once the ledger has the number of requests before it."""
@@ -107,7 +110,7 @@ class ServerUnderTest:
 
     async def _restart(self) -> None:
         await asyncio.to_thread(self.stop)
-        self._server = await asyncio.to_thread(self._start, urlsplit(self.url).port)
+        self._server = await asyncio.to_thread(self._start, _port(self.at.http), _port(self.at.zeromq))
         self.counts["restarts"] += 1
 
     async def _reload(self) -> None:
@@ -115,7 +118,7 @@ class ServerUnderTest:
         self._replace_file(new.content)
         now = asyncio.get_running_loop().time
         self.timeline.begins(new.sha, now())
-        response = await self._call("POST", f"/models/{NAME}/reload")
+        response = await self._call("POST", f"/models/{MODEL}/reload")
         self.timeline.replaced(now())
         self._current = new
         if response.status == 200 and response.json().get("model_version") == new.sha:
@@ -125,23 +128,24 @@ class ServerUnderTest:
 
     async def _reload_broken(self) -> None:
         self._replace_file(self.broken[self.counts["broken reloads"] % len(self.broken)])
-        response = await self._call("POST", f"/models/{NAME}/reload")
+        response = await self._call("POST", f"/models/{MODEL}/reload")
         self.counts["broken reloads"] += 1
         self._replace_file(self._current.content)
         if not 400 <= response.status < 500:
             self.violations.append(Violation("broken file not refused", "reload", _said(response)))
 
     async def _call(self, method: str, path: str) -> Response:
-        connection = await connect(self.url)
+        connection = await connect(self.at.http)
         try:
             headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
             return await connection.send(encode_request(method, path, headers=headers))
         finally:
             connection.close()
 
-    def _start(self, port: int | None) -> ServerProcess:
+    def _start(self, port: int, zeromq_port: int) -> ServerProcess:
         key = ("--admin-key", self._key) if self._key else ()
-        server = ServerProcess(sorl_serve(self.path, *self.flags, *key, port=port or 0))
+        zeromq = ("--zmq-port", str(zeromq_port)) if self.zeromq else ()
+        server = ServerProcess(sorl_serve(self.path, *self.flags, *key, *zeromq, port=port))
         try:
             server.wait_until_ready(sorl_serve_ready)
         except RuntimeError:
@@ -154,6 +158,10 @@ class ServerUnderTest:
         temporary = self.path.with_suffix(".new")
         temporary.write_bytes(content)
         temporary.replace(self.path)
+
+
+def _port(url: str | None) -> int:
+    return 0 if url is None else urlsplit(url).port or 0
 
 
 def _said(response: Response) -> str:

@@ -3,7 +3,6 @@ the N and M that it was granted."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,8 +39,8 @@ def judge(
         for answer in answers:
             faults = list(_faults_of_form(answer, versions))
             found += faults
-            if answer.response.status == 200 and not faults:
-                answered[answer.response.json()["model_version"]].append(answer)
+            if answer.reply.status == 200 and not faults:
+                answered[answer.reply.fields["model_version"]].append(answer)
     for sha, answers in answered.items():
         found += _faults_of_content(versions[sha], answers, timeline)
     if surplus := ledger.counts["surplus answers"]:
@@ -51,27 +50,25 @@ def judge(
 
 def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator[Violation]:
     """Violations in a reply's status, id and fields, found without computing the action."""
-    request, response = answer.request, answer.response
-    reply = _object(response.body)
-    ids = {response.headers.get("x-request-id"), reply.get("request_id")}
-    if ids != {request.id}:
-        yield Violation("wrong id", request.id, f"the reply has {', '.join(sorted(map(str, ids)))}")
-    problem = response.headers.get("content-type") == "application/problem+json" and "code" in reply
-    said = f"{response.status} {reply.get('code', '')}".strip()
+    request, reply, fields = answer.request, answer.reply, answer.reply.fields
+    readable = request.kind != "malformed" or request.wire.id_beside_body
+    if readable and not reply.ids <= {request.id}:
+        yield Violation("wrong id", request.id, f"the reply has {', '.join(sorted(map(str, reply.ids)))}")
+    said = f"{request.protocol}: {reply.status} {reply.code}".strip()
     if request.kind == "malformed":
-        if not (problem and 400 <= response.status < 500):
+        if not (reply.code and 400 <= reply.status < 500):
             yield Violation("poison not refused", request.id, said)
-    elif response.status == 200:
-        if reply.get("model_version") not in versions:
-            yield Violation("wrong version", request.id, f"named version {reply.get('model_version')}")
-        if not _allowed(request, reply):
-            said = ", ".join(f"{name} {reply.get(name)}" for name in ("num_candidates", "num_steps", "degraded"))
+    elif reply.status == 200:
+        if fields.get("model_version") not in versions:
+            yield Violation("wrong version", request.id, f"named version {fields.get('model_version')}: {reply.detail}")
+        if not _allowed(request, fields):
+            said = ", ".join(f"{name} {fields.get(name)}" for name in ("num_candidates", "num_steps", "degraded"))
             yield Violation("wrong budget", request.id, f"asked for {request.budget}, got {said}")
-    elif response.status == 504 and problem and reply.get("code") == "deadline_exceeded" and request.deadline_ms:
+    elif (reply.status, reply.code) == (504, "deadline_exceeded") and request.deadline_ms:
         return  # late, and said so: `deadlines` counts them
     elif request.kind != "extreme":
-        yield Violation("valid request refused", request.id, f"{said}: {reply.get('detail', '')}")
-    elif not (problem and reply.get("code") == "nonfinite_output"):
+        yield Violation("valid request refused", request.id, f"{said}: {reply.detail}")
+    elif (reply.status, reply.code) != (500, "nonfinite_output"):
         yield Violation("poison not contained", request.id, said)
     elif all(version.actions([request], [request.budget])[0] is not None for version in versions.values()):
         yield Violation("wrong action", request.id, "reported as nonfinite_output, but finite in every version")
@@ -82,36 +79,28 @@ def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Ti
     from its action for the granted N and M."""
     expected = version.actions([answer.request for answer in answers], [answer.granted for answer in answers])
     for answer, action in zip(answers, expected, strict=True):
-        request, reply = answer.request, answer.response.json()
+        request, fields = answer.request, answer.reply.fields
         if not timeline.allows(version.sha, answer.sent, answer.received):
             yield Violation("wrong version", request.id, f"{version.sha[:12]} was not served then")
-        if reply.get("engine") != version.engine:
-            yield Violation("wrong engine", request.id, f"expected {version.engine}, found {reply.get('engine')}")
+        if fields.get("engine") != version.engine:
+            yield Violation("wrong engine", request.id, f"expected {version.engine}, found {fields.get('engine')}")
         elif action is None:
             yield Violation("poison not contained", request.id, f"{version.sha[:12]} gives no finite action")
-        elif not _equal(reply.get("action"), action):
+        elif not _equal(fields.get("action"), action):
             yield Violation(
-                "wrong action", request.id, f"{version.sha[:12]} gives {action.tolist()}: {reply.get('action')}"
+                "wrong action", request.id, f"{version.sha[:12]} gives {action.tolist()}: {fields.get('action')}"
             )
 
 
-def _allowed(request: DrillRequest, reply: dict[str, Any]) -> bool:
+def _allowed(request: DrillRequest, fields: Mapping[str, Any]) -> bool:
     """Whether N and M are as asked; or less, if there is a deadline and the reply says why."""
-    granted = reply.get("num_candidates"), reply.get("num_steps")
+    granted = fields.get("num_candidates"), fields.get("num_steps")
     if granted == request.budget:
-        return reply.get("degraded") is False
+        return fields.get("degraded") is False
     fewer = all(isinstance(n, int) and 1 <= n <= most for n, most in zip(granted, request.budget, strict=True))
-    return fewer and request.deadline_ms is not None and isinstance(reply.get("degraded"), str)
+    return fewer and request.deadline_ms is not None and isinstance(fields.get("degraded"), str)
 
 
 def _equal(found: Any, expected: np.ndarray) -> bool:
-    """Whether the actions are equal to the bit: JSON represents every float32 exactly."""
-    return bool(isinstance(found, list) and np.array_equal(np.asarray(found, dtype=np.float64), expected))
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    """Whether the actions are equal to the bit: all protocols represent every float32 exactly."""
+    return isinstance(found, (list, np.ndarray)) and np.array_equal(np.asarray(found, dtype=np.float64), expected)

@@ -6,8 +6,8 @@ import asyncio
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bench.connection import Response
 from bench.drill.plan import DrillRequest
+from bench.protocols import Reply
 
 
 @dataclass(frozen=True)
@@ -15,15 +15,14 @@ class Answer:
     """A final reply, and when the attempt that led to it was sent. Times are the event loop's, in seconds."""
 
     request: DrillRequest
-    response: Response
+    reply: Reply
     sent: float
     received: float
 
     @property
     def granted(self) -> tuple[int, int]:
         """N and M as a reply with status 200 names them."""
-        reply = self.response.json()
-        return reply["num_candidates"], reply["num_steps"]
+        return self.reply.fields["num_candidates"], self.reply.fields["num_steps"]
 
 
 @dataclass

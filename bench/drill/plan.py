@@ -1,19 +1,24 @@
-"""The requests of a drill: each has its own id, seed and budget; half have deadlines, some are malformed or extreme."""
+"""The requests of a drill: each has its own id, seed and budget; half have deadlines, some are malformed or extreme.
+
+They come in all protocols at once, drawn by chance.
+"""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
-from bench.connection import encode_request
+from bench.drill.malformed import malformed_request
+from bench.protocols import PROTOCOLS, Ask, ProtocolName, WireProtocol
 
 Kind = Literal["plain", "hang-up", "malformed", "extreme"]
 
+MODEL = "drill"
+"""The name of the policy that is asked."""
 BUDGETS = [(1, 1), (4, 2), (8, 8), (32, 4)]
 DEADLINES_MS = [None, 50, None, 100]
 """In turn, each for as many requests as there are budgets. N and M may then be reduced (`on_late` is "degrade")."""
@@ -30,10 +35,12 @@ class DrillRequest:
         number: 0, 1, ...; also its seed.
         kind: plain; hang-up: the client disconnects before the reply and sends it again; malformed: must be refused;
             extreme: the observation overflows in every network.
+        protocol: how it is sent.
     """
 
     number: int
     kind: Kind
+    protocol: ProtocolName = "http-json"
 
     @property
     def id(self) -> str:
@@ -58,24 +65,25 @@ class DrillRequest:
         drawn = np.random.default_rng(self.number % OBSERVATIONS).standard_normal(obs_dim)
         return drawn.round(4).astype(np.float32)
 
+    @property
+    def wire(self) -> WireProtocol:
+        return PROTOCOLS[self.protocol]
+
     def encode(self, obs_dim: int) -> bytes:
-        """The bytes of the HTTP request. The id is in a header, because a malformed body can't be read."""
-        if self.kind == "malformed":
-            body, headers = _MALFORMED[self.number % len(_MALFORMED)]
-        else:
-            body, headers = json.dumps(self._fields(obs_dim)).encode(), {}
-        return encode_request("POST", "/act", body, {"X-Request-ID": self.id, **headers})
-
-    def _fields(self, obs_dim: int) -> dict[str, Any]:
-        n, m = self.budget
-        observation = self.observation(obs_dim).tolist()
-        fields = {"observation": observation, "num_candidates": n, "num_steps": m, "seed": self.number}
-        return fields if self.deadline_ms is None else {**fields, "deadline_ms": self.deadline_ms}
+        """The bytes of the request in its protocol."""
+        ask = Ask(MODEL, self.observation(obs_dim), *self.budget, self.number, self.deadline_ms, self.id)
+        return malformed_request(self.protocol, ask) if self.kind == "malformed" else self.wire.encode(ask)
 
 
-def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[DrillRequest]:
+def plan(
+    requests: int,
+    hang_ups: int,
+    poison: int,
+    protocols: Sequence[ProtocolName] = ("http-json",),
+    seed: int = 0,
+) -> list[DrillRequest]:
     """Make `requests` requests in random order, with `hang_ups` hang-ups and `poison` malformed or extreme ones (half
-    each) among them.
+    each) among them. Every protocol has a like share of all of them.
 
     Raises:
         ValueError: these are more than `requests`, or negative.
@@ -86,36 +94,16 @@ def plan(requests: int, hang_ups: int, poison: int, seed: int = 0) -> list[Drill
     counts: dict[Kind, int] = {"hang-up": hang_ups, "malformed": malformed, "extreme": extreme}
     counts["plain"] = requests - sum(counts.values())
     kinds = [kind for kind, count in counts.items() for _ in range(count)]
-    random.Random(seed).shuffle(kinds)
-    return [DrillRequest(number, kind) for number, kind in enumerate(kinds)]
+    in_turn = [(kind, protocols[number % len(protocols)]) for number, kind in enumerate(kinds)]
+    random.Random(seed).shuffle(in_turn)
+    return [DrillRequest(number, kind, protocol) for number, (kind, protocol) in enumerate(in_turn)]
 
 
 def repeat_until(requests: list[DrillRequest], enough: Callable[[], bool]) -> Iterator[DrillRequest]:
-    """Yield the planned requests, then more of the same kinds, appended to `requests`, until `enough` is true."""
+    """Yield the planned requests, then more of the same kinds and protocols, appended to `requests`, until `enough` is
+    true."""
     planned = len(requests)
     yield from requests[:planned]
     while not enough():
-        requests.append(DrillRequest(len(requests), requests[len(requests) % planned].kind))
+        requests.append(replace(requests[len(requests) % planned], number=len(requests)))
         yield requests[-1]
-
-
-def _malformed() -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Invalid bodies, each with its headers. They are invalid for every policy with an obs_dim above 1."""
-    yield b"", {}
-    yield b'{"observation": [1, 2', {}
-    yield b"[" * 10_000, {}
-    yield b'{"observation": [1, NaN, 2]}', {}
-    yield b'{"observation": [1e39]}', {}
-    yield b'{"observation": "all of it"}', {}
-    yield b'{"observation": [[1, 2], [3]]}', {}
-    yield b'{"observation": [0.5, 0.5, 0.5], "num_candidates": 0}', {}
-    yield b'{"observation": [0.5, 0.5, 0.5], "num_steps": 10000000000}', {}
-    yield b'{"observation": [0.5, 0.5, 0.5], "candidates": 4}', {}
-    yield b'{"observation": [0.5, 0.5, 0.5], "seed": -1}', {}
-    yield b'{"observation": [0.5, 0.5, 0.5], "deadline_ms": "soon"}', {}
-    yield b"\xff\xfe\x00", {}
-    yield b"\xc1", {"Content-Type": "application/msgpack"}
-    yield b"observation=1", {"Content-Type": "application/x-www-form-urlencoded"}
-
-
-_MALFORMED = list(_malformed())

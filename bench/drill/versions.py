@@ -9,15 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench.drill.plan import DrillRequest
+from bench.drill.plan import MODEL, DrillRequest
 from kernels.backend import Backend, BackendChoice, Precision, SampleBatch
 from kernels.choice import create_backend
 from policy import Budget, Policy, PolicySpec, load_policy, save_policy
 
 BATCH = 256
-NAME = "drill"
 SPEC = PolicySpec(
-    name=NAME,
+    name=MODEL,
     obs_dim=28,
     action_dim=5,
     action_low=(-1.0,) * 5,

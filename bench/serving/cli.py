@@ -11,7 +11,7 @@ from typing import Any
 
 from bench import wrk
 from bench.machine import describe
-from bench.serving import elastic, head_of_line, overload, peak
+from bench.serving import elastic, head_of_line, overload, peak, protocols
 from bench.serving.check import Checker
 from bench.serving.contestants import calibrated, contestants
 from bench.serving.models import policy_with_frontier
@@ -24,7 +24,10 @@ RUN: Mapping[Section, Callable[[Setup], dict[str, Any]]] = {
     "head-of-line": head_of_line.run,
     "overload": overload.run,
     "elastic": elastic.run,
+    "protocols": protocols.run,
 }
+ALONE: frozenset[Section] = frozenset({"protocols"})
+"""Sections that measure neither peers nor by wrk."""
 
 
 def run(config: ServeBenchConfig) -> dict[str, Any]:
@@ -34,8 +37,11 @@ def run(config: ServeBenchConfig) -> dict[str, Any]:
         FileNotFoundError: wrk is not installed.
         ValueError: a requested server does not exist.
     """
-    wrk.require_wrk()
     everyone = contestants(config.servers, config.threads, config.peer_python)
+    if ALONE.issuperset(config.sections):
+        everyone = [contestant for contestant in everyone if contestant.ours]
+    else:
+        wrk.require_wrk()
     with tempfile.TemporaryDirectory() as folder:
         policy = policy_with_frontier()
         model = Path(folder) / "planted.safetensors"

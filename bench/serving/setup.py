@@ -12,8 +12,8 @@ from bench.serving.bodies import observation
 from bench.serving.contestants import ONE_THREAD, Contestant
 from policy import Policy
 
-Section = Literal["peak", "head-of-line", "overload", "elastic"]
-SECTIONS: tuple[Section, ...] = ("peak", "head-of-line", "overload", "elastic")
+Section = Literal["peak", "head-of-line", "overload", "elastic", "protocols"]
+SECTIONS: tuple[Section, ...] = ("peak", "head-of-line", "overload", "elastic", "protocols")
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,14 @@ class ServeBenchConfig:
 
     sections: tuple[Section, ...] = SECTIONS
     """What to measure: peak (closed loop), head-of-line (small requests beside large ones), overload (open loop at
-    three times the peak goodput, with deadlines), elastic (granted N and M from light load to overload)."""
+    three times the peak goodput, with deadlines), elastic (granted N and M from light load to overload), protocols
+    (closed loop in each of our protocols; needs the extra `zmq`)."""
     servers: tuple[str, ...] = ()
     """Only servers whose names contain one of these; by default, ours and all peers that are installed."""
     peer_python: Path = Path(sys.executable)
     """Python interpreter that has the peers (extra `bench`), torch and safetensors."""
     connections: tuple[int, ...] = (1, 16, 64)
-    """Numbers of closed-loop clients in section peak."""
+    """Numbers of closed-loop clients in sections peak and protocols."""
     seconds: float = 4.0
     """Seconds per measurement, after one second of warm-up."""
     rounds: int = 3

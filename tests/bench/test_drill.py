@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.connection import Response, connect, encode_request
+from bench.connection import connect, encode_request
 from bench.drill import cli
 from bench.drill.client import send_all
 from bench.drill.deadlines import Injected, deadline_rows
@@ -22,10 +22,13 @@ from bench.drill.judge import Violation, judge
 from bench.drill.ledger import Answer, Ledger
 from bench.drill.plan import BUDGETS, DrillRequest, plan, repeat_until
 from bench.drill.versions import Timeline, Version, broken_files, make_versions
+from bench.protocols import PROTOCOLS, ProtocolName, Reply
 from policy import CheckpointError, load_policy
 from tests.bench.planted import Request, planted_server, reply
+from tests.bench.planted_protocols import Said, planted_protocols
 
 Versions = tuple[Version, Version]
+EVERY = tuple(PROTOCOLS)
 
 
 class PlantedVersion(Version):
@@ -68,24 +71,31 @@ def real_versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
 
 
 class HonestServer:
-    """Replies as the first version does. Subclasses have one fault, for requests with `number % 8 == 3`."""
+    """Replies as the first version does, in every protocol. Subclasses have one fault, for requests with `number % 8 ==
+    3`."""
 
     def __init__(self, versions: Versions, requests: list[DrillRequest]) -> None:
         self.versions = versions
         self.requests = {request.id: request for request in requests}
         self.attempts: Counter[str] = Counter()
 
-    async def __call__(self, received: Request) -> bytes:
-        request = self.requests[received.headers["x-request-id"]]
+    def __call__(self, request_id: str | None) -> list[Said]:
+        if request_id is None:
+            return self.unreadable()
+        request = self.requests[request_id]
         self.attempts[request.id] += 1
         if request.number % 8 == 3:
             return self.odd(request)
         return self.honest(request)
 
-    def odd(self, request: DrillRequest) -> bytes:
+    def unreadable(self) -> list[Said]:
+        """The reply to a malformed message, which has no id that could be found."""
+        return [Said({"code": "invalid_request", "request_id": "none"}, 422)]
+
+    def odd(self, request: DrillRequest) -> list[Said]:
         return self.honest(request)
 
-    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> bytes:
+    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> list[Said]:
         if request.kind == "malformed":
             return self.problem(request, 422, "invalid_request")
         (action,) = self.versions[computed].actions([request], [request.budget])
@@ -93,42 +103,42 @@ class HonestServer:
             return self.problem(request, 500, "nonfinite_output")
         return self.ok(request, action.tolist(), self.versions[named])
 
-    def ok(self, request: DrillRequest, action: list[float], version: Version, **more: Any) -> bytes:
+    def ok(self, request: DrillRequest, action: list[float], version: Version, **more: Any) -> list[Said]:
         n, m = request.budget
         fields = {"action": action, "model_version": version.sha, "engine": version.engine, "request_id": request.id}
         budget = {"num_candidates": n, "num_steps": m, "degraded": False}
-        return reply({**fields, **budget, **more}, X_Request_ID=request.id)
+        return [Said({**fields, **budget, **more})]
 
-    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+    def reduced(
+        self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None
+    ) -> list[Said]:
         """A reply with half the candidates; `computed` are N and M of the action that it has."""
         n, m = request.budget[0] // 2, request.budget[1]
         (action,) = self.versions[0].actions([request], [computed or (n, m)])
         assert action is not None
         return self.ok(request, action.tolist(), self.versions[0], num_candidates=n, degraded=degraded)
 
-    def problem(self, request: DrillRequest, status: int, code: str, **more: Any) -> bytes:
-        kind = {"Content_Type": "application/problem+json", "X_Request_ID": request.id}
-        lines = {name.replace("_", "-"): value for name, value in kind.items()}
-        return reply({"code": code, "status": status, "request_id": request.id, **more}, status, **lines)
+    def problem(self, request: DrillRequest, status: int, code: str, **more: Any) -> list[Said]:
+        return [Said({"code": code, "request_id": request.id, **more}, status)]
 
 
 class AnswersTwice(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         return 2 * self.honest(request)
 
 
 class NeverAnswers(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
-        return b""
+    def odd(self, request: DrillRequest) -> list[Said]:
+        return []
 
 
 class WrongAction(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         return self.honest(request, named=0, computed=1)
 
 
 class OneBitOff(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         (action,) = self.versions[0].actions([request], [request.budget])
         if action is None:
             return self.honest(request)
@@ -137,34 +147,35 @@ class OneBitOff(HonestServer):
 
 
 class NotServedYet(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         return self.honest(request, named=1, computed=1)
 
 
 class WrongId(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
-        return self.honest(request).replace(request.id.encode(), b"drill-9999999")
+    def odd(self, request: DrillRequest) -> list[Said]:
+        (said,) = self.honest(request)
+        return [Said({**said.fields, "request_id": "drill-9999999"})]
 
 
 class RefusesValid(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         return self.problem(request, 500, "engine_failed")
 
 
 class ReducesWithoutDeadline(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         return self.reduced(request)
 
 
 class LateWithoutDeadline(HonestServer):
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         return self.problem(request, 504, "deadline_exceeded")
 
 
 class Elastic(HonestServer):
     """Of requests with deadlines and more than one candidate, it reduces those of 50 ms and is late for the others."""
 
-    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> bytes:
+    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> list[Said]:
         if request.deadline_ms is None or request.budget == (1, 1):
             return super().honest(request, named, computed)
         if request.deadline_ms == 50:
@@ -173,41 +184,52 @@ class Elastic(HonestServer):
 
 
 class HidesReduction(Elastic):
-    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+    def reduced(
+        self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None
+    ) -> list[Said]:
         return super().reduced(request, degraded=False)
 
 
 class MisstatesBudget(Elastic):
     """It names half the candidates, and its action is that of all."""
 
-    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+    def reduced(
+        self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None
+    ) -> list[Said]:
         return super().reduced(request, computed=request.budget)
 
 
 class GrantsMore(Elastic):
-    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+    def reduced(
+        self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None
+    ) -> list[Said]:
         (action,) = self.versions[0].actions([request], [(64, request.budget[1])])
         assert action is not None
         return self.ok(request, action.tolist(), self.versions[0], num_candidates=64, degraded="load")
 
 
 class LateByAnotherName(Elastic):
-    def reduced(self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None) -> bytes:
+    def reduced(
+        self, request: DrillRequest, degraded: Any = "load", computed: tuple[int, int] | None = None
+    ) -> list[Said]:
         return self.problem(request, 504, "gateway_timeout")
 
 
 class SwallowsPoison(HonestServer):
-    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> bytes:
+    def honest(self, request: DrillRequest, named: int = 0, computed: int = 0) -> list[Said]:
         return self.ok(request, [0.0] * 5, self.versions[0])
+
+    def unreadable(self) -> list[Said]:
+        return self.honest(DrillRequest(0, "plain"))
 
 
 class ComesAndGoes(HonestServer):
     """Like a restart: a 503 with a retry time, then a broken connection, then the reply."""
 
-    def odd(self, request: DrillRequest) -> bytes:
+    def odd(self, request: DrillRequest) -> list[Said]:
         if self.attempts[request.id] == 1:
             return self.problem(request, 503, "not_ready", retry_after_ms=1)
-        return b"" if self.attempts[request.id] == 2 else self.honest(request)
+        return [] if self.attempts[request.id] == 2 else self.honest(request)
 
 
 def drill(
@@ -216,48 +238,65 @@ def drill(
     ledger, planted = Ledger(), server(versions, requests)
 
     async def run() -> None:
-        async with planted_server(planted) as url:
-            await send_all(url, requests, versions[0].obs_dim, ledger, clients=4)
+        async with planted_protocols(planted, lambda request_id: planted.requests[request_id].protocol) as at:
+            await send_all(at, requests, versions[0].obs_dim, ledger, clients=4)
 
     asyncio.run(run())
     known = {version.sha: version for version in versions}
     return ledger, planted, judge(requests, ledger, known, Timeline(versions[0].sha))
 
 
-def test_an_honest_server_passes(versions: Versions) -> None:
-    requests = plan(64, 8, 8)
+def test_an_honest_server_passes_in_every_protocol(versions: Versions) -> None:
+    requests = plan(192, 24, 48, EVERY)
+    assert {request.protocol for request in requests if request.kind == "malformed"} == {*EVERY}
     ledger, server, violations = drill(HonestServer, versions, requests)
     assert violations == []
-    assert len(ledger.answers) == 64
-    assert ledger.counts["hang-ups"] == 8
-    assert ledger.counts["attempts"] == 64
-    assert all(server.attempts[request.id] in (1, 2) for request in requests)
+    assert len(ledger.answers) == 192
+    assert ledger.counts["hang-ups"] == 24
+    assert ledger.counts["attempts"] == 192
+    assert all(attempts in (1, 2) for attempts in server.attempts.values())
+    rows = cli.protocol_rows(ledger, EVERY)
+    assert {row["protocol"]: row["requests"] for row in rows} == Counter(request.protocol for request in requests)
+    assert sum(row["200"] for row in rows) == 192 - 48
 
 
 @pytest.mark.parametrize(
-    ("server", "kinds"),
+    ("server", "kind"),
     [
-        (AnswersTwice, {"answered twice", "wrong id"}),
-        (NeverAnswers, {"lost"}),
-        (WrongAction, {"wrong action"}),
-        (OneBitOff, {"wrong action"}),
-        (NotServedYet, {"wrong version"}),
-        (WrongId, {"wrong id"}),
-        (RefusesValid, {"valid request refused"}),
-        (ReducesWithoutDeadline, {"wrong budget"}),
-        (LateWithoutDeadline, {"valid request refused"}),
+        (WrongAction, "wrong action"),
+        (OneBitOff, "wrong action"),
+        (NotServedYet, "wrong version"),
+        (WrongId, "wrong id"),
+        (RefusesValid, "valid request refused"),
+        (ReducesWithoutDeadline, "wrong budget"),
+        (LateWithoutDeadline, "valid request refused"),
     ],
 )
-def test_a_planted_fault_is_found(server: type[HonestServer], kinds: set[str], versions: Versions) -> None:
-    requests = plan(64, 0, 0)
+def test_a_planted_fault_is_found_in_every_protocol(server: type[HonestServer], kind: str, versions: Versions) -> None:
+    requests = plan(224, 0, 0, EVERY)
     _, _, violations = drill(server, versions, requests)
-    odd = {request.id for request in requests if request.number % 8 == 3}
-    assert {violation.kind for violation in violations} <= kinds
-    if server is AnswersTwice:  # the second reply is taken for the next request's, or is unsolicited
-        assert violations
-    else:
-        assert {violation.where for violation in violations} == odd
-        assert len(violations) == len(odd)
+    odd = [request for request in requests if request.number % 8 == 3]
+    assert {request.protocol for request in odd} == {*EVERY}
+    assert Counter(violation.where for violation in violations) == Counter(request.id for request in odd)
+    assert {violation.kind for violation in violations} == {kind}
+
+
+@pytest.mark.parametrize("protocol", EVERY)
+def test_a_second_answer_is_found(protocol: ProtocolName, versions: Versions) -> None:
+    """It is taken for the next request's, or is unsolicited."""
+    _, _, violations = drill(AnswersTwice, versions, plan(64, 0, 0, (protocol,)))
+    assert violations
+    assert {violation.kind for violation in violations} <= {"answered twice", "wrong id"}
+
+
+@pytest.mark.parametrize("protocol", EVERY)
+def test_a_lost_request_is_found(protocol: ProtocolName, versions: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server closes the connection, or over ZeroMQ, where it can't close one, says nothing."""
+    if protocol == "groot":
+        monkeypatch.setattr("bench.drill.client.PATIENCE_S", 1.0)
+    requests = plan(8, 0, 0, (protocol,))
+    _, _, violations = drill(NeverAnswers, versions, requests)
+    assert [(violation.kind, violation.where) for violation in violations] == [("lost", "drill-0000003")]
 
 
 def elastic(request: DrillRequest) -> bool:
@@ -284,9 +323,10 @@ def test_each_deadline_is_counted_under_what_it_met() -> None:
     """Requests 4, 5, ... have 50 ms. Three take 20, 80 and 10 ms: before, in, and after a reload that a restart met."""
     ledger = Ledger()
     for number, sent, received in ((4, 0.0, 0.02), (5, 1.0, 1.08), (6, 2.0, 2.01)):
-        body = json.dumps({"num_candidates": BUDGETS[number % 4][0], "num_steps": BUDGETS[number % 4][1]}).encode()
-        ledger.answered(Answer(DrillRequest(number, "plain"), Response(200, {}, body), sent, received))
-    ledger.answered(Answer(DrillRequest(0, "plain"), Response(200, {}, b"{}"), 1.0, 9.0))  # without a deadline
+        granted = {"num_candidates": BUDGETS[number % 4][0], "num_steps": BUDGETS[number % 4][1]}
+        reply = Reply(200, frozenset(), granted)
+        ledger.answered(Answer(DrillRequest(number, "plain"), reply, sent, received))
+    ledger.answered(Answer(DrillRequest(0, "plain"), Reply(200, frozenset()), 1.0, 9.0))  # without a deadline
     restart, reload, neither = deadline_rows(ledger, [Injected("reload", 1.05, 2.5), Injected("restart", 1.9, 2.2)])
     assert (restart["requests"], restart["late"], restart["worst ms"]) == (1, 0, pytest.approx(10))
     assert (reload["requests"], reload["late"], reload["worst ms"]) == (1, 1, pytest.approx(80))
@@ -313,15 +353,17 @@ def test_a_planted_fault_in_replies_to_deadlines_is_found(
     assert {violation.kind for violation in violations} == {kind}
 
 
-def test_a_reply_to_a_malformed_request_is_a_violation(versions: Versions) -> None:
-    requests = plan(16, 0, 16)
+@pytest.mark.parametrize("protocol", EVERY)
+def test_a_reply_to_a_malformed_request_is_a_violation(protocol: ProtocolName, versions: Versions) -> None:
+    requests = plan(16, 0, 16, (protocol,))
     _, _, violations = drill(SwallowsPoison, versions, requests)
     kinds = Counter(violation.kind for violation in violations)
     assert kinds == {"poison not refused": 8, "poison not contained": 8}
 
 
 def test_a_client_retries_until_there_is_a_reply(versions: Versions) -> None:
-    requests = plan(64, 0, 0)
+    """Not over ZeroMQ, where a server can't close one client's connection."""
+    requests = plan(192, 0, 0, [name for name in EVERY if name != "groot"])
     ledger, server, violations = drill(ComesAndGoes, versions, requests)
     assert violations == []
     odd = [request for request in requests if request.number % 8 == 3]
@@ -380,17 +422,20 @@ def test_a_plan_has_the_configured_counts() -> None:
     }
     assert [request.number for request in requests] == list(range(1000))
     assert plan(1000, 50, 25) == requests
+    shares = Counter((request.kind, request.protocol) for request in plan(1000, 50, 25, EVERY))
+    for kind, count in Counter(request.kind for request in requests).items():
+        assert {shares[kind, protocol] for protocol in EVERY} <= {count // 7, count // 7 + 1}
     with pytest.raises(ValueError, match="hang_ups"):
         plan(10, 8, 8)
 
 
 def test_requests_continue_until_it_is_enough() -> None:
-    requests = plan(4, 2, 0)
-    kinds = [request.kind for request in requests]
+    requests = plan(4, 2, 0, ("openpi", "groot"))
+    kinds = [(request.kind, request.protocol) for request in requests]
     yielded = list(repeat_until(requests, lambda: len(requests) >= 10))
     assert yielded == requests
     assert [request.number for request in requests] == list(range(10))
-    assert [request.kind for request in requests] == (kinds * 3)[:10]
+    assert [(request.kind, request.protocol) for request in requests] == (kinds * 3)[:10]
 
 
 def test_faults_are_spread_over_the_requests() -> None:
@@ -436,6 +481,7 @@ def test_status_1_for_a_violation(
         "on the way": {"attempts": 2},
         "faults": {"restarts": 1},
         "final answers": {"200": 1},
+        "protocols": cli.protocol_rows(Ledger(), EVERY),
         "deadlines": deadline_rows(Ledger(), []),
         "violations": [{"kind": "lost", "where": "drill-0000001", "detail": "never sent"}],
     }
@@ -459,3 +505,4 @@ def test_a_real_server_survives(reloads: int, broken: int) -> None:
     assert Counter(report["faults"]) == Counter({"restarts": 1, "reloads": reloads - broken, "broken reloads": broken})
     assert sum(report["final answers"].values()) == sum(report["asked"].values()) >= 300
     assert sum(row["requests"] for row in report["deadlines"]) > 100
+    assert all(row["200"] > 20 for row in report["protocols"])
