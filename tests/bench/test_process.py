@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from bench.process import ServerProcess, memory_mib, serving, sorl_serve_ready
+from bench.process import ServerProcess, addresses, cpu_seconds, memory_mib, serving, sorl_serve_ready
+from bench.protocols import ServerAddress
 
 READY = "print('listening on http://127.0.0.1:4567', flush=True); print('ready: it', flush=True)"
 
@@ -31,6 +34,35 @@ def test_a_server_runs_until_the_block_ends() -> None:
         os.kill(server.pid, 0)
     with pytest.raises(ProcessLookupError):
         os.kill(server.pid, 0)
+
+
+def test_addresses_are_those_of_every_protocol() -> None:
+    groot = "print('listening on tcp://127.0.0.1:5555 (GR00T)', flush=True)"
+    at = "http://127.0.0.1:4567", "ws://127.0.0.1:4567/openpi"
+    with serving(script(groot, READY, "signal.pause()")) as server:
+        assert addresses(server) == ServerAddress(*at, "tcp://127.0.0.1:5555")
+    with serving(script(READY, "signal.pause()")) as server:
+        assert addresses(server) == ServerAddress(*at, None)
+
+
+def test_cpu_seconds_are_those_of_all_threads() -> None:
+    before = cpu_seconds(os.getpid())
+    begin, ended = time.thread_time(), threading.Event()
+
+    def work() -> None:
+        while time.thread_time() < 0.05:
+            pass
+        worked.set()
+        ended.wait()  # a thread that has ended no longer counts
+
+    worked = threading.Event()
+    thread = threading.Thread(target=work)
+    thread.start()
+    worked.wait()
+    spent = cpu_seconds(os.getpid()) - before
+    ended.set()
+    thread.join()
+    assert 0.05 <= spent <= 0.05 + time.thread_time() - begin + 0.1
 
 
 def test_stop_returns_exit_status_and_log() -> None:

@@ -20,9 +20,11 @@ import pytest
 import torch
 
 from bench import wrk
+from bench.closedloop import ClosedLoad
 from bench.openloop import GeneratorTooSlow, Samples
 from bench.peers_http.sampler import Options, TorchPolicy
-from bench.serving import cli, elastic, head_of_line, overload, peak
+from bench.protocols import PROTOCOLS, Ask, Reply, ServerAddress
+from bench.serving import cli, elastic, head_of_line, overload, peak, protocols
 from bench.serving.check import Checker, WrongAnswer
 from bench.serving.contestants import OURS, PEERS, Contestant, calibrated, contestants
 from bench.serving.models import PLANTED, policy_with_frontier
@@ -375,7 +377,72 @@ def test_elastic_sweeps_from_one_request_a_second_to_three_times_saturation(
     assert (setup.config.out / "elastic.csv").exists()
 
 
+def test_protocols_are_compared_round_by_round(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+    compared: list[tuple[int, int]] = []
+
+    def measure(load: ClosedLoad) -> dict[str, float]:
+        drift = 1 + len(measured) // (len(PROTOCOLS) * 2 * 2)  # the machine's speed changes from round to round
+        measured.append(load.protocol)
+        rate = {"http-json": 200, "openpi": 300}.get(load.protocol, 100)
+        rest = {"p50 ms": 1.0 * drift, "p99 ms": 2.0, "server us": 3.0, "client us": 4.0}
+        return {"requests/s": rate * drift * load.clients, "failed": 1, **rest}
+
+    monkeypatch.setattr(protocols, "measure", measure)
+    monkeypatch.setattr(protocols, "addresses", lambda server: server.url)
+    monkeypatch.setattr(protocols, "compare", lambda at, ask: compared.append((ask.num_candidates, ask.num_steps)))
+    report = protocols.run(setup)
+    assert report["server"] == "ours, a"
+    assert compared == [(1, 1), (32, 4)] * 3
+    assert measured[: 2 * len(PROTOCOLS)] == [*PROTOCOLS] * 2
+    assert measured[4 * len(PROTOCOLS) :][: len(PROTOCOLS)] == [*PROTOCOLS][::-1]
+    rows = report["rows"]
+    assert len(rows) == len(PROTOCOLS) * 2 * 2
+    assert {row["x http-json"] for row in rows if row["protocol"] == "openpi"} == {1.5}
+    assert {row["x http-json"] for row in rows if row["protocol"] == "groot"} == {0.5}
+    found = next(row for row in rows if (row["protocol"], row["clients"]) == ("openpi", 4))
+    assert (found["(N,M)"], found["requests/s"], found["p50 ms"], found["failed"]) == ("(1,1)", 2400.0, 2.0, 3)
+
+
+def test_protocols_must_agree_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    actions = {name: [0.1, 0.2] for name in PROTOCOLS}
+
+    async def ask_once(name: Any, at: Any, ask: Any) -> Reply:
+        status = 500 if actions[name] is None else 200
+        return Reply(status, frozenset(), {"action": actions[name]} if status == 200 else {})
+
+    monkeypatch.setattr(protocols, "ask_once", ask_once)
+    at, ask = ServerAddress("u"), Ask("m", np.zeros(2, np.float32), 1, 1, 0)
+    protocols.compare(at, ask)
+    for wrong in ([0.1, np.nextafter(0.2, 1)], [0.1], None):
+        actions["groot"] = wrong
+        with pytest.raises(WrongAnswer, match="groot: expected"):
+            protocols.compare(at, ask)
+
+
+def test_protocols_need_one_of_our_servers(setup: Setup) -> None:
+    peers = replace(setup, contestants=[contestant for contestant in setup.contestants if not contestant.ours])
+    with pytest.raises(ValueError, match="peers have POST /act only"):
+        protocols.run(peers)
+
+
 # The command
+
+
+def test_protocols_alone_need_neither_wrk_nor_peers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: list[str] = []
+
+    def run(setup: Setup) -> dict[str, Any]:
+        found.extend(contestant.name for contestant in setup.contestants)
+        return {"rows": []}
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(cli, "RUN", {"protocols": run})
+    assert cli.main(["--sections", "protocols"]) == 0
+    assert found == [*OURS]
+    assert "skipped" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
