@@ -46,7 +46,7 @@ class Sampler(nn.Module):
         )
 
     def forward(self, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The chosen actions (R, action_dim) and their values (R,), of (R, obs_dim) and noise (R N, action_dim)."""
+        """The chosen actions (R, chunk_dim) and their values (R,), of (R, obs_dim) and noise (R N, chunk_dim)."""
         s, x = observation.repeat_interleave(self.num_candidates, 0), noise
         one = torch.ones_like(x[:, :1])
         for t, d in self.steps:

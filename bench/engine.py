@@ -46,6 +46,8 @@ class EngineBenchConfig:
     """Hidden widths of actor and critics."""
     size: str = "cube-single"
     """Observation and action dimensions: cube-single (28, 5) or humanoidmaze (69, 21)."""
+    action_horizon: int = 1
+    """Actions in a chunk; above 1, every contestant is timed with such chunks too, beside single actions."""
     rounds: int = 7
     """Number of rounds; the table shows the median of the rounds' medians."""
     seconds: float = 0.15
@@ -64,9 +66,11 @@ class EngineBenchConfig:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"size must be one of {', '.join(SIZES)}, got {self.size!r}")
+        if self.action_horizon < 1:
+            raise ValueError(f"action_horizon must be at least 1, got {self.action_horizon}")
 
 
-def make_policy(config: EngineBenchConfig) -> Policy:
+def make_policy(config: EngineBenchConfig, action_horizon: int = 1) -> Policy:
     """A policy of the configured sizes with random weights; the time does not depend on them."""
     obs_dim, action_dim = SIZES[config.size]
     torch.manual_seed(0)
@@ -87,6 +91,7 @@ def make_policy(config: EngineBenchConfig) -> Policy:
                 max_backprop_steps=8,
                 control_hz=20.0,
                 default_budget=Budget(32, 4),
+                action_horizon=action_horizon,
             )
         )
         .eval()
@@ -109,6 +114,7 @@ class Contestant:
     Attributes:
         prepare: (requests, N, M) -> the call to time, or None if it can't do that.
         ragged: the same for a batch of mixed budgets; None if it can't do those.
+        action_horizon: of the policy that it samples.
         medians: median seconds of each round, by point.
     """
 
@@ -116,28 +122,32 @@ class Contestant:
     precision: str
     prepare: Callable[[int, int, int], Call | None]
     ragged: Callable[[SampleBatch], Call] | None = None
+    action_horizon: int = 1
     medians: dict[str, list[float]] = field(default_factory=dict)
 
 
 def contestants(config: EngineBenchConfig, policy: Policy, threads: int) -> list[Contestant]:
     """The installed contestants, ours first."""
     spec = policy.spec
+    horizon = spec.action_horizon
+    suffix = "" if horizon == 1 else f", h = {horizon}"
 
     def ours(name: str, backend: Any, precision: str) -> Contestant:
         def prepare(requests: int, n: int, m: int) -> Call:
             batch = SampleBatch.of(_observations(requests, spec.obs_dim), n, m, range(requests))
             return lambda: backend.sample_and_score(batch)
 
-        return Contestant(name, precision, prepare, lambda batch: lambda: backend.sample_and_score(batch))
+        ragged: Callable[[SampleBatch], Call] = lambda batch: lambda: backend.sample_and_score(batch)  # noqa: E731
+        return Contestant(name + suffix, precision, prepare, ragged, horizon)
 
     def peer(name: str, precision: str, build: Callable[..., Callable[..., Any]]) -> Contestant:
         def prepare(requests: int, n: int, m: int) -> Call:
-            noise = torch.randn(requests * n, spec.action_dim)
+            noise = torch.randn(requests * n, spec.chunk_dim)
             observation = torch.from_numpy(_observations(requests, spec.obs_dim))
             call = build(Sampler(policy, requests, n, m), observation, noise, precision, threads)
             return lambda: call(observation, noise)
 
-        return Contestant(name, precision, prepare)
+        return Contestant(name + suffix, precision, prepare, action_horizon=horizon)
 
     found = [ours(f"ours, cpu/bf16/{supported_isas()[0]}", CpuBackend(policy, "bf16", threads), "bf16")]
     found.append(ours(f"ours, cpu/fp32/{supported_isas()[0]}", CpuBackend(policy, "fp32", threads), "fp32"))
@@ -158,22 +168,24 @@ def run(config: EngineBenchConfig) -> dict[str, Any]:
     threads = config.threads or available_cores()
     limit_torch_threads(threads)
     torch.set_float32_matmul_precision("medium")
-    policy = make_policy(config)
-    everyone = contestants(config, policy, threads)
-    work: dict[str, float] = {}
+    policies = {horizon: make_policy(config, horizon) for horizon in sorted({1, config.action_horizon})}
+    everyone = [contestant for policy in policies.values() for contestant in contestants(config, policy, threads)]
+    work: dict[int, dict[str, float]] = {horizon: {} for horizon in policies}
     obs_dim, action_dim = SIZES[config.size]
     sizes = {"batch": 256, "obs_dim": obs_dim, "action_dim": action_dim}
     started = released_code(config.release, config.release_python, hidden=config.hidden, **sizes)
     with torch.inference_mode(), started as release:
         for requests, n, m in POINTS:
             point = f"({requests},{n},{m})"
-            work[point] = gflop(policy, [n] * requests, [m] * requests)
+            for horizon, policy in policies.items():
+                work[horizon][point] = gflop(policy, [n] * requests, [m] * requests)
             calls = {c.name: call for c in everyone if (call := c.prepare(requests, n, m)) is not None}
             if release and requests == 1:
                 calls[RELEASED] = partial(_released_seconds, release, n, m)
             _rounds(config, point, calls, everyone)
-        batch = SampleBatch.of(_observations(len(RAGGED_N), policy.spec.obs_dim), RAGGED_N, RAGGED_M, range(8))
-        work["ragged"] = gflop(policy, RAGGED_N, RAGGED_M)
+        batch = SampleBatch.of(_observations(len(RAGGED_N), obs_dim), RAGGED_N, RAGGED_M, range(8))
+        for horizon, policy in policies.items():
+            work[horizon]["ragged"] = gflop(policy, RAGGED_N, RAGGED_M)
         _rounds(config, "ragged", {c.name: c.ragged(batch) for c in everyone if c.ragged}, everyone)
     peaks = {
         "fp32": gemm_peak(torch.float32, threads),
@@ -185,11 +197,13 @@ def run(config: EngineBenchConfig) -> dict[str, Any]:
         "hidden": list(config.hidden),
         "size": config.size,
         "gemm_peak_gflops": peaks,
-        "gflop": work,
+        "gflop": work[1],
+        **({"chunk_gflop": work[config.action_horizon]} if config.action_horizon > 1 else {}),
         "contestants": [
             {
                 "name": c.name,
                 "precision": c.precision,
+                "action_horizon": c.action_horizon,
                 "ms": {point: 1e3 * statistics.median(medians) for point, medians in c.medians.items()},
             }
             for c in everyone
@@ -228,6 +242,10 @@ def _observations(requests: int, obs_dim: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((requests, obs_dim)).astype(np.float32)
 
 
+def _work_line(name: str, gflop_of: dict[str, float]) -> str:
+    return f"{name:<34}" + "".join(f"{value:>13.3f}" for value in gflop_of.values())
+
+
 def format_table(report: dict[str, Any]) -> str:
     points = list(report["gflop"])
     lines = [
@@ -235,8 +253,10 @@ def format_table(report: dict[str, Any]) -> str:
         "GEMM peak: " + ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in report["gemm_peak_gflops"].items()),
         "",
         f"{'(R,N,M)':<34}" + "".join(f"{point:>13}" for point in points),
-        f"{'work, GFLOP':<34}" + "".join(f"{report['gflop'][point]:>13.3f}" for point in points),
+        _work_line("work, GFLOP", report["gflop"]),
     ]
+    if "chunk_gflop" in report:
+        lines.append(_work_line("work of chunks, GFLOP", report["chunk_gflop"]))
     for row in report["contestants"]:
         cells = (f"{row['ms'][point]:>13.3f}" if point in row["ms"] else f"{'-':>13}" for point in points)
         lines.append(f"{row['name']:<34}" + "".join(cells))
@@ -245,7 +265,8 @@ def format_table(report: dict[str, Any]) -> str:
         if not row["name"].startswith("ours, cpu"):
             continue
         peak = report["gemm_peak_gflops"][row["precision"]]
-        shares = (report["gflop"][point] / row["ms"][point] * 1e3 / peak for point in points)
+        work = report["gflop" if row["action_horizon"] == 1 else "chunk_gflop"]
+        shares = (work[point] / row["ms"][point] * 1e3 / peak for point in points)
         lines.append(f"{row['name'] + ', of peak':<34}" + "".join(f"{share:>13.0%}" for share in shares))
     return "\n".join(lines)
 

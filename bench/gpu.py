@@ -146,7 +146,7 @@ def time_point(
     peer = copy.deepcopy(policy).to(device=device, dtype=torch.bfloat16)
     sample = torch_sampler(peer, candidates, steps)
     observation = torch.randn(requests, policy.spec.obs_dim, device=device, dtype=torch.bfloat16)
-    noise = torch.randn(requests * candidates, policy.spec.action_dim, device=device, dtype=torch.bfloat16)
+    noise = torch.randn(requests * candidates, policy.spec.chunk_dim, device=device, dtype=torch.bfloat16)
     row: dict[str, Any] = {"R, N, M": ", ".join(map(str, point))}
     with torch.inference_mode():
         row["eager us"] = _median(lambda: sample(observation, noise.normal_()))
@@ -174,7 +174,7 @@ def time_tiles(backends: dict[str, TritonBackend], requests: int) -> dict[str, A
 
 def _network(policy: Policy) -> Network:
     spec = policy.spec
-    return Network(spec.obs_dim, spec.action_dim, max(spec.actor_hidden), len(spec.actor_hidden), spec.ensemble_size)
+    return Network(spec.obs_dim, spec.chunk_dim, max(spec.actor_hidden), len(spec.actor_hidden), spec.ensemble_size)
 
 
 def _median_of_backend(backend: TritonBackend, point: tuple[int, int, int]) -> float:

@@ -73,7 +73,7 @@ def one_request(spec: PolicySpec) -> RequestTimeline:
     timeline.spec = spec
     timeline.deadline = Deadline(reply=timeline.received + 0.02, compute=timeline.received + 0.019)
     timeline.granted = timeline.computed = SampleRequest(observation, 1, 1, np.zeros(1, np.uint64))
-    timeline.reply = SampleReply(np.zeros((1, spec.action_dim), np.float32), value, value, value, value, "")
+    timeline.reply = SampleReply(np.zeros((1, *spec.action_shape), np.float32), value, value, value, value, "")
     timeline.times = JobTimes(submitted=timeline.received)
     timeline.times.started = timeline.received + 1e-4
     timeline.times.finished = timeline.received + 5e-4

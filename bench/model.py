@@ -62,7 +62,7 @@ class Network:
     """Actor and critics of equal hidden width and depth."""
 
     obs_dim: int
-    action_dim: int
+    action_dim: int  # of a chunk, all its numbers
     width: int
     layers: int
     members: int

@@ -12,7 +12,7 @@ from kernels.schedule import critic_steps, dyadic_steps
 from policy import Policy
 
 Sampler = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(observation (R, obs_dim), noise (R * N, action_dim)) -> chosen action (R, action_dim), its value (R,)."""
+"""(observation (R, obs_dim), noise (R * N, chunk_dim)) -> chosen action (R, chunk_dim), its value (R,)."""
 
 
 def torch_sampler(policy: Policy, candidates: int, steps: int) -> Sampler:

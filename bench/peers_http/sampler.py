@@ -53,7 +53,7 @@ class TorchPolicy:
     @torch.inference_mode()
     def __call__(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Replies to decoded bodies, in order. A body has observation, num_candidates, num_steps, and optionally noise
-        (N, action_dim)."""
+        (N, chunk_dim)."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
             groups[request["num_candidates"], request["num_steps"]].append(index)
@@ -70,4 +70,4 @@ class TorchPolicy:
     def _noise(self, request: dict[str, Any], n: int) -> Tensor:
         if "noise" in request:
             return torch.tensor(request["noise"], dtype=self._dtype)
-        return torch.randn(n, self._policy.spec.action_dim, dtype=self._dtype)
+        return torch.randn(n, self._policy.spec.chunk_dim, dtype=self._dtype)

@@ -35,7 +35,7 @@ class Checker:
         assert result.candidates is not None
         self._best = spec.action_to_environment(result.action[0])
         self._candidates = spec.action_to_environment(result.candidates[0])
-        noise = standard_normals(torch.full((num_candidates,), SEED), torch.arange(num_candidates), spec.action_dim)
+        noise = standard_normals(torch.full((num_candidates,), SEED), torch.arange(num_candidates), spec.chunk_dim)
         budget = {"num_candidates": num_candidates, "num_steps": num_steps}
         self._fields = {"observation": seen, **budget, "noise": noise.tolist()}
 
@@ -56,8 +56,10 @@ class Checker:
         """Compare a decoded reply. Raises WrongAnswer as `check` does."""
         action = np.asarray(reply.get("action"), dtype=np.float64)
         if action.shape != self._best.shape or not np.isfinite(action).all():
-            raise WrongAnswer(f"action: expected {len(self._best)} finite numbers, found {reply.get('action')}")
+            raise WrongAnswer(
+                f"action: expected finite numbers of shape {self._best.shape}, found {reply.get('action')}"
+            )
         allowed = self._best[None] if precision == "fp32" else self._candidates
-        distance = float(np.abs(allowed - action).max(axis=1).min())
+        distance = float(np.abs(allowed - action).reshape(len(allowed), -1).max(axis=1).min())
         if distance > TOLERANCE[precision]:
             raise WrongAnswer(f"action: {distance:.3g} from the reference's in {precision}, found {action.tolist()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,29 @@ def test_every_contestant_is_timed_at_every_point() -> None:
         assert min(row["ms"].values()) > 0
     table = engine.format_table(report)
     assert f"{report['contestants'][0]['ms']['(16,32,4)']:.3f}" in table
+
+
+def test_chunks_are_timed_beside_single_actions() -> None:
+    report = engine.run(replace(TINY, peers=("ours, cpu/fp32", "eager fp32"), action_horizon=5))
+    names = [row["name"].split("/")[0] for row in report["contestants"]]
+    assert names == ["ours, cpu", "torch eager fp32", "ours, cpu", "torch eager fp32, h = 5"]
+    assert [row["action_horizon"] for row in report["contestants"]] == [1, 1, 5, 5]
+    chunks = engine.make_policy(TINY, 5)
+    with FlopCounterMode(display=False) as counter:
+        Sampler(chunks, 1, 1, 1)(torch.zeros(1, 28), torch.zeros(1, 25))
+    assert report["chunk_gflop"]["(1,1,1)"] * 1e9 == pytest.approx(counter.get_total_flops())
+    assert report["gflop"] == engine.run(replace(TINY, peers=("none",)))["gflop"]
+    lines = engine.format_table(report).splitlines()
+    shares = [line for line in lines if ", of peak" in line]
+    peak = report["gemm_peak_gflops"]["fp32"]
+    row = report["contestants"][2]
+    share = report["chunk_gflop"]["(16,32,4)"] / row["ms"]["(16,32,4)"] * 1e3 / peak
+    assert f"{share:.0%}" in shares[1]
+
+
+def test_an_action_horizon_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="action_horizon must be at least 1, got 0"):
+        replace(TINY, action_horizon=0)
 
 
 def test_the_end_of_the_released_codes_process_is_an_error(tmp_path: Path) -> None:
