@@ -10,8 +10,8 @@ from kernels.commands import command
 COMMANDS = {
     "engine": ("bench.engine", "sample-and-score on the CPU: our engines and peers, in alternating rounds"),
     "precision": ("bench.precision", "errors of fp32 and bf16 in candidates and choices, against float64"),
-    "serve": ("bench.serving.cli", "our server and peers over HTTP: peak, head-of-line blocking, overload, elasticity"),
-    "drill": ("bench.drill.cli", "faults under load: reloads, restarts, hang-ups, poison; checks every reply"),
+    "serve": ("bench.serving.cli", "our server and peers: peak, head-of-line blocking, overload; our protocols"),
+    "drill": ("bench.drill.cli", "faults under load, in every protocol: reloads, restarts, hang-ups, poison"),
     "swap": ("bench.swap", "a served policy swapped again and again under requests with deadlines: who was late"),
     "ray": ("bench.ray", "requests/s of Ray Serve by replicas, against one plain server (needs wrk and Ray)"),
     "metrics": ("bench.metrics", "time that recording metrics adds to a request of one candidate and one step"),
