@@ -12,8 +12,11 @@ WORKDIR /src
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends g++ \
  && rm -rf /var/lib/apt/lists/*
+# Everything but torch by its hash. torch's depends on the build, and so do the CUDA libraries, Triton and Ray.
+COPY deploy/requirements.lock deploy/requirements.lock
 RUN python -m venv /opt/sorl \
- && /opt/sorl/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch==2.13.0
+ && /opt/sorl/bin/pip install --no-cache-dir --require-hashes --requirement deploy/requirements.lock
+RUN /opt/sorl/bin/pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch==2.13.0
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY policy policy
 COPY kernels kernels
@@ -22,8 +25,9 @@ COPY service service
 COPY bench bench
 COPY deploy/__init__.py deploy/__init__.py
 COPY deploy/ray deploy/ray
-RUN /opt/sorl/bin/pip install --no-cache-dir ".[${EXTRAS}]" \
- && /opt/sorl/bin/python -c "import kernels.cpu._engine"
+# With the lock's setuptools and nanobind, not with what pip would fetch for the build. -I: what is installed, not /src.
+RUN /opt/sorl/bin/pip install --no-cache-dir --no-build-isolation ".[${EXTRAS}]" \
+ && /opt/sorl/bin/python -I -c "import kernels.cpu._engine"
 
 FROM ${BASE}
 # "gcc libc6-dev" for Triton, which compiles a small launcher at run time; nothing else needs a package.

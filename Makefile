@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-all check bench-gpu drill images format clean
+.PHONY: help setup serve demo test test-all check bench-gpu drill images lock sbom format clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -56,6 +56,17 @@ drill: $(READY) ## Faults under load: reloads, restarts, hang-ups, poison; every
 images: $(READY_ALL) ## Make docs/images again: the page with the shipped policies, and the plot of docs/results/bench/serve.json
 	$(BIN)/python -m tests.service.web.page_images
 	$(BIN)/python -m tests.bench.elastic_image
+
+lock: $(READY_ALL) ## Make deploy/requirements.lock again, what the image installs by hash (UPGRADE=--upgrade for newer versions)
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra serve --all-build-deps --strip-extras $(UPGRADE) \
+	  --generate-hashes --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --unsafe-package torch --output-file deploy/requirements.lock pyproject.toml
+	sed -i '/^# WARNING/,$$d' deploy/requirements.lock
+
+sbom: $(READY_ALL) ## Write dist/sbom.json, the image's parts in CycloneDX's format
+	mkdir -p dist
+	(cat deploy/requirements.lock; grep -o 'torch==[0-9.]*' Dockerfile) | $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml \
+	  --output-reproducible --output-file dist/sbom.json -
 
 format: $(READY) ## Let ruff rewrite
 	$(BIN)/ruff check --fix .
