@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+import math
+from collections.abc import Callable, Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +48,10 @@ class EpisodeRow:
     """Share of the worker's wall time."""
     initial_state: str
     """Digest of the first observation: the same for equal seeds, different for different ones."""
+    execute: int = 1
+    """Actions executed of each reply. Older tables lack this column and the next."""
+    jerk: float = math.nan
+    """Of the executed actions, in action units per second squared."""
 
     @classmethod
     def of(cls, result: EpisodeResult) -> EpisodeRow:
@@ -65,10 +71,13 @@ class EpisodeRow:
             crashed=int(result.crashed),
             seconds=round(result.seconds, 4),
             initial_state=hashlib.sha256(np.array(result.initial_state).tobytes()).hexdigest()[:16],
+            execute=result.execute,
+            jerk=result.jerk,
         )
 
 
 COLUMNS = tuple(field.name for field in fields(EpisodeRow))
+_OLDER = COLUMNS[: COLUMNS.index("execute")]
 _KINDS = {"int": int, "float": float, "str": str}
 _PARSERS = tuple(_KINDS[str(field.type)] for field in fields(EpisodeRow))
 
@@ -80,11 +89,20 @@ def write_rows(path: Path, rows: Iterable[EpisodeRow]) -> None:
 
 
 def append_rows(path: Path, rows: Iterable[EpisodeRow]) -> None:
-    """Append `rows` in one write of whole lines. Creates the file if it does not exist."""
+    """Append `rows` in one write of whole lines. Creates the file if it does not exist; an older one keeps its columns.
+
+    Raises:
+        EpisodeTableError: the file is no table of episodes, or has no column for what a row says.
+    """
     if not path.exists():
         write_rows(path, ())
-    with path.open("ab") as file:
-        file.write(_lines(map(astuple, rows)).encode())
+    rows = list(rows)
+    with path.open("r+b") as file:
+        columns = _require_header(path, file.readline().decode())
+        if "execute" not in columns and any(row.execute != 1 for row in rows):
+            raise EpisodeTableError(f"{path}: it has no column 'execute', and these episodes need one")
+        file.seek(0, io.SEEK_END)
+        file.write(_lines(astuple(row)[: len(columns)] for row in rows).encode())
 
 
 def read_rows(path: Path) -> list[EpisodeRow]:
@@ -98,15 +116,22 @@ def read_rows(path: Path) -> list[EpisodeRow]:
     if whole != text:
         with atomic_path(path) as temporary:
             temporary.write_text(whole, newline="")
-    lines = list(csv.reader(io.StringIO(whole)))
-    if not lines or tuple(lines[0]) != COLUMNS:
+    header, *lines = whole.splitlines() or [""]
+    parsers = _PARSERS[: len(_require_header(path, header))]
+    return [_parse(path, parsers, number, line) for number, line in enumerate(csv.reader(lines), start=2)]
+
+
+def _require_header(path: Path, line: str) -> tuple[str, ...]:
+    """The columns that the first line of a file names."""
+    columns = tuple(line.rstrip("\r\n").split(","))
+    if columns not in (COLUMNS, _OLDER):
         raise EpisodeTableError(f"{path}: the header must be {','.join(COLUMNS)}")
-    return [_parse(path, number, line) for number, line in enumerate(lines[1:], start=2)]
+    return columns
 
 
-def _parse(path: Path, number: int, line: list[str]) -> EpisodeRow:
+def _parse(path: Path, parsers: tuple[Callable[[str], Any], ...], number: int, line: list[str]) -> EpisodeRow:
     try:
-        return EpisodeRow(*(parse(cell) for parse, cell in zip(_PARSERS, line, strict=True)))
+        return EpisodeRow(*(parse(cell) for parse, cell in zip(parsers, line, strict=True)))
     except ValueError as error:
         raise EpisodeTableError(f"{path}, line {number}: {error}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +24,8 @@ class Job:
     seed_policy: SeedPolicy = "step"
     temperature: float = 1.0
     select: Selection = "best"
+    execute: int | None = None
+    """How many actions of a chunk are executed before the policy is asked again. None: all."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,22 @@ class EpisodeResult:
     initial_state: tuple[float, ...]
     """The first observation. Episodes of one cell must differ in it."""
     mean_q: float
-    """Mean Q of the executed actions."""
+    """Mean Q of the executed actions; of chunks, one Q each."""
     discounted_return: float
     """Sum of gamma^t r_t, which is what the critic estimates at the first step. Single-task environments reward a step
     by the state it starts from, as relabelled data does. A time-out cuts the sum off."""
     mean_return: float
-    """Mean, over the episode's steps, of the discounted return from that step on: what `mean_q` estimates."""
+    """Mean of the discounted returns from the steps on at which the policy was asked: what `mean_q` estimates."""
     crashed: bool
     """The simulation failed; the episode counts as a failure."""
     seconds: float
     """Share of the worker's wall time: a tick is divided equally among the environments that it stepped."""
+    execute: int = 1
+    """Actions executed of each reply."""
+    jerk: float = 0.0
+    """Of the executed actions, in action units per second squared: see `sorl_client.statistics.jerk`."""
+
+    @property
+    def calls(self) -> int:
+        """How often the policy was asked."""
+        return math.ceil(self.steps / self.execute)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,8 @@ RESULT = EpisodeResult(
     mean_return=-1e-17,
     crashed=False,
     seconds=0.25,
+    execute=5,
+    jerk=103.5,
 )
 ROW = EpisodeRow.of(RESULT)
 
@@ -37,6 +40,7 @@ def test_rows_are_read_back_exactly(tmp_path: Path) -> None:
 def test_a_row_has_the_fields_of_its_result() -> None:
     assert (ROW.num_candidates, ROW.num_steps, ROW.episode, ROW.select) == (8, 4, 10_003, "worst")
     assert (ROW.success, ROW.steps, ROW.crashed) == (1, 37, 0)
+    assert (ROW.execute, ROW.jerk, RESULT.calls) == (5, 103.5, 8)
     assert ROW.initial_state != EpisodeRow.of(replace(RESULT, initial_state=(1.0, 2.6))).initial_state
     # The columns of the first release come first, so that programs that read them by position keep working.
     assert COLUMNS[:6] == ("num_candidates", "num_steps", "episode", "success", "steps", "first_q")
@@ -49,6 +53,25 @@ def test_an_incomplete_last_line_is_dropped(tmp_path: Path) -> None:
     assert read_rows(path) == [ROW]
     append_rows(path, [replace(ROW, episode=6)])
     assert read_rows(path) == [ROW, replace(ROW, episode=6)]
+
+
+def test_a_table_from_before_there_were_chunks(tmp_path: Path) -> None:
+    """It is read, and grows in its own columns; episodes of chunks are refused, as it cannot say so."""
+    path = tmp_path / "episodes.csv"
+    older = COLUMNS[: COLUMNS.index("execute")]
+    cells = {name: str(value) for name, value in asdict(ROW).items()}
+    path.write_text(",".join(older) + "\n" + ",".join(cells[name] for name in older) + "\n")
+    single = replace(ROW, execute=1)
+    append_rows(path, [replace(single, episode=6)])
+    assert path.read_text().splitlines()[2].count(",") == len(older) - 1
+    first, second = read_rows(path)
+    assert (first.episode, second.episode) == (ROW.episode, 6)
+    for row in (first, second):
+        assert math.isnan(row.jerk)
+        assert replace(row, episode=ROW.episode, jerk=ROW.jerk) == single
+    with pytest.raises(EpisodeTableError, match="no column 'execute'"):
+        append_rows(path, [ROW])
+    assert len(read_rows(path)) == 2
 
 
 def test_errors_name_the_damage(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """`evaluate_policy`: success of a policy over a grid of compute budgets (N, M), in parallel environments.
 
+For a policy that proposes chunks, the grid has a third axis: how many of a chunk's actions are executed.
+
 Every cell runs the same episode seeds, hence the same initial states, with fresh noise at every (episode, step). The
 episodes that choose a budget must not be the ones that report its success: use one --first-seed to choose and another
 to report.
@@ -51,6 +53,9 @@ class EvaluateConfig:
     """Numbers of candidates N of the grid."""
     num_steps: Annotated[tuple[Annotated[int, STEPS], ...], OneOrMore()] = (1, 2, 4, 8)
     """Numbers of steps M of the grid."""
+    execute: Annotated[tuple[Annotated[int, Range(1)], ...], OneOrMore()] | None = None
+    """Numbers of actions k of the grid: of a chunk of h actions the first k are executed, one at each control tick,
+    before the policy is asked again. Default: all h."""
     episodes: Annotated[int, EPISODES] = 50
     """Episodes per cell."""
     first_seed: Annotated[int, EPISODE_SEED] = 10_000
@@ -83,8 +88,8 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         OutputError: `json` or `csv` cannot be written; nothing has been run.
         CheckpointError: the policy file is damaged, or was replaced meanwhile.
-        ValueError: neither `config` nor the policy names a task, OGBench does not know it, or M is beyond the policy's
-            grid.
+        ValueError: neither `config` nor the policy names a task, OGBench does not know it, M is beyond the policy's
+            grid, or `execute` beyond its chunk.
         FloatingPointError: the policy produced a NaN.
     """
     for flag, path in (("--json", config.json), ("--csv", config.csv)):
@@ -97,10 +102,13 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
         raise ValueError(f"{config.policy} does not name its environment; pass --task")
     if max(config.num_steps) > spec.denoise_timesteps:
         raise ValueError(f"--num-steps must be at most {spec.denoise_timesteps}, the policy's denoise_timesteps")
+    execute = config.execute or (spec.action_horizon,)
+    if max(execute) > spec.action_horizon:
+        raise ValueError(f"--execute must be at most {spec.action_horizon}, the policy's action_horizon")
     _require_simulated(task)
     jobs = [
-        Job(episode, n, m, config.seed_policy, config.temperature, config.select)
-        for n, m in product(config.num_candidates, config.num_steps)
+        Job(episode, n, m, config.seed_policy, config.temperature, config.select, k)
+        for n, m, k in product(config.num_candidates, config.num_steps, execute)
         for episode in range(config.first_seed, config.first_seed + config.episodes)
     ]
     started = time.perf_counter()
@@ -110,9 +118,10 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
         for done in run_jobs(config.policy, policy.version, task, jobs, *where):
             results += done
             bar.update(len(done))
-    results.sort(key=lambda r: (*_cell(r.job), r.job.episode))
+    results.sort(key=lambda r: (*_cell(r), r.job.episode))
     seconds = time.perf_counter() - started
-    cells = [_measure([r for r in results if _cell(r.job) == cell]) for cell in dict.fromkeys(map(_cell, jobs))]
+    cells = product(config.num_candidates, config.num_steps, execute)
+    measured = [_measure([r for r in results if _cell(r) == cell]) for cell in dict.fromkeys(cells)]
     report = {
         "policy": config.policy.name,
         **policy_facts(policy),
@@ -125,7 +134,7 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
         "temperature": config.temperature,
         "select": config.select,
         "seconds": round(seconds, 1),
-        "cells": cells,
+        "cells": measured,
     }
     if config.json:
         write_json(config.json, report)
@@ -142,8 +151,8 @@ def _require_simulated(task: str) -> None:
         raise UnknownTask(f"--task: {error}") from None
 
 
-def _cell(job: Job) -> tuple[int, int]:
-    return job.num_candidates, job.num_steps
+def _cell(result: EpisodeResult) -> tuple[int, int, int]:
+    return result.job.num_candidates, result.job.num_steps, result.execute
 
 
 def _measure(results: list[EpisodeResult]) -> dict[str, Any]:
@@ -151,10 +160,10 @@ def _measure(results: list[EpisodeResult]) -> dict[str, Any]:
         raise AssertionError("two episodes of a cell began in the same state: the environment ignores its seed")
     successes, episodes = sum(result.success for result in results), len(results)
     low, high = wilson_interval(successes, episodes)
-    n, m = _cell(results[0].job)
+    n, m, execute = _cell(results[0])
     measurement = Measurement(n, m, successes / episodes, low, high, episodes)
     means = {
         f"mean_{name}": sum(getattr(result, name) for result in results) / episodes
-        for name in ("steps", "first_q", "discounted_return")
+        for name in ("steps", "calls", "jerk", "first_q", "discounted_return")
     }
-    return {**asdict(measurement), **means, "crashes": sum(result.crashed for result in results)}
+    return {**asdict(measurement), "execute": execute, **means, "crashes": sum(result.crashed for result in results)}

@@ -1,19 +1,22 @@
 """`EpisodeRunner`: episodes of many compute budgets at once, in process.
 
-A job is one episode under one (N, M). The runner steps `lanes` environments in lockstep. At each control tick all
-their requests form one ragged batch, whatever their budgets. A lane whose episode ends takes the next job.
+A job is one episode under one (N, M). The runner steps `lanes` environments in lockstep, one action each a control
+tick. The requests of a tick form one ragged batch, whatever their budgets. A policy of chunks is asked again once the
+first k of its h actions are executed. A lane whose episode ends takes the next job.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from sorl_client.episodes import EpisodeSeeds, make_env, reset
+from sorl_client.episodes import EpisodeSeeds, control_hz, make_env, reset
+from sorl_client.statistics import jerk
 
 from kernels.backend import Backend, SampleBatch
 from policy import PolicySpec
@@ -31,6 +34,9 @@ class _Lane:
     seeds: EpisodeSeeds
     observation: np.ndarray
     initial_state: tuple[float, ...]
+    execute: int  # actions of each reply
+    planned: list[np.ndarray] = field(default_factory=list)  # what is left of them, each (action_dim,)
+    actions: list[np.ndarray] = field(default_factory=list)  # executed so far
     step: int = 0
     first_q: float = 0.0
     total_q: float = 0.0
@@ -39,17 +45,20 @@ class _Lane:
 
     def result(self, success: bool, crashed: bool, discount: float) -> EpisodeResult:
         returns = discounted_returns(self.rewards, discount)
+        returns_of_calls = returns[:: self.execute]
         return EpisodeResult(
             job=self.job,
             success=success,
             steps=self.step,
             first_q=self.first_q,
             initial_state=self.initial_state,
-            mean_q=self.total_q / self.step,
+            mean_q=self.total_q / math.ceil(self.step / self.execute),
             discounted_return=returns[0],
-            mean_return=sum(returns) / len(returns),
+            mean_return=sum(returns_of_calls) / len(returns_of_calls),
             crashed=crashed,
             seconds=self.seconds,
+            execute=self.execute,
+            jerk=jerk([np.array(self.actions)], control_hz(self.env)),
         )
 
 
@@ -126,6 +135,7 @@ class EpisodeRunner:
             log.warning("episode %d crashed at step %d", lane.job.episode, lane.step, exc_info=True)
             lane.step += 1
             return False, True
+        lane.actions.append(action)
         lane.rewards.append(float(reward))
         lane.step += 1
         lane.observation = np.asarray(observation, dtype=np.float32)
@@ -146,11 +156,19 @@ class EpisodeRunner:
         started = time.perf_counter()
         observation = reset(env, job.episode)
         seeds = EpisodeSeeds(job.episode, job.seed_policy)
-        lane = _Lane(env, job, seeds, observation, tuple(map(float, observation)))
+        execute = job.execute or self._spec.action_horizon
+        lane = _Lane(env, job, seeds, observation, tuple(map(float, observation)), execute)
         lane.seconds = time.perf_counter() - started
         return lane
 
-    def _act(self, lanes: list[_Lane]) -> np.ndarray:
+    def _act(self, lanes: list[_Lane]) -> list[np.ndarray]:
+        """The next action of each lane, (action_dim,) in environment units."""
+        if asking := [lane for lane in lanes if not lane.planned]:
+            self._ask(asking)
+        return [lane.planned.pop(0) for lane in lanes]
+
+    def _ask(self, lanes: list[_Lane]) -> None:
+        """Plan the next actions of lanes that have none left."""
         select = [lane.job.select for lane in lanes]
         batch = SampleBatch.of(
             np.stack([lane.observation for lane in lanes]),
@@ -164,10 +182,10 @@ class EpisodeRunner:
         if result.nonfinite.any():
             lane = lanes[int(np.argmax(result.nonfinite))]
             raise FloatingPointError(f"episode {lane.job.episode}, step {lane.step}: the policy produced a NaN")
-        action, values = choose(batch, result, select)
-        for lane, q in zip(lanes, map(float, values), strict=True):
+        chosen, values = choose(batch, result, select)
+        chunks = self._spec.action_to_environment(chosen).reshape(len(lanes), self._spec.action_horizon, -1)
+        for lane, chunk, q in zip(lanes, chunks, map(float, values), strict=True):
+            lane.planned = list(chunk[: lane.execute])
             lane.total_q += q
             if lane.step == 0:
                 lane.first_q = q
-        actions: np.ndarray = self._spec.action_to_environment(action)
-        return actions

@@ -21,7 +21,7 @@ from training.episodes import Selection
 def choose(
     batch: SampleBatch, result: SampleResult, select: Sequence[Selection]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The executed action of each of R requests, (R, action_dim) in [-1, 1], and its Q, (R,).
+    """The executed action or chunk of each of R requests, (R, chunk_dim) in [-1, 1], and its Q, (R,).
 
     Args:
         batch: the requests; their seeds determine the choice of "random".

@@ -76,7 +76,7 @@ def _contract(policy: Policy) -> list[tuple[str, str]]:
     budget = spec.default_budget
     return [
         ("observations", f"{spec.obs_dim}{_parts(spec)}, {seen}"),
-        ("actions", f"{spec.action_dim} in {_bounds(spec)}, at {spec.control_hz:g} Hz"),
+        ("actions", f"{spec.action_dim} in {_bounds(spec)}, at {spec.control_hz:g} Hz{_chunk(spec)}"),
         ("actor", f"{layers(spec.actor_hidden)}; grids of 1 to {spec.denoise_timesteps} steps"),
         ("critics", f"{spec.ensemble_size} of {layers(spec.critic_hidden)}, the {spec.q_agg} of the ensemble"),
         ("default budget", _budget(budget.num_candidates, budget.num_steps)),
@@ -87,6 +87,10 @@ def _contract(policy: Policy) -> list[tuple[str, str]]:
 def _parts(spec: PolicySpec) -> str:
     parts = ", ".join(f"{key.name} {key.size}" for key in spec.observation_keys)
     return parts and f" ({parts})"
+
+
+def _chunk(spec: PolicySpec) -> str:
+    return f", {spec.action_horizon} at once" if spec.action_horizon > 1 else ""
 
 
 def _bounds(spec: PolicySpec) -> str:

@@ -159,6 +159,12 @@ def _read(path: Path, policy: Policy) -> dict[str, Any]:
         )
     if report.get("select", "best") != "best":
         raise ValueError(f"{path} executed the {report['select']} candidate, but the service executes the best")
+    horizon = policy.spec.action_horizon
+    for cell in report["cells"]:
+        if (execute := cell.get("execute", 1)) != horizon:  # reports from before there were chunks do not say
+            raise ValueError(
+                f"{path}: a cell executed {execute} of a reply's {horizon} actions; a frontier has them all"
+            )
     return report
 
 

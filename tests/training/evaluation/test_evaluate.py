@@ -94,6 +94,30 @@ def test_the_report_of_a_grid_agrees_with_its_episodes(
 
 
 @pytest.mark.slow
+def test_a_grid_over_the_number_of_executed_actions(tmp_path: Path) -> None:
+    policy, table = tmp_path / "policy.safetensors", tmp_path / "episodes.csv"
+    chunks = random_policy(obs_dim=2, action_dim=2, action_horizon=4, provenance=Provenance(environment=TASK))
+    save_policy(chunks, policy)
+    config = EvaluateConfig(policy, num_candidates=(2,), num_steps=(1,), execute=(1, 3), episodes=2, csv=table)
+    report = evaluate_policy(config)
+    assert [(cell["num_candidates"], cell["num_steps"], cell["execute"]) for cell in report["cells"]] == [
+        (2, 1, 1),
+        (2, 1, 3),
+    ]
+    rows = read_rows(table)
+    for cell in report["cells"]:
+        mine = [row for row in rows if row.execute == cell["execute"]]
+        assert [row.episode for row in mine] == [10_000, 10_001]
+        assert cell["mean_calls"] == np.mean([np.ceil(row.steps / row.execute) for row in mine])
+        assert cell["mean_jerk"] == pytest.approx(np.mean([row.jerk for row in mine]))
+    (whole,) = evaluate_policy(replace(config, execute=None, csv=None, episodes=1))["cells"]
+    assert whole["execute"] == 4
+    header, *lines = format_table(report).splitlines()
+    column = header.split().index("k")
+    assert [line.split()[column] for line in lines] == ["1", "3"]
+
+
+@pytest.mark.slow
 def test_worst_candidates_have_a_lower_first_q(path: Path, tmp_path: Path) -> None:
     first = {}
     for select in ("best", "worst"):
@@ -114,6 +138,10 @@ def test_worst_candidates_have_a_lower_first_q(path: Path, tmp_path: Path) -> No
 def test_errors_name_the_fault(path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--num-steps must be at most 8"):
         evaluate_policy(EvaluateConfig(policy=path, num_steps=(9,)))
+    with pytest.raises(ValueError, match="--execute must be at most 1, the policy's action_horizon"):
+        evaluate_policy(EvaluateConfig(policy=path, execute=(1, 2)))
+    with pytest.raises(ValueError, match="--execute must be at least 1, got 0"):
+        EvaluateConfig(policy=path, execute=(0,))
     with pytest.raises(CheckpointError, match="cannot be read"):
         evaluate_policy(EvaluateConfig(policy=tmp_path / "nothing.safetensors"))
     nameless = tmp_path / "nameless.safetensors"

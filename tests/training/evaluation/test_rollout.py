@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 from gymnasium.wrappers import TimeLimit
 from ogbench.relabel_utils import relabel_dataset
-from sorl_client.episodes import make_env, reset
+from sorl_client.episodes import EpisodeSeeds, make_env, reset
 
 import training.evaluation.rollout
+from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import Policy, Provenance
 from tests.policies import random_policy
 from tests.training.conftest import TASK
-from training.episodes import EpisodeResult, Job
+from training.episodes import EpisodeResult, Job, Selection
 from training.evaluation.rollout import EpisodeRunner, discounted_returns
 
 STEPS = 6
+HZ = 10  # of the maze
 
 
 class Faulty:
@@ -96,6 +98,85 @@ def test_the_best_candidate_has_the_highest_first_q(policy: Policy, monkeypatch:
     assert by_rule["worst"] <= by_rule["random"] <= by_rule["best"]
     again = {result.job.select: result.first_q for result in run(policy, jobs, lanes=1)}
     assert again == pytest.approx(by_rule, rel=1e-5)
+
+
+class Robot:
+    """An environment that notes what is done to it."""
+
+    def __init__(self, env: Any) -> None:
+        self._env = env
+        self.unwrapped = env.unwrapped
+        self.observations: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+
+    def reset(self, **kwargs: Any) -> Any:
+        reply = self._env.reset(**kwargs)
+        self.observations, self.actions = [np.float32(reply[0])], []
+        return reply
+
+    def step(self, action: np.ndarray) -> Any:
+        self.actions.append(action)
+        reply = self._env.step(action)
+        self.observations.append(np.float32(reply[0]))
+        return reply
+
+
+@pytest.mark.parametrize("select", ["best", "worst"])
+@pytest.mark.parametrize("execute", [None, 4, 3, 1])
+def test_a_chunk_is_executed_action_by_action(
+    monkeypatch: pytest.MonkeyPatch, execute: int | None, select: Selection
+) -> None:
+    """The first k of its four actions, in environment units, one a tick; then the policy is asked again, with the noise
+    of that tick. Compared with the candidates that a backend returns for the observations that the robot saw."""
+    policy = random_policy(
+        obs_dim=2, action_dim=2, action_low=(-0.5, -1.0), action_high=(0.5, 3.0), action_horizon=4,
+        provenance=Provenance(environment=TASK, config={"discount": 0.9}),
+    )  # fmt: skip
+    robots: list[Robot] = []
+
+    def make(task: str) -> Robot:
+        robots.append(Robot(short_env(task)))
+        return robots[-1]
+
+    monkeypatch.setattr(training.evaluation.rollout, "make_env", make)
+    (result,) = run(policy, [Job(11, 4, 2, select=select, execute=execute)], lanes=1)
+    k = execute or 4
+    asked = list(range(0, STEPS, k))
+    expected, q = [], []
+    for step in asked:
+        seed = EpisodeSeeds(11).action(step)
+        batch = SampleBatch.of(robots[0].observations[step][None], 4, 2, seed, return_candidates=True)
+        reply = ReferenceBackend(policy).sample_and_score(batch)
+        assert reply.candidates is not None
+        assert reply.candidate_q is not None
+        number = int(np.argmax(reply.candidate_q[0]) if select == "best" else np.argmin(reply.candidate_q[0]))
+        chunk = reply.candidates[0][number].reshape(4, 2)
+        expected += [action * [0.5, 2.0] + [0.0, 1.0] for action in chunk[:k]]
+        q.append(float(reply.candidate_q[0][number]))
+    np.testing.assert_allclose(robots[0].actions, expected[:STEPS], rtol=1e-5, atol=1e-6)
+    assert (result.steps, result.calls, result.execute) == (STEPS, len(asked), k)
+    assert result.first_q == pytest.approx(q[0], rel=1e-5)
+    assert result.mean_q == pytest.approx(sum(q) / len(q), rel=1e-5)
+    # Reward -1 at each of six steps, discount 0.9; the critic estimates the return at the steps that it was asked at.
+    assert result.discounted_return == pytest.approx(-(1 - 0.9**STEPS) / 0.1)
+    returns = [-(1 - 0.9 ** (STEPS - step)) / 0.1 for step in asked]
+    assert result.mean_return == pytest.approx(sum(returns) / len(returns))
+    a = np.float64(robots[0].actions)
+    seconds = [np.hypot(*(a[i] - 2 * a[i + 1] + a[i + 2])) * HZ**2 for i in range(STEPS - 2)]
+    assert result.jerk == pytest.approx(sum(seconds) / len(seconds))
+
+
+def test_lanes_that_execute_different_numbers_of_actions_do_not_disturb_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = random_policy(obs_dim=2, action_dim=2, action_horizon=4, provenance=Provenance(environment=TASK))
+    monkeypatch.setattr(training.evaluation.rollout, "make_env", short_env)
+    jobs = [Job(episode, 2, 1, execute=k) for episode in (1, 2, 3) for k in (1, 3, 4)]
+    together, alone = run(policy, jobs, lanes=4), run(policy, jobs, lanes=1)
+    assert {result.job: result.calls for result in together} == {job: -(-STEPS // (job.execute or 4)) for job in jobs}
+    for field in ("mean_q", "jerk"):
+        found, expected = ({r.job: getattr(r, field) for r in results} for results in (together, alone))
+        assert found == pytest.approx(expected, rel=1e-4)
 
 
 def failing() -> np.ndarray:

@@ -102,6 +102,22 @@ def test_reports_of_other_selection_rules_are_refused(config: ExportConfig, tmp_
     export(config)
 
 
+def test_measurements_of_a_policy_of_chunks_executed_whole_chunks(config: ExportConfig, source: Path) -> None:
+    save_policy(random_policy(action_horizon=5), source)
+    assert config.headline is not None
+    for path in (*config.frontier, config.headline):
+        content = json.loads(path.read_text())
+        cells = [cell | {"execute": 5} for cell in content["cells"]]
+        write_json(path, content | {"policy_sha256": sha256_of(source), "cells": cells})
+    exported = export(config)
+    assert (exported.spec.action_horizon, exported.spec.frontier[1].success) == (5, 0.9)
+    assert "| actions | 3 in [-1, 1], at 20 Hz, 5 at once |" in model_card(exported, "shipped.safetensors")
+    cells[0]["execute"] = 2
+    write_json(config.headline, json.loads(config.headline.read_text()) | {"cells": cells})
+    with pytest.raises(ValueError, match=r"headline\.json: a cell executed 2 of a reply's 5 actions"):
+        export(config)
+
+
 def test_a_headline_on_selection_seeds_is_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
     overlapping = report(tmp_path / "headline.json", source, 4, cell(8, 4))
     with pytest.raises(ValueError, match="share 1 episode seeds"):

@@ -13,6 +13,7 @@ import pytest
 
 from tests.training.conftest import TASK
 from tests.training.results.conftest import SMALL, InProcess, save_run
+from training.episode_table import COLUMNS
 from training.episodes import EpisodeResult, Job
 from training.results.cli import ResultsConfig, render, run, study
 from training.results.errors import RecordError, ResultsError
@@ -299,7 +300,9 @@ def test_contradictory_measurements_are_not_rendered(runs: tuple[Path, Path], tm
     study(experiments, find_runs(runs[:1]), [], only=("grid",))
     path = record_folder(experiments.folder, find_runs(runs[:1])[0].last.version) / "episodes.csv"
     lines = path.read_text().splitlines()
-    path.write_text("\n".join([*lines[:-1], lines[-1][:-4] + "ffff"]) + "\n")
+    cells = lines[-1].split(",")
+    cells[COLUMNS.index("initial_state")] = "ffff"
+    path.write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
     with pytest.raises(RecordError, match="began in another state"):
         render(experiments.folder)
 
