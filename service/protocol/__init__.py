@@ -8,10 +8,20 @@ from service.protocol import codec, groot, open_inference, openpi, openvla
 from service.protocol.codec import decode_array, encode_array
 from service.protocol.incoming import Answers, Incoming, new_request_id
 from service.protocol.names import PROTOCOLS, ProtocolName
-from service.protocol.replies import ActReply, Answer, Problem, ReloadReply, act_reply, problem_responses, timing_ms
+from service.protocol.replies import (
+    ACT_ERRORS,
+    ActReply,
+    Answer,
+    Problem,
+    ReloadReply,
+    act_reply,
+    problem_responses,
+    timing_ms,
+)
 from service.protocol.schemas import MAX_REQUEST_ID, REQUEST_ID, ActRequest, parse_act, parse_request_id, row_seeds
 
 __all__ = [
+    "ACT_ERRORS",
     "MAX_REQUEST_ID",
     "PROTOCOLS",
     "REQUEST_ID",

@@ -161,6 +161,56 @@ def _deadline(timeout: Any, deadline_too: bool) -> dict[str, Any]:
     return {"deadline_ms": timeout / 1000}
 
 
+_PARAMETERS_SCHEMA = {"type": "object", "additionalProperties": {"type": ["boolean", "number", "string"]}}
+_TENSOR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "datatype": {"enum": list(_DTYPES)},
+        "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 1, "maxItems": _MAX_AXES},
+        "data": {"type": "array", "description": "Numbers, flat or in lists of the tensor's shape."},
+        "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer", "minimum": 0}}},
+    },
+    "required": ["name", "datatype", "shape"],
+}
+
+REQUEST_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "inputs": {"type": "array", "items": _TENSOR_SCHEMA, "minItems": 1},
+        "outputs": {
+            "type": "array",
+            "items": {"type": "object", "properties": {"name": {"enum": list(OUTPUTS)}}, "required": ["name"]},
+        },
+        "parameters": {**_PARAMETERS_SCHEMA, "propertyNames": {"enum": list(_PARAMETERS)}},
+    },
+    "required": ["inputs"],
+}
+REPLY_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                **_TENSOR_SCHEMA,
+                "properties": {
+                    **_TENSOR_SCHEMA["properties"],
+                    "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+                },
+            },
+        },
+        "parameters": _PARAMETERS_SCHEMA,
+    },
+    "required": ["model_name", "model_version", "outputs", "parameters"],
+    "additionalProperties": False,
+}
+ERROR_SCHEMA = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+
+
 def decode(body: bytes, header_length: str | None) -> tuple[dict[str, Any], bytes]:
     """A request's body as its JSON members and the bytes behind them.
 
@@ -246,6 +296,12 @@ def encode_error(error: ServiceError) -> bytes:
 def error_text(error: ServiceError) -> str:
     """`code: detail`."""
     return f"{error.code}: {error.detail}"
+
+
+def error_responses(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
+    """FastAPI's `responses` for /docs, from the codes of each status."""
+    content = {codec.JSON: {"schema": ERROR_SCHEMA}}
+    return {status: {"description": f"code: {codes}", "content": content} for status, codes in meanings.items()}
 
 
 def model_metadata(description: Mapping[str, Any], versions: Sequence[str]) -> dict[str, Any]:

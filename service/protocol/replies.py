@@ -79,6 +79,22 @@ class Problem(BaseModel):
     retry_after_ms: int | None = None
 
 
+ACT_ERRORS: Mapping[int, str] = {
+    401: "unauthorized",
+    404: "unknown_model",
+    408: "request_timeout",
+    409: "version_gone",
+    413: "payload_too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request or budget_too_large",
+    429: "rate_limited, with Retry-After",
+    500: "engine_failed or nonfinite_output",
+    503: "overloaded or not_ready, with Retry-After",
+    504: "deadline_exceeded",
+}
+"""What a request for an action may meet: codes by status."""
+
+
 def problem_responses(meanings: Mapping[int, str]) -> dict[int | str, dict[str, Any]]:
     """FastAPI's `responses` for /docs, from the codes of each status."""
     content = {"application/problem+json": {"schema": Problem.model_json_schema()}}

@@ -5,31 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
-from service.protocol import ActReply, ActRequest, codec, openvla, problem_responses
+from service.protocol import ACT_ERRORS, ActReply, ActRequest, codec, openvla, problem_responses
 from service.web.direct import DirectRoute
 from service.web.exchange import REQUEST_ID_HEADER
 from service.web.open_inference import ROOT as OPEN_INFERENCE
 from service.web.open_inference import error_reply
 from service.web.problem import install_error_handlers
 
-_MEANINGS = {
-    401: "unauthorized",
-    404: "unknown_model",
-    408: "request_timeout",
-    409: "version_gone",
-    413: "payload_too_large",
-    415: "unsupported_media_type",
-    422: "invalid_request or budget_too_large",
-    429: "rate_limited, with Retry-After",
-    500: "engine_failed or nonfinite_output",
-    503: "overloaded or not_ready, with Retry-After",
-    504: "deadline_exceeded",
+_FASTAPIS_422 = {
+    "description": "Validation Error",
+    "content": {codec.JSON: {"schema": {"$ref": "#/components/schemas/HTTPValidationError"}}},
 }
 _ACT_SCHEMA = ActRequest.model_json_schema(ref_template="#/components/schemas/{model}")
 _ACT_BODIES = {
@@ -53,8 +45,12 @@ def _act_route(act: ASGIApp) -> DirectRoute:
         name="act",
         summary="The best of N candidate actions for an observation",
         responses={
-            200: {"model": ActReply, "description": "The action, its value, and the compute that was spent"},
-            **problem_responses(_MEANINGS),
+            200: {
+                "model": ActReply | str,
+                "description": "The action, its value, and the compute that was spent; text of it where a text asked",
+                "content": {codec.MSGPACK: {"schema": {"type": "object", "description": "As in JSON."}}},
+            },
+            **problem_responses(ACT_ERRORS),
         },
         openapi_extra={"requestBody": {"required": True, "content": _ACT_BODIES}},
     )
@@ -92,6 +88,18 @@ class Application(FastAPI):
             await super().__call__({**scope, "method": "GET"}, receive, _without_body(send))
         else:
             await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, without the 422 that FastAPI adds where an address has parts: any text is a name."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for path in document["paths"].values():
+                for operation in path.values():
+                    if operation["responses"].get("422") == _FASTAPIS_422:
+                        del operation["responses"]["422"]
+            for unused in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(unused, None)
+        return super().openapi()
 
     def _build_direct(self) -> list[tuple[DirectRoute, ASGIApp]]:
         """Every direct route, and its answer inside the host's middleware."""

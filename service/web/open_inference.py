@@ -13,6 +13,7 @@ from service.errors import ServiceError
 from service.lifecycle import Lifecycle
 from service.models import Catalog
 from service.protocol import (
+    ACT_ERRORS,
     ActRequest,
     Answer,
     Answers,
@@ -31,6 +32,7 @@ BINARY = "application/octet-stream"
 _HEADER_LENGTH = open_inference.HEADER_LENGTH.lower().encode()
 _MODEL = "/v2/models/{name}"
 _VERSION = _MODEL + "/versions/{version}"
+_UNREADY = {503: "not_ready: warming up, failed to, or draining"}
 
 
 class _InferCall:
@@ -113,10 +115,16 @@ def infer_routes(answers: Answers, max_body_bytes: int, cors_origins: Collection
         reply = await answers.reply(call)
         await reply.send(send)
 
-    schema = {"schema": {"type": "object"}}
+    binary = {"schema": {"type": "string", "format": "binary", "description": "JSON, with tensors behind it."}}
+    request = {codec.JSON: {"schema": open_inference.REQUEST_SCHEMA}, BINARY: binary}
+    reply = {codec.JSON: {"schema": open_inference.REPLY_SCHEMA}, BINARY: binary}
     options: dict[str, Any] = {
         "summary": "The best of N candidate actions for an observation (Open Inference Protocol)",
-        "openapi_extra": {"requestBody": {"required": True, "content": {codec.JSON: schema, BINARY: schema}}},
+        "responses": {
+            200: {"description": "The outputs", "content": reply},
+            **open_inference.error_responses({**ACT_ERRORS, 403: "cross_site"}),
+        },
+        "openapi_extra": {"requestBody": {"required": True, "content": request}},
     }
 
     async def current(name: str) -> None:
@@ -131,6 +139,31 @@ def infer_routes(answers: Answers, max_body_bytes: int, cors_origins: Collection
     ]
 
 
+def _add_both(
+    router: APIRouter,
+    path: str,
+    tell: Callable[[str, str | None], dict[str, Any]],
+    summary: str,
+    meanings: Mapping[int, str],
+) -> None:
+    """Two routes for what `tell` says of a model by name and version: for its current version, and for a named one."""
+
+    async def current(name: str) -> dict[str, Any]:
+        return tell(name, None)
+
+    async def named(name: str, version: str) -> dict[str, Any]:
+        return tell(name, version)
+
+    unknown = {404: "unknown_model", **meanings}
+    gone = {409: "version_gone", **unknown}
+    for address, endpoint, what, errors in (
+        (_MODEL, current, "model", unknown),
+        (_VERSION, named, "version", gone),
+    ):
+        responses = open_inference.error_responses(errors)
+        router.get(address + path, summary=summary.format(what), responses=responses)(endpoint)
+
+
 def open_inference_routes(lifecycle: Lifecycle, catalog: Catalog) -> APIRouter:
     """Everything under /v2 but inference. No key is needed."""
     router = APIRouter()
@@ -139,32 +172,42 @@ def open_inference_routes(lifecycle: Lifecycle, catalog: Catalog) -> APIRouter:
     async def server() -> dict[str, Any]:
         return {"name": "sorl-serve", "version": version("sorl-serve"), "extensions": ["binary_tensor_data"]}
 
-    @router.get("/v2/health/live", summary="Is the process alive? (Open Inference Protocol)")
+    @router.get(
+        "/v2/health/live",
+        summary="Is the process alive? (Open Inference Protocol)",
+        responses=open_inference.error_responses({500: "internal_error: only a restart helps"}),
+    )
     async def live() -> dict[str, bool]:
         lifecycle.check_alive()
         return {"live": True}
 
-    @router.get("/v2/health/ready", summary="May requests be sent here? (Open Inference Protocol)")
+    @router.get(
+        "/v2/health/ready",
+        summary="May requests be sent here? (Open Inference Protocol)",
+        responses=open_inference.error_responses(_UNREADY),
+    )
     async def ready() -> dict[str, bool]:
         lifecycle.check_ready()
         return {"ready": True}
 
-    @router.get(_MODEL, summary="A model's inputs and outputs (Open Inference Protocol)")
-    @router.get(_VERSION, summary="A version's inputs and outputs (Open Inference Protocol)")
-    async def model(name: str, version: str | None = None) -> dict[str, Any]:
+    def metadata(name: str, version: str | None) -> dict[str, Any]:
         return open_inference.model_metadata(catalog.describe(name, version), catalog.versions(name))
 
-    @router.get(_MODEL + "/config", summary="A model in the form of Triton's configurations")
-    @router.get(_VERSION + "/config", summary="A version in the form of Triton's configurations")
-    async def config(name: str, version: str | None = None) -> dict[str, Any]:
+    def config(name: str, version: str | None) -> dict[str, Any]:
         return open_inference.model_config(catalog.describe(name, version))
 
-    @router.get(_MODEL + "/ready", summary="May requests for a model be sent here? (Open Inference Protocol)")
-    @router.get(_VERSION + "/ready", summary="May requests for a version be sent here? (Open Inference Protocol)")
-    async def model_ready(name: str, version: str | None = None) -> dict[str, Any]:
+    def readiness(name: str, version: str | None) -> dict[str, Any]:
         catalog.find(name, version)
         lifecycle.check_ready()
         return {"name": name, "ready": True}
+
+    told: list[tuple[str, Callable[[str, str | None], dict[str, Any]], str, Mapping[int, str]]] = [
+        ("", metadata, "Inputs and outputs of a {} (Open Inference Protocol)", {}),
+        ("/config", config, "A {} in the form of Triton's configurations", {}),
+        ("/ready", readiness, "May requests for a {} be sent here? (Open Inference Protocol)", _UNREADY),
+    ]
+    for path, tell, summary, meanings in told:
+        _add_both(router, path, tell, summary, meanings)
 
     @router.post("/v2/repository/index", summary="The models served (Triton)")
     async def index() -> list[dict[str, str]]:

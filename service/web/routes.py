@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from service.access import Access
 from service.lifecycle import Lifecycle
@@ -31,7 +31,11 @@ def public_routes(
         """One model by its name."""
         return catalog.describe(name)
 
-    @router.get("/healthz", summary="Is the process alive?")
+    @router.get(
+        "/healthz",
+        summary="Is the process alive?",
+        responses=problem_responses({500: "internal_error: only a restart helps"}),
+    )
     async def healthz() -> dict[str, str]:
         """500 once only a restart helps: the device has failed, the engine is stuck, or its thread is gone for good."""
         lifecycle.check_alive()
@@ -47,7 +51,12 @@ def public_routes(
         lifecycle.check_ready()
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="Prometheus metrics", responses=problem_responses({401: "unauthorized"}))
+    @router.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        response_class=PlainTextResponse,
+        responses=problem_responses({401: "unauthorized"}),
+    )
     async def metrics(request: Request) -> Response:
         """The text exposition format."""
         access.check("metrics", request.headers.get("authorization"))

@@ -366,3 +366,13 @@ async def test_every_address_is_documented(serve: Any) -> None:
         assert set(paths[f"{prefix}/infer"]["post"]["requestBody"]["content"]) == {
             "application/json", "application/octet-stream"
         }  # fmt: skip
+        assert [part["in"] for part in paths[prefix]["get"]["parameters"]] == ["path"] * prefix.count("{")
+        assert {"404", "409", "422", "503"} <= set(paths[f"{prefix}/infer"]["post"]["responses"])
+
+
+async def test_a_version_is_named_by_the_address_alone(serve: Any) -> None:
+    """A query of that name pinned a version once, which no document of the protocol has."""
+    async with serve() as client:
+        for rest in ("", "/config", "/ready"):
+            assert (await client.get(f"/v2/models/small{rest}?version=x")).status_code == 200
+            assert (await client.get(f"/v2/models/small/versions/x{rest}")).status_code == 409
