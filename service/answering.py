@@ -135,6 +135,8 @@ class Answerer:
             model=model.name,
             model_version=model.version,
             request_id=incoming.request_id,
+            action_horizon=model.spec.action_horizon,
+            control_hz=model.spec.control_hz,
         )
         encoded = incoming.answered(answer, lambda: self._end_of_encoding(timeline))
         self._record(answer)

@@ -64,12 +64,14 @@ class SampleReply:
     """An engine's answer to a `SampleRequest`.
 
     Attributes:
-        action: (B, action_dim), environment units.
+        action: (B, action_dim), environment units; of a policy with an action_horizon h above 1, which answers with
+            chunks, (B, h, action_dim).
         q, q_std: (B,), the action's value and its spread over the ensemble.
         q_first: (B,), the value of candidate 0, which N = 1 would have returned.
         observation_z_max: (B,), largest |z| under the checkpoint's statistics.
         engine: what computed it.
-        candidates, candidate_q: (B, N, action_dim) in environment units and (B, N), when asked for.
+        candidates, candidate_q: (B, N, action_dim) or (B, N, h, action_dim) in environment units, and (B, N), when
+            asked for.
     """
 
     action: Float32

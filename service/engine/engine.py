@@ -179,7 +179,7 @@ class Engine:
                 continue
             best = part.partial
             if not isinstance(best, PartialResult):  # None: this is the first part
-                best = PartialResult(request, self.spec.action_dim)
+                best = PartialResult(request, self.spec.chunk_dim)
             best.add(part, observations, result, rows)
             if part.stop == request.rows:
                 total = self._convert(best.result(), request.observation)
@@ -233,7 +233,7 @@ class _Converted:
 
     Attributes:
         result: R rows.
-        action: (R, action_dim).
+        action: (R, *action_shape).
         observation_z_max: (R,).
         nonfinite: some row of it is.
     """

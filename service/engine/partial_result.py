@@ -88,12 +88,12 @@ class PartialResult:
 
     Args:
         request: as its first part has it. A later part may have fewer candidates, but not fewer than were computed.
-        action_dim: of its policy.
+        chunk_dim: of its policy; here a chunk of actions is still a flat row, as backends return it.
     """
 
-    def __init__(self, request: SampleRequest, action_dim: int) -> None:
+    def __init__(self, request: SampleRequest, chunk_dim: int) -> None:
         observations, n = len(request.observation), request.num_candidates
-        self._action = np.zeros((observations, action_dim), np.float32)
+        self._action = np.zeros((observations, chunk_dim), np.float32)
         self._q = np.full(observations, -np.inf, np.float32)
         self._q_std = np.zeros(observations, np.float32)
         self._index = np.zeros(observations, np.int32)
@@ -104,7 +104,7 @@ class PartialResult:
         self._stop = 0
         self._candidates: NDArray[np.float32] | None = None
         if request.return_candidates:
-            self._candidates = np.empty((observations, n, action_dim), np.float32)
+            self._candidates = np.empty((observations, n, chunk_dim), np.float32)
             self._candidate_q = np.empty((observations, n), np.float32)
 
     def add(self, part: RequestPart, present: NDArray[np.intp], result: SampleResult, rows: slice) -> None:

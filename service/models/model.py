@@ -106,6 +106,7 @@ class Model:
             "obs_dim": spec.obs_dim,
             "observation_keys": [asdict(key) for key in spec.observation_keys],
             "action_dim": spec.action_dim,
+            "action_horizon": spec.action_horizon,
             "action_low": list(spec.action_low),
             "action_high": list(spec.action_high),
             "control_hz": spec.control_hz,

@@ -225,7 +225,7 @@ class Reloader:
 
 def _check_same_robot(path: Path, old: PolicySpec, new: PolicySpec) -> None:
     """Raises CheckpointError if requests that fit `old` don't fit `new`: robots would fail at the swap."""
-    for field in ("obs_dim", "action_dim"):
+    for field in ("obs_dim", "action_dim", "action_horizon"):
         before, after = getattr(old, field), getattr(new, field)
         if before != after:
             raise CheckpointError(

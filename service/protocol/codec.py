@@ -38,7 +38,7 @@ MAX_SAFE_INTEGER = 2**53  # JSON numbers above it lose digits in JavaScript and 
 
 _DTYPE = re.compile(r"[<>=|]?(?:f[248]|[iu][1248])|float(?:16|32|64)|u?int(?:8|16|32|64)")
 _BOOLEANS = ("|b1", "?", "bool")
-_MOST_AXES = 3  # batch, time, obs_dim
+_MOST_AXES = 3  # batch, time, obs_dim or action_dim
 _DEEPEST = 4  # where a field may have a scalar: {"arm": [[[scalar]]]}
 _MARKERS = (("__numpy__", b"__numpy__"), ("__ndarray__", b"__ndarray__"), ("__npgeneric__", b"__npgeneric__"))
 

@@ -36,7 +36,6 @@ ENDPOINTS = ("get_action", "get_modality_config", "ping", "reset")
 """The original has `kill` too, which ends the server. Nobody who can reach the port may do that here."""
 
 ACTION = "action"
-HORIZON = 1
 
 _MOST_HEADER = 512  # bytes before an array's numbers: 128 as NumPy writes them
 _OTHER_MODALITIES = ("video", "language")  # a policy of states takes them empty
@@ -123,7 +122,7 @@ def action_reply(answer: Answer, timing: Callable[[], dict[str, float]]) -> byte
     """[action, info], encoded. `timing` ends the measurement, as for `Incoming.answered`."""
     info = act_reply(answer)
     del info["action"]
-    action = answer.reply.action[:, None].astype(np.float32, copy=False)  # (B, HORIZON, action_dim)
+    action = answer.chunks.astype(np.float32, copy=False)
     head = msgpack.Packer().pack_array_header(2) + encode({ACTION: action})
     return bytes(head + codec.append(encode(info), {"timing_ms": timing()}, codec.MSGPACK))
 
@@ -139,7 +138,7 @@ def modality_config(described: Mapping[str, Any]) -> dict[str, Any]:
     """GR00T's `get_modality_config` for a model, from its entry in /models, which comes with it as `policy`."""
     return {
         "state": _modality([key["name"] for key in described["observation_keys"]] or ["state"], 1),
-        "action": _modality([ACTION], HORIZON),
+        "action": _modality([ACTION], described["action_horizon"]),
         "policy": dict(described),
     }
 

@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +54,12 @@ class Output:
 
     Attributes:
         datatype: a key of `_DTYPES`.
-        shape: of one row, with names from /models for sizes; None: as many as N.
+        shape: of one row: None is N, and `_CHUNK` is an action, of one size or two.
         values: the tensor of all B rows.
     """
 
     datatype: str
-    shape: tuple[str | None, ...]
+    shape: tuple[Literal["chunk"] | None, ...]
     values: Callable[[Answer], NDArray[Any] | None]
 
 
@@ -67,15 +67,18 @@ def _of_each_row(number: Callable[[Answer], int]) -> Callable[[Answer], NDArray[
     return lambda answer: np.full(len(answer.reply.action), number(answer), np.int32)
 
 
+_CHUNK: Literal["chunk"] = "chunk"
+"""(action_dim,), or (action_horizon, action_dim) where the policy answers with chunks."""
+
 OUTPUTS: Mapping[str, Output] = {
-    "action": Output("FP32", ("action_dim",), lambda answer: answer.reply.action),
+    "action": Output("FP32", (_CHUNK,), lambda answer: answer.reply.action),
     "q": Output("FP32", (), lambda answer: answer.reply.q),
     "q_std": Output("FP32", (), lambda answer: answer.reply.q_std),
     "observation_z_max": Output("FP32", (), lambda answer: answer.reply.observation_z_max),
     "num_candidates": Output("INT32", (), _of_each_row(lambda answer: answer.request.num_candidates)),
     "num_steps": Output("INT32", (), _of_each_row(lambda answer: answer.request.num_steps)),
     "seed": Output("UINT64", (), lambda answer: answer.request.seeds),
-    "candidates": Output("FP32", (None, "action_dim"), lambda answer: answer.reply.candidates),
+    "candidates": Output("FP32", (None, _CHUNK), lambda answer: answer.reply.candidates),
     "candidate_q": Output("FP32", (None,), lambda answer: answer.reply.candidate_q),
 }
 _CANDIDATES = frozenset({"candidates", "candidate_q"})  # computed for requests that name one of them
@@ -324,7 +327,10 @@ def model_config(description: Mapping[str, Any]) -> dict[str, Any]:
     """The same in the form of Triton's configurations, where shapes are those of one row, with what /models says of
     budgets and limits as parameters in JSON.
     """
-    shown = ("control_hz", "default_budget", "max_candidates", "max_steps", "max_seconds", "action_low", "action_high")
+    shown = (
+        "action_horizon", "control_hz", "default_budget", "max_candidates", "max_steps", "max_seconds", "action_low",
+        "action_high",
+    )  # fmt: skip
     return {
         "name": description["name"],
         "platform": "sorl",
@@ -354,7 +360,12 @@ def _input_sizes(description: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _sizes(output: Output, description: Mapping[str, Any]) -> list[int]:
-    return [-1 if name is None else description[name] for name in output.shape]
+    horizon, action_dim = description["action_horizon"], description["action_dim"]
+    chunk = [action_dim] if horizon == 1 else [horizon, action_dim]
+    sizes: list[int] = []
+    for name in output.shape:
+        sizes += [-1] if name is None else chunk
+    return sizes
 
 
 def _inputs(tensors: Any, binary_data: bytes) -> dict[str, Any]:

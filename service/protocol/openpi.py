@@ -22,9 +22,6 @@ from service.protocol.schemas import ActRequest, parse_act
 
 Frame = bytes | str
 
-ACTION_HORIZON = 1
-"""Actions in a reply."""
-
 SERVICE_RESTART = 1012
 INTERNAL_ERROR = 1011
 NORMAL_CLOSURE = 1000
@@ -137,10 +134,10 @@ OPENPI, VLLM_OMNI = Openpi(), VllmOmni()
 
 
 def metadata(description: dict[str, Any]) -> bytes:
-    """The first frame, from a model's entry in /models."""
+    """The first frame, from a model's entry in /models, which has the action_horizon."""
     rest = {name: value for name, value in description.items() if name not in ("name", "version")}
     names = {"model": description["name"], "model_version": description["version"]}
-    return codec.encode({**names, "action_horizon": ACTION_HORIZON, **rest}, MSGPACK)
+    return codec.encode({**names, **rest}, MSGPACK)
 
 
 def parse(fields: dict[str, Any]) -> ActRequest:
@@ -157,8 +154,8 @@ def parse(fields: dict[str, Any]) -> ActRequest:
 
 
 def _actions(answer: Answer) -> NDArray[np.float32]:
-    """(ACTION_HORIZON, action_dim), from the one row of the answer."""
-    actions: NDArray[np.float32] = answer.reply.action[0].reshape(ACTION_HORIZON, -1)
+    """(action_horizon, action_dim), from the one row of the answer."""
+    actions: NDArray[np.float32] = answer.chunks[0]
     return actions
 
 

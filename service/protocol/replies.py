@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,7 +30,9 @@ class ActReply(BaseModel):
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
-    action: list[float] | list[list[float]] = Field(description="In environment units.")
+    action: list[float] | list[list[float]] | list[list[list[float]]] = Field(
+        description="In environment units. (action_dim,), or (action_horizon, action_dim) where the policy has chunks."
+    )
     q: float | list[float] = Field(description="Value of the action under the ensemble.")
     q_std: float | list[float] = Field(description="Spread of the ensemble for the action.")
     num_candidates: int = Field(description="N as granted.")
@@ -47,7 +50,11 @@ class ActReply(BaseModel):
     )
     request_id: str
     timing_ms: Timing
-    candidates: list[list[float]] | list[list[list[float]]] | None = Field(None, description="(N, action_dim).")
+    action_horizon: int | None = Field(None, description="Actions in a chunk, in their order; left out where it is 1.")
+    control_hz: float | None = Field(None, description="The rate at which a chunk's actions follow each other.")
+    candidates: list[list[float]] | list[list[list[float]]] | list[list[list[list[float]]]] | None = Field(
+        None, description="(N, action_dim), or (N, action_horizon, action_dim)."
+    )
     candidate_q: list[float] | list[list[float]] | None = Field(None, description="(N,).")
 
 
@@ -112,6 +119,8 @@ class Answer:
         seed: as used.
         model, model_version: what answered.
         request_id: what the reply is matched by.
+        action_horizon: of the model; above 1, each action of `reply` is a chunk.
+        control_hz: of the model; None: nobody has said.
     """
 
     reply: SampleReply
@@ -121,6 +130,14 @@ class Answer:
     model: str
     model_version: str
     request_id: str
+    action_horizon: int = 1
+    control_hz: float | None = None
+
+    @property
+    def chunks(self) -> NDArray[np.float32]:
+        """(B, action_horizon, action_dim), for protocols whose actions always have an axis of time."""
+        action = self.reply.action
+        return action.reshape(len(action), self.action_horizon, -1)
 
 
 def act_reply(answer: Answer) -> dict[str, Any]:
@@ -147,6 +164,9 @@ def act_reply(answer: Answer) -> dict[str, Any]:
         "model_version": answer.model_version,
         "request_id": answer.request_id,
     }
+    if answer.action_horizon > 1:
+        members["action_horizon"] = answer.action_horizon
+        members["control_hz"] = answer.control_hz
     if reply.candidates is not None and reply.candidate_q is not None:
         members["candidates"] = rows(reply.candidates)
         members["candidate_q"] = rows(reply.candidate_q)

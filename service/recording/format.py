@@ -5,8 +5,8 @@ A recording is JSON lines. The first line is the header:
 Each further line is a `Record`: one request of B observations and its answer. Model, version and engine are in every
 line, since a reload may change them:
     time (Unix seconds), request_id, model, model_version, engine, num_candidates, num_steps, temperature,
-    seeds (B decimal strings), and observation (B, obs_dim), action (B, action_dim, environment units), q (B,) as
-    encoded float32 arrays, exact to the bit.
+    seeds (B decimal strings), and observation (B, obs_dim), action (B, action_dim) or (B, action_horizon, action_dim)
+    in environment units, q (B,) as encoded float32 arrays, exact to the bit.
 A crash can cut the last line. No file is appended to after its writer has closed it.
 """
 
@@ -69,8 +69,8 @@ class Record:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Record:
         """Raises KeyError, ValueError or InvalidRequest, naming the field, for what `to_json` did not write."""
-        observation, action = _matrix(value, "observation", 2), _matrix(value, "action", 2)
-        q = _matrix(value, "q", 1)
+        observation, action = _array(value, "observation", 2), _array(value, "action", 2, 3)
+        q = _array(value, "q", 1)
         seeds = np.array([int(seed) for seed in _typed(value, "seeds", list)], dtype=np.uint64)
         if not len(observation) == len(action) == len(q) == len(seeds):
             raise ValueError("its arrays differ in rows")
@@ -154,9 +154,9 @@ def _number(value: Mapping[str, Any], name: str, most: float) -> float:
     return number
 
 
-def _matrix(value: Mapping[str, Any], name: str, dimensions: int) -> NDArray[np.float32]:
+def _array(value: Mapping[str, Any], name: str, *axes: int) -> NDArray[np.float32]:
     array = decode_array(_typed(value, name, dict), name)
-    if array.dtype != np.float32 or array.ndim != dimensions or not len(array):
+    if array.dtype != np.float32 or array.ndim not in axes or not len(array):
         raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
     if not np.isfinite(array).all():
         raise ValueError(f"{name} is not finite")

@@ -85,8 +85,9 @@ class Replayer:
         )
 
     def _difference(self, action: np.ndarray, recorded: np.ndarray) -> np.ndarray:
-        """(..., action_dim) twice -> (...): the largest difference of a component."""
-        largest: np.ndarray = np.max(np.abs(action.astype(np.float64) - recorded) / self._half_range, axis=-1)
+        """(..., *action_shape) twice -> (...): the largest difference of a component."""
+        axes = tuple(range(-len(self._spec.action_shape), 0))
+        largest: np.ndarray = np.max(np.abs(action.astype(np.float64) - recorded) / self._half_range, axis=axes)
         return largest
 
     def _is_tie(self, record: Record, row: int) -> bool:
@@ -132,8 +133,8 @@ def load_policies(recording: Recording, path: Path, models: list[Path]) -> dict[
                 f"{record.model_version:.12}, and {', '.join(found)}: name the right checkpoint with --model"
             )
         spec = answered_by.spec
-        shapes = record.request.observation.shape[1], record.action.shape[1]
-        if shapes != (spec.obs_dim, spec.action_dim) or record.request.num_steps > spec.denoise_timesteps:
+        shapes = record.request.observation.shape[1:], record.action.shape[1:]
+        if shapes != ((spec.obs_dim,), spec.action_shape) or record.request.num_steps > spec.denoise_timesteps:
             raise RecordingError(f"{path}: request {record.request_id} is damaged: it does not fit {spec.name!r}")
     return policies
 

@@ -7,7 +7,7 @@ import { principalComponents } from "./principal.js";
 
 const HEIGHT = 360;
 
-/** A figure for `candidates` (N, d) with `q` (N,), of which `chosen` was executed. */
+/** A figure for `candidates`, (N, d) or chunks (N, h, d), with `q` (N,), of which `chosen` was executed. */
 export function candidatePlot(candidates, q, chosen) {
   const views = viewsOf(candidates, q);
   const selects = [0, Math.min(1, views.length - 1)].map((selected, i) =>
@@ -40,17 +40,22 @@ export function candidatePlot(candidates, q, chosen) {
 }
 
 function viewsOf(candidates, q) {
-  const dimensions = candidates[0].map((_, j) => ({ name: `action ${j + 1}`, title: `action ${j + 1}`, values: candidates.map((row) => row[j]) }));
+  const names = namesOf(candidates[0]);
+  const rows = candidates.map((candidate) => candidate.flat());
+  const dimensions = names.map((name, j) => ({ name, title: name, values: rows.map((row) => row[j]) }));
   const value = { name: "Q", title: "Q", values: q };
   if (dimensions.length < 2) return [...dimensions, value];
-  const { mean, axes: components, shares } = principalComponents(candidates);
+  const { mean, axes: components, shares } = principalComponents(rows);
   const principal = components.slice(0, 2).map((axis, k) => ({
     name: `principal component ${k + 1}`,
     title: `principal component ${k + 1}, ${percent(shares[k])} of the variance`,
-    values: candidates.map((row) => row.reduce((sum, item, j) => sum + (item - mean[j]) * axis[j], 0)),
+    values: rows.map((row) => row.reduce((sum, item, j) => sum + (item - mean[j]) * axis[j], 0)),
   }));
   return [...principal, ...dimensions, value];
 }
+
+const namesOf = (candidate) =>
+  Array.isArray(candidate[0]) ? candidate.flatMap((action, i) => action.map((_, j) => `action ${j + 1}, tick ${i + 1}`)) : candidate.map((_, j) => `action ${j + 1}`);
 
 function around(values) {
   const low = Math.min(...values);

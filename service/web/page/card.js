@@ -14,7 +14,7 @@ export function showCard(model) {
       headline(model.headline),
       html("dl", { class: "facts" }, grouped([
         ["Observation", [`${model.obs_dim} numbers`, ...model.observation_keys.map((key) => `${key.name} ${key.size}`)].join(", ")],
-        ["Action", `${model.action_dim} numbers${limits.length === 1 ? `, ${limits[0]}` : ""}`],
+        ["Action", `${model.action_horizon > 1 ? `${model.action_horizon} in a row, each ` : ""}${model.action_dim} numbers${limits.length === 1 ? `, ${limits[0]}` : ""}`],
         ["Control rate", `${figure(model.control_hz)} Hz, ${figure(1000 / model.control_hz)} ms`],
         ["Default budget", budget(model.default_budget)],
         ["Most allowed", budget({ num_candidates: model.max_candidates, num_steps: model.max_steps })],

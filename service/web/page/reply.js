@@ -1,6 +1,7 @@
 // What came back: the candidates, the action within its limits, where the time went, what was granted.
 
 import { candidatePlot } from "./candidates.js";
+import { chunkCharts } from "./chunk.js";
 import { html, terms } from "./dom.js";
 import { budget, figure, ms } from "./format.js";
 
@@ -18,7 +19,7 @@ export function replyView(model, request, reply, elapsed) {
   return [
     candidatePlot(candidates, q, chosen),
     html("div", { class: "answer" },
-      html("div", {}, html("h3", {}, "Action"), actionTable(model, reply.action)),
+      html("div", {}, html("h3", {}, "Action"), (reply.action_horizon ? chunkCharts : actionTable)(model, reply.action)),
       html("div", {}, html("h3", {}, "Time"), time(reply.timing_ms, elapsed, request.deadline_ms), figures(request, reply))),
     html("details", {}, html("summary", {}, "Request and reply"),
       html("pre", { tabindex: 0, id: "request-json" }, JSON.stringify(request)), html("pre", { tabindex: 0, id: "reply-json" }, JSON.stringify(rest, null, 1))),

@@ -370,6 +370,9 @@ BROKEN: dict[str, tuple[Callable[[Path, Any], object], str]] = {
         lambda path, write: write("cube", 9, action_dim=2, action_low=(-1.0,) * 2, action_high=(1.0,) * 2),
         "action_dim is 2, and 'cube' is served with 3",
     ),
+    "action_horizon": (
+        lambda path, write: write("cube", 9, action_horizon=4), "action_horizon is 4, and 'cube' is served with 1"
+    ),
     "overflow": (
         lambda path, write: edit(path, "critic.layers.2.weight", lambda t: torch.full_like(t, 3e38)),
         "NaN or infinity",

@@ -107,11 +107,18 @@ def test_from_the_second_reply_on_the_time_of_the_one_before_is_there(answer: An
 
 
 def test_metadata_is_the_models_entry_with_a_horizon() -> None:
-    entry = {"name": "cube", "version": "abc", "obs_dim": 3, "control_hz": 20.0, "frontier": [{"success": 1.0}]}
+    entry = {
+        "name": "cube",
+        "version": "abc",
+        "action_horizon": 5,
+        "obs_dim": 3,
+        "control_hz": 20.0,
+        "frontier": [{"success": 1.0}],
+    }
     assert unpack(openpi.metadata(entry)) == {
         "model": "cube",
         "model_version": "abc",
-        "action_horizon": 1,
+        "action_horizon": 5,
         "obs_dim": 3,
         "control_hz": 20.0,
         "frontier": [{"success": 1.0}],

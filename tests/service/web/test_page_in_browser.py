@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from policy import save_policy
 from service.protocol import encode_array
+from tests.policies import random_policy
 from tests.service.process import Process, served
 from tests.service.web.browser import chromium, contrasts, opened
 
@@ -180,6 +182,43 @@ def test_pointing_at_a_budget_shows_it_and_a_click_takes_it_over(page: Any, url:
     cell.locator(".mark").click()
     assert page.inner_text("output[for=num_candidates]") == str(n)
     assert page.inner_text("output[for=num_steps]") == str(m)
+
+
+def test_a_chunk_is_drawn_number_by_number(browser: Any, tmp_path: Path) -> None:
+    limits = {"action_low": (-2.0, -1.0, 0.0), "action_high": (1.0, 1.0, 4.0)}
+    policy = random_policy(3, name="chunked", action_horizon=4, control_hz=25.0, **limits)
+    save_policy(policy, tmp_path / "chunked.safetensors")
+    with served("--model", str(tmp_path / "chunked.safetensors")) as server:
+        server.wait_for("ready: ")
+        url = f"http://127.0.0.1:{server.port}/"
+        with opened(browser, url, viewport={"width": 400, "height": 900}) as (page, faults):
+            page.click("#random")
+            send(page)
+            page.wait_for_selector("#chunk")
+            sent = json.loads(page.locator("#request-json").text_content())
+            reply = ask(url, sent)
+            paths = page.locator("#chunk .steps").evaluate_all("all => all.map((path) => path.getAttribute('d'))")
+            bounds = "all => all.map((line) => +line.getAttribute('y1'))"
+            lines = page.locator("#chunk line").evaluate_all(bounds)
+            labels = page.locator("#chunk svg").evaluate_all("all => all.map((svg) => svg.getAttribute('aria-label'))")
+            options = page.locator("#axis-0 option").all_text_contents()
+            assert "4 actions, each for 40\u00a0ms" in page.inner_text("#chunk")
+            assert "4 in a row, each 3 numbers" in page.inner_text("#card")
+            assert page.locator(".candidate").count() == reply["num_candidates"] > 1
+            assert page.evaluate("document.documentElement.scrollWidth") <= 400
+            assert [entry for entry in contrasts(page) if entry[0] < 4.5] == []
+        assert faults == []
+    action = np.array(reply["action"])
+    assert action.shape == (4, 3)
+    assert len(paths) == len(labels) == 3
+    for number, (low, high) in enumerate(zip(*limits.values(), strict=True)):
+        bottom, top = lines[2 * number : 2 * number + 2]
+        heights = [float(y) for y in re.findall(r"(?:M0 |V)([\d.]+)", paths[number])]
+        drawn_values = [low + (y - bottom) / (top - bottom) * (high - low) for y in heights]
+        np.testing.assert_allclose(drawn_values, action[:, number], atol=1e-6)
+        spoken = [float(value) for value in labels[number].split(": ")[1].split(", ")]
+        np.testing.assert_allclose(spoken, action[:, number], rtol=6e-3)
+    assert options[2:-1] == [f"action {j}, tick {i}" for i in (1, 2, 3, 4) for j in (1, 2, 3)]
 
 
 def test_what_is_shown_is_what_act_answers(page: Any, url: str) -> None:
