@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve demo test test-all check bench-gpu drill images lock sbom format clean
+.PHONY: help setup serve demo test test-all check bench-gpu drill fuzz images lock sbom format clean
 
 help: ## Show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -52,6 +52,9 @@ bench-gpu: $(READY) ## On a CUDA card: the GPU kernel checked, then timed agains
 
 drill: $(READY) ## Faults under load: reloads, restarts, hang-ups, poison; every request accounted for
 	$(BIN)/sorl-bench drill
+
+fuzz: $(READY) ## 200,000 inputs for everything that reads bytes of others, 5,000 requests by the OpenAPI document
+	$(BIN)/python -m tests.service.fuzz.run
 
 images: $(READY_ALL) ## Make docs/images again: the page with the shipped policies, and the plot of docs/results/bench/serve.json
 	$(BIN)/python -m tests.service.web.page_images
