@@ -90,22 +90,8 @@ def to_msgpack(value: Any) -> bytes:
 
 
 DTYPES = [
-    "<f4",
-    ">f4",
-    "<f8",
-    "<f2",
-    "|u1",
-    "<u8",
-    ">i8",
-    "|b1",
-    "|O",
-    "<c8",
-    "V4",
-    "<M8[s]",
-    "f4,f4",
-    "float32",
-    "<f16",
-]
+    "<f4", ">f4", "<f8", "<f2", "|u1", "<u8", ">i8", "|b1", "|O", "<c8", "V4", "<M8[s]", "f4,f4", "float32", "<f16"
+]  # fmt: skip
 MARKERS: list[dict[Any, Any]] = [
     {"__numpy__": "AACAPwAAAEA=", "dtype": "<f4", "shape": [2]},
     {"__numpy__": "AACAPw==", "dtype": "<f4", "shape": []},
