@@ -35,12 +35,19 @@ def brokered(observation, **fields):
     return {field: plain(value) for field, value in reply.items()}
 
 
+def ticks(observation, count, **fields):
+    """So many calls of one broker: the actions that it hands out."""
+    broker = ActionChunkBroker(policy, action_horizon=policy.get_server_metadata()["action_horizon"])
+    request = {"observation/state": np.array(observation, np.float32), **fields}
+    return [broker.infer(request)["actions"].tolist() for _ in range(count)]
+
+
 def many(observation, seeds):
     """One after the other."""
     return [infer(observation, seed=np.int64(seed))["actions"]["array"] for seed in seeds]
 
 
-CALLS = {"connect": connect, "infer": infer, "brokered": brokered, "many": many}
+CALLS = {"connect": connect, "infer": infer, "brokered": brokered, "ticks": ticks, "many": many}
 
 for line in sys.stdin:
     call = json.loads(line)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from policy import save_policy
+from tests.policies import random_policy
 from tests.service.clients.snippets import snippet
 from tests.service.process import Process, served
 
@@ -60,6 +64,27 @@ def test_openpis_client_at_its_own_port(checkpoint: Path, observations: Rows, st
             late = ask({"do": "infer", "observation": row, "deadline_ms": 0.001, "on_late": "reject"})
             assert "deadline_exceeded: " in late["message"]
             assert ask({"do": "infer", "observation": row, **budget})["actions"]["array"] == [expected["action"]]
+
+
+def test_openpis_broker_hands_out_a_chunk_action_by_action(
+    tmp_path: Path, observations: Rows, start_client: Any
+) -> None:
+    """One call of the server for every four ticks of the robot."""
+    row = observations(1)[0]
+    policy = random_policy(3, name="chunked", obs_dim=6, action_horizon=4)
+    save_policy(policy, tmp_path / "chunked.safetensors")
+    with served("--model", str(tmp_path / "chunked.safetensors"), "--openpi-port", "0") as server:
+        port = server.wait_for(OPENPI_PORT)
+        with start_client("openpi_policy.py", "127.0.0.1", port) as ask:
+            assert ask({"do": "connect"})["action_horizon"] == 4
+            actions = ask({"do": "ticks", "observation": row, "count": 6, "seed": 7})
+            chunk = act(server, observation=row, seed=7)["action"]
+            assert np.shape(chunk) == (4, 3)
+            assert actions == [*chunk, *chunk[:2]]
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics") as response:
+                lines = response.read().decode().splitlines()
+    counts = [line for line in lines if line.startswith("sorl_requests_total") and 'protocol="openpi"' in line]
+    assert sum(float(line.split()[-1]) for line in counts) == 2
 
 
 def test_a_key_is_asked_for_and_a_restarted_server_is_found_again(
