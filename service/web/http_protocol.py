@@ -42,7 +42,8 @@ class ConnectionLimits:
 
     Attributes:
         max_connections: most of them at a time, websockets among them.
-        request_seconds: longest wait for a request's head, then for its body, and for a client to read its reply.
+        request_seconds: longest time from a request's first byte to its last, from a connection to its first byte, and
+            for a client to read its reply.
         count: is told why a connection was closed on its client.
     """
 
