@@ -133,8 +133,8 @@ class Settings(BaseSettings):
         10.0,
         gt=0,
         allow_inf_nan=False,
-        description="longest time from a request's first byte to its last, from a connection to its first byte, and for a "
-        "client to read its reply",
+        description="longest time from a request's first byte to its last, from a connection to its first byte, and "
+        "for a client to read its reply",
     )
     record_dir: Path | None = Field(None, description="folder of the flight recorder; off when left out")
     record_max_bytes: int = Field(64 << 20, ge=4096, description="size at which a recording goes on in a new file")
