@@ -243,7 +243,7 @@ def _observations(requests: int, obs_dim: int) -> np.ndarray:
 
 
 def _work_line(name: str, gflop_of: dict[str, float]) -> str:
-    return f"{name:<34}" + "".join(f"{value:>13.3f}" for value in gflop_of.values())
+    return f"{name:<46}" + "".join(f"{value:>13.3f}" for value in gflop_of.values())
 
 
 def format_table(report: dict[str, Any]) -> str:
@@ -252,14 +252,14 @@ def format_table(report: dict[str, Any]) -> str:
         f"{report['machine']}; {report['threads']} threads; {report['size']}, hidden {report['hidden']}; median ms",
         "GEMM peak: " + ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in report["gemm_peak_gflops"].items()),
         "",
-        f"{'(R,N,M)':<34}" + "".join(f"{point:>13}" for point in points),
+        f"{'(R,N,M)':<46}" + "".join(f"{point:>13}" for point in points),
         _work_line("work, GFLOP", report["gflop"]),
     ]
     if "chunk_gflop" in report:
         lines.append(_work_line("work of chunks, GFLOP", report["chunk_gflop"]))
     for row in report["contestants"]:
         cells = (f"{row['ms'][point]:>13.3f}" if point in row["ms"] else f"{'-':>13}" for point in points)
-        lines.append(f"{row['name']:<34}" + "".join(cells))
+        lines.append(f"{row['name']:<46}" + "".join(cells))
     lines.append("")
     for row in report["contestants"]:
         if not row["name"].startswith("ours, cpu"):
@@ -267,7 +267,7 @@ def format_table(report: dict[str, Any]) -> str:
         peak = report["gemm_peak_gflops"][row["precision"]]
         work = report["gflop" if row["action_horizon"] == 1 else "chunk_gflop"]
         shares = (work[point] / row["ms"][point] * 1e3 / peak for point in points)
-        lines.append(f"{row['name'] + ', of peak':<34}" + "".join(f"{share:>13.0%}" for share in shares))
+        lines.append(f"{row['name'] + ', of peak':<46}" + "".join(f"{share:>13.0%}" for share in shares))
     return "\n".join(lines)
 
 
