@@ -38,7 +38,7 @@ def chunk_policy(seed: int, horizon: int, action_dim: int, **changes: Any) -> Po
     return random_policy(seed, action_horizon=horizon, action_dim=action_dim, **changes)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     horizon=st.sampled_from(HORIZONS),
     action_dim=st.integers(1, 9),
