@@ -75,7 +75,7 @@ def test_a_degraded_reply_has_its_reason_and_candidates_if_requested(ask, good):
     def answer(request, fields):
         assert fields["return_candidates"] is True
         changes = {"degraded": "20 ms allow 4 x 2", "candidates": [[0.0, 1.0], [2.0, 3.0]], "candidate_q": [0.5, 0.25]}
-        return good(request, fields, **changes)
+        return good(request, fields, **changes, num_candidates=2)
 
     reply = ask(Script(answer), return_candidates=True)
     assert reply.degraded == "20 ms allow 4 x 2"
