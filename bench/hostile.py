@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -59,7 +60,7 @@ class HostileBenchConfig:
     seconds: float = 20.0
     """Seconds of each measurement, after one of warm-up."""
     rounds: int = 3
-    """Alternating rounds; quantiles are of all of them together."""
+    """Alternating rounds; tables show medians of their quantiles."""
     hz: float = 20.0
     """Requests/s of the robot."""
     request_seconds: float = 10.0
@@ -93,9 +94,11 @@ class Measured:
     ms: list[float] = field(default_factory=list)
     failed: int = 0
 
-    def add(self, other: Measured) -> None:
-        self.ms += other.ms
-        self.failed += other.failed
+    def quantile(self, share: float) -> float:
+        return float(np.quantile(self.ms, share)) if self.ms else float("nan")
+
+
+Rounds = dict[Client, list[Measured]]
 
 
 async def measure(load: LiveLoad) -> dict[Client, Measured]:
@@ -231,8 +234,8 @@ def run(config: HostileBenchConfig) -> dict[str, Any]:
     """
     spec = load_policy(config.model).spec
     counts: Mapping[Hostile, int] = {"idle websockets": config.websockets, "slow headers": config.slow}
-    alone = {kind: {client: Measured() for client in CLIENTS} for kind in counts}
-    crowded = {kind: {client: Measured() for client in CLIENTS} for kind in counts}
+    alone: dict[Hostile, Rounds] = {kind: {client: [] for client in CLIENTS} for kind in counts}
+    crowded: dict[Hostile, Rounds] = {kind: {client: [] for client in CLIENTS} for kind in counts}
     ends: dict[Hostile, Counter[str]] = {kind: Counter() for kind in counts}
     flags = ("--threads", str(config.threads), "--request-seconds", str(config.request_seconds), *NO_GRACE)
     with serving(sorl_serve(config.model, *flags)) as server:
@@ -254,23 +257,26 @@ def run(config: HostileBenchConfig) -> dict[str, Any]:
     return {"machine": describe(), "rounds": config.rounds, "hz": config.hz, "rows": rows}
 
 
-def _measure(load: LiveLoad, found: dict[Client, Measured]) -> None:
+def _measure(load: LiveLoad, found: Rounds) -> None:
     with in_own_process(measure, load) as running:
         for client, measured in running.result().items():
-            found[client].add(measured)
+            found[client].append(measured)
 
 
 def row_of(
-    kind: Hostile, count: int, client: Client, alone: Measured, crowded: Measured, ends: Counter[str]
+    kind: Hostile, count: int, client: Client, alone: list[Measured], crowded: list[Measured], ends: Counter[str]
 ) -> dict[str, Any]:
-    """The table's row: quantiles in ms, and what became of the hostile connections in all rounds."""
-    quantiles = [np.quantile(measured.ms or [np.nan], (0.5, 0.99)).tolist() for measured in (alone, crowded)]
-    (p50, p99), (p50_beside, p99_beside) = quantiles
+    """The table's row: medians of the rounds' quantiles in ms, and what became of the hostile connections in all."""
+    p50, p99, p50_beside, p99_beside = (
+        statistics.median(measured.quantile(share) for measured in rounds)
+        for rounds in (alone, crowded)
+        for share in (0.5, 0.99)
+    )
     return {
         "beside": f"{count:,} {kind}",
         "client": client,
-        "requests": len(crowded.ms),
-        "failed": alone.failed + crowded.failed,
+        "requests": sum(len(measured.ms) for measured in crowded),
+        "failed": sum(measured.failed for measured in (*alone, *crowded)),
         "p50 alone ms": p50,
         "p50 beside ms": p50_beside,
         "p99 alone ms": p99,
@@ -282,7 +288,7 @@ def row_of(
 
 
 def print_report(report: dict[str, Any]) -> None:
-    print(f"{report['machine']}; load on the same cores; {report['rounds']} rounds")
+    print(f"{report['machine']}; load on the same cores; {report['rounds']} rounds, medians")
     print(f"clients ask for {BUDGET}; robot at {report['hz']:g} Hz")
     print_table(report["rows"])
 

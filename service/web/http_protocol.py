@@ -13,6 +13,7 @@ httptools below the next release, and tests fail when these move.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -243,6 +244,13 @@ class WebsocketProtocol(_MustRead, WebSocketsSansIOProtocol):
     def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         WebSocketsSansIOProtocol.__init__(self, *args, **kwargs)
         self.limits = limits
+
+    def start_keepalive(self) -> None:
+        """Begin with the first ping at any moment of the interval. Of websockets that were opened together all would be
+        pinged together, and a thousand pings and pongs hold up a robot for 75 ms.
+        """
+        self.last_ping_rtt = random.uniform(0.0, self.ping_interval or 0.0)  # is taken off the interval
+        super().start_keepalive()
 
     def handle_ping(self) -> None:
         """Answer it, unless the client has left something unread: who pings and never reads would fill the memory."""

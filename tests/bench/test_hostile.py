@@ -31,11 +31,12 @@ def test_a_real_server_answers_beside_hostile_connections(tmp_path: Path, capsys
     assert "50 idle websockets" in capsys.readouterr().out
 
 
-def test_a_row_compares_p99_with_that_alone() -> None:
-    alone, beside = Measured([1.0] * 50 + [2.0] * 50), Measured([1.0] * 50 + [3.5] * 50, failed=1)
+def test_a_row_compares_the_median_p99_of_rounds_with_that_alone() -> None:
+    alone = [Measured([1.0] * 50 + [p99] * 50) for p99 in (2.0, 1.5, 9.0)]
+    beside = [Measured([1.0] * 50 + [p99] * 50, failed=int(p99)) for p99 in (3.5, 0.5, 99.0)]
     row = row_of("slow headers", 2000, "robot", alone, beside, Counter({"408": 3, "open": 2000}))
     assert (row["beside"], row["p99 alone ms"], row["p99 beside ms"]) == ("2,000 slow headers", 2.0, 3.5)
-    assert (row["ratio"], row["met"], row["failed"], row["hostile"]) == (1.75, "no", 1, "3 408, 2,000 open")
+    assert (row["ratio"], row["met"], row["failed"], row["hostile"]) == (1.75, "no", 102, "3 408, 2,000 open")
     assert hostile.failed({"rows": [row]})
     assert not hostile.failed({"rows": [{**row, "failed": 0}]})
     assert hostile.failed({"rows": [{**row, "failed": 0, "hostile": "1 closed, 2 open"}]})

@@ -408,6 +408,18 @@ async def test_pings_of_who_does_not_read_are_not_answered() -> None:
     protocol.connection_lost(None)
 
 
+async def test_websockets_that_were_opened_together_are_not_pinged_together() -> None:
+    timers, state = Timers(), ServerState()
+    for _ in range(64):
+        Connection(timers, state, max_connections=64).send(UPGRADE)
+    await until(lambda: all(protocol.ping_timer for protocol in state.connections))  # type: ignore[union-attr]
+    now = asyncio.get_running_loop().time()
+    delays = sorted(protocol.ping_timer.when() - now for protocol in state.connections)  # type: ignore[union-attr]
+    assert 0 <= delays[0] < 5 < 15 < delays[-1] <= 20  # of 64, none in a quarter of the interval: once in 10^7 times
+    for protocol in list(state.connections):
+        protocol.connection_lost(None)
+
+
 async def test_a_lost_connection_leaves_no_timer() -> None:
     connection = Connection(Timers())
     connection.send(HEAD[:9])
