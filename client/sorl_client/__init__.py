@@ -5,6 +5,7 @@
 """
 
 from sorl_client.action import Action
+from sorl_client.chunk_schedule import ChunkStatistics
 from sorl_client.circuit import CircuitBreaker
 from sorl_client.client import AsyncClient, Client
 from sorl_client.control import Ask
@@ -36,6 +37,7 @@ __all__ = [
     "AdminDisabled",
     "Ask",
     "AsyncClient",
+    "ChunkStatistics",
     "CircuitBreaker",
     "CircuitOpen",
     "Client",

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from sorl_client import parameters
 from sorl_client.action import Action, FloatArray
+from sorl_client.chunk_schedule import ChunkSchedule, ChunkStatistics, Planned
 from sorl_client.control import Acts, Ask
 from sorl_client.errors import DeadlineExceeded, InvalidArgument, InvalidReply, RequestRefused, SorlError
 from sorl_client.pace import Pace
@@ -36,7 +37,7 @@ class Server(Acts, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LateReply:
-    """A reply that came after its tick's action was chosen. It is reported once, and never executed.
+    """A reply that came after the tick of its last action. It is reported once, and never executed.
 
     tick        the number of the tick whose observation it answers
     latency_ms  from that tick's `step` to the reply
@@ -53,12 +54,15 @@ class Tick:
 
     number      from 0
     action      (action_dim,), environment units, finite, writable
-    source      "fresh": the reply to this tick's observation; else a miss: "held", "fallback" or "stopped"
+    source      "fresh": the reply to this tick's observation, or what a chunk planned for this tick; else a miss:
+                "held", "fallback" or "stopped"
     latency_ms  from the call of `step` to its return
     misses      misses in a row up to this tick; 0 if it is fresh
     reply       the reply, if fresh
     error       why it is not fresh; None if fresh, and for a loop that has stopped before
     late        late replies that came since the last tick
+    chunk       number of the question whose reply has this action, from 0; None if it is not fresh
+    index       which action of that reply: it observed tick `number` - `index`; None if it is not fresh
     """
 
     number: int
@@ -69,6 +73,8 @@ class Tick:
     reply: Action | None
     error: SorlError | None
     late: tuple[LateReply, ...]
+    chunk: int | None
+    index: int | None
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,9 @@ class LoopStatistics:
     """What a loop did so far.
 
     misses          ticks that were not fresh
-    late            replies that came after their tick
+    late            replies that came after the tick of their last action
     latency_p50_ms  percentiles of the ticks' latencies, misses included, over the last 10,000; None without a tick
+    chunks          what came of the questions: where replies are single actions, each is a chunk of one
     """
 
     ticks: int
@@ -86,6 +93,7 @@ class LoopStatistics:
     late: int
     latency_p50_ms: float | None
     latency_p99_ms: float | None
+    chunks: ChunkStatistics
 
 
 class Came(NamedTuple):
@@ -111,12 +119,21 @@ class Asker(Protocol):
 
 
 class ControlLoop:
-    """Asks a server for an action at every tick, in the background, and always has one in time. One thread may step it.
+    """Asks a server for actions in the background, and has one at every tick, in time. One thread may step it.
+
+    A policy with an `action_horizon` h of 1 is asked at every tick. Of one with a larger h the loop executes k actions,
+    one a tick, and asks for the next chunk while the current one runs. A chunk observed at tick t plans ticks t to
+    t + h - 1: it is entered when it comes, at the action of the tick that it is then. If it is late, the current chunk
+    runs on, to its end.
 
     client    a `Client`; its owner closes it
-    ask       the arguments of every request. `deadline_ms` is how long `step` takes at most, and at most the period; by
-              default 80 % of it
+    ask       the arguments of every request. `deadline_ms` is when its reply is due, at most h periods; by default in
+              time for its last action. `step` waits as long at most, and 80 % of a period if that is more than one
     hz        ticks a second; by default the model's control rate
+    action_horizon  h; by default the model's
+    execute   k, from 1 to h: after so many actions of a chunk the next one is due; by default h
+    ahead     ask so many ticks before that, from 0 to h - 1; 0 waits at the tick itself. By default as many as the 95th
+              percentile of the last 128 replies' latencies takes, rounded up
     on_miss   what to do at a tick whose reply is late or an error:
               "hold"      repeat the last fresh action, or do `initial` if there is none yet. Mind what that means where
                           actions are velocities
@@ -135,6 +152,9 @@ class ControlLoop:
         ask: Ask | None = None,
         *,
         hz: float | None = None,
+        action_horizon: int | None = None,
+        execute: int | None = None,
+        ahead: int | None = None,
         on_miss: OnMiss = "hold",
         initial: npt.ArrayLike | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -147,18 +167,27 @@ class ControlLoop:
             found = parameters.brief(on_miss)
             raise InvalidArgument(f'on_miss: expected "hold", "stop" or a function; found {found}', field="on_miss")
         rest = None if initial is None else _row("initial", initial, None)
-        if hz is None or rest is None:
-            rate, width = _rate_and_width(client.models(), ask.model)
-            hz = rate if hz is None else hz
-            rest = np.zeros(width, np.float32) if initial is None else _row("initial", initial, width)
+        horizon = parameters.AT_LEAST_ONE.or_none("action_horizon", action_horizon)
+        if hz is None or rest is None or horizon is None:
+            served = _served(client.models(), ask.model)
+            hz = served.hz if hz is None else hz
+            horizon = served.action_horizon if horizon is None else horizon
+            rest = np.zeros(served.width, np.float32) if initial is None else _row("initial", initial, served.width)
+        execute = parameters.Whole(1, horizon).or_none("execute", execute)
+        ahead = parameters.Whole(0, horizon - 1).or_none("ahead", ahead)
         period_ms = 1e3 / hz
-        limit_ms = SHARE_OF_PERIOD * period_ms if ask.deadline_ms is None else ask.deadline_ms
-        if not 0.0 < limit_ms <= period_ms:
-            fault = f"expected a number above 0, at most the period of {period_ms:g} ms; found {limit_ms:g}"
+        share_ms = SHARE_OF_PERIOD * period_ms
+        reply_ms = (horizon - 1) * period_ms + share_ms if ask.deadline_ms is None else ask.deadline_ms
+        if not 0.0 < reply_ms <= horizon * period_ms:
+            longest = "the period" if horizon == 1 else f"{horizon} periods"
+            fault = f"expected a number above 0, at most {longest} of {period_ms:g} ms; found {reply_ms:g}"
             raise InvalidArgument(f"deadline_ms: {fault}", field="deadline_ms")
         self._client = client
         self._ask = ask
-        self._limit_s = limit_ms / 1e3
+        self._reply_s = reply_ms / 1e3
+        self._limit_s = (reply_ms if reply_ms <= period_ms else share_ms) / 1e3
+        self._schedule = ChunkSchedule(horizon, execute or horizon, ahead, period_ms / 1e3)
+        self._shape = rest.shape if horizon == 1 else (horizon, rest.size)
         self._on_miss = on_miss
         self._rest = rest
         self._clock = clock
@@ -172,8 +201,11 @@ class ControlLoop:
         self.reset()
 
     def reset(self) -> None:
-        """Begin anew, as for a new episode: forget the last action, go on after a stop, and let a tick begin now."""
+        """Begin anew, as for a new episode: forget the last action and all that is planned, go on after a stop, and let
+        a tick begin now."""
         self._last = self._rest
+        self._error: SorlError | None = None
+        self._schedule.clear()
         self._misses = 0
         self._stopped = False
         self._pace.restart()
@@ -190,20 +222,25 @@ class ControlLoop:
         seen = _row("observation", observation, None)
         number, end = self._number, began + self._limit_s
         self._number += 1
+        late = self._take(self._asker.receive(-1, began), number, end)
         if self._stopped:
-            late = self._take(self._asker.receive(-1, began))[1]
             return self._tick(number, began, self._rest, "stopped", late=late)
-        self._asker.ask(number, lambda: self._question(seen, end, seed))
-        outcome, late = self._take(self._asker.receive(number, end), number, end)
-        # A chunk, of several actions in a row, would be taken apart here.
-        if outcome is not None and not isinstance(outcome, SorlError):
-            self._last = outcome.action
-            return self._tick(number, began, outcome.action, "fresh", reply=outcome, late=late)
-        error = outcome or DeadlineExceeded(f"no reply within the tick's {self._limit_s * 1e3:g} ms")
+        if self._schedule.is_due(number):
+            self._error = None
+            self._schedule.ask(number)
+            self._asker.ask(number, lambda: self._question(seen, began + self._reply_s, seed))
+        if self._schedule.waits(number) and (asked := self._schedule.under_way) is not None:
+            late += self._take(self._asker.receive(asked, end), number, end)
+        planned = self._schedule.take(number)
+        if planned is not None:
+            self._last = planned.action
+            return self._tick(number, began, planned.action, "fresh", planned=planned, late=late)
+        error = self._error or DeadlineExceeded(f"no reply within the tick's {self._limit_s * 1e3:g} ms")
         if self._on_miss == "hold":
             return self._tick(number, began, self._last, "held", error=error, late=late)
         if self._on_miss == "stop":
             self._stopped = True
+            self._schedule.stop()
             return self._tick(number, began, self._rest, "stopped", error=error, late=late)
         action = _row("on_miss", self._on_miss(seen), self._rest.size)
         return self._tick(number, began, action, "fallback", error=error, late=late)
@@ -223,6 +260,7 @@ class ControlLoop:
             late=self._late,
             latency_p50_ms=p50,
             latency_p99_ms=p99,
+            chunks=self._schedule.statistics(),
         )
 
     def close(self) -> None:
@@ -250,25 +288,23 @@ class ControlLoop:
             model=self._ask.model,
         )
 
-    def _take(
-        self, came: list[Came], number: int = -1, end: float = 0.0
-    ) -> tuple[Action | SorlError | None, tuple[LateReply, ...]]:
-        """The outcome of tick `number` if it came by `end`, and the replies that are late."""
-        outcome: Action | SorlError | None = None
+    def _take(self, came: list[Came], number: int, end: float) -> tuple[LateReply, ...]:
+        """Plan with the replies that came at tick `number`, in time for it if by `end`; returns those that are late."""
         late = []
         for one in came:
             found = one.outcome
+            if not isinstance(found, Exception) and found.action.shape != self._shape:
+                found = InvalidReply(f"expected an action of shape {self._shape}, got {found.action.shape}")
             if isinstance(found, Exception):
+                self._schedule.failed(one.number)
                 if isinstance(found, RequestRefused) or not isinstance(found, SorlError):
                     raise found
-            elif found.action.shape != self._rest.shape:
-                found = InvalidReply(f"expected an action of shape {self._rest.shape}, got {found.action.shape}")
-            if one.number == number and one.at <= end:
-                outcome = found
-            elif not isinstance(found, Exception):
+                if one.at <= end:
+                    self._error = found
+            elif not self._schedule.came(one.number, found, one.at - one.asked, number + (one.at > end)):
                 late.append(LateReply(one.number, (one.at - one.asked) * 1e3, found))
         self._late += len(late)
-        return outcome, tuple(late)
+        return tuple(late)
 
     def _tick(
         self,
@@ -277,7 +313,7 @@ class ControlLoop:
         action: FloatArray,
         source: Source,
         *,
-        reply: Action | None = None,
+        planned: Planned | None = None,
         error: SorlError | None = None,
         late: tuple[LateReply, ...] = (),
     ) -> Tick:
@@ -286,7 +322,18 @@ class ControlLoop:
         self._sources[source] += 1
         self._latencies_ms.append(latency_ms)
         # A copy: the caller may change it in place, and the next ticks may need it again.
-        return Tick(number, action.copy(), source, latency_ms, self._misses, reply, error, late)
+        return Tick(
+            number,
+            action.copy(),
+            source,
+            latency_ms,
+            self._misses,
+            None if planned is None else planned.reply,
+            error,
+            late,
+            None if planned is None else planned.chunk,
+            None if planned is None else planned.index,
+        )
 
 
 class ThreadAsker:
@@ -354,16 +401,25 @@ def _row(name: str, value: npt.ArrayLike, width: int | None) -> FloatArray:
     return row.copy()
 
 
-def _rate_and_width(models: list[dict[str, Any]], name: str | None) -> tuple[float, int]:
-    """The control rate, in Hz, and the actions' width, of the model called `name`, or of the only one."""
+class Served(NamedTuple):
+    """What a loop needs of a model's entry: the control rate in Hz, and the actions' width and number."""
+
+    hz: float
+    width: int
+    action_horizon: int
+
+
+def _served(models: list[dict[str, Any]], name: str | None) -> Served:
+    """The model called `name`, or the only one."""
     found = [model for model in models if name in (None, model["name"])]
     if len(found) != 1:
         served = ", ".join(str(model["name"]) for model in models) or "none"
         raise InvalidArgument(f"model: expected one of those served: {served}; found {name!r}", field="model")
     try:
-        return (
+        return Served(
             parameters.HZ("control_hz", found[0].get("control_hz")),
             parameters.AT_LEAST_ONE("action_dim", found[0].get("action_dim")),
+            parameters.AT_LEAST_ONE("action_horizon", found[0].get("action_horizon", 1)),
         )
     except InvalidArgument as error:
         raise InvalidReply(f"model {found[0]['name']!r}: {error.detail}") from error

@@ -184,6 +184,11 @@ def check_fit(env: Any, model: dict[str, Any], task: str) -> None:
             raise CannotDrive(
                 f"model {model['name']!r} has {what} {model.get(what)}, but task {task!r} has {space.shape[0]}"
             )
+    if model.get("action_horizon", 1) != 1:
+        raise CannotDrive(
+            f"model {model['name']!r} answers with chunks of {model['action_horizon']} actions, and sorl-drive "
+            "executes single ones; sorl-evaluate --execute and sorl_client's ControlLoop execute chunks"
+        )
 
 
 def parser() -> argparse.ArgumentParser:

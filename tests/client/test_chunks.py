@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sorl_client import Action, AsyncClient, Client, InvalidReply, wire
+from sorl_client import Action, Ask, AsyncClient, Client, ControlLoop, InvalidReply, Tick, wire
 
 from kernels.backend import SampleBatch, SampleResult
 from kernels.reference import ReferenceBackend
@@ -84,6 +84,29 @@ async def test_a_real_servers_chunks(settings: Settings, kind: Any, media_type: 
     close(single.action, action[0])
     close(single.candidates, candidates[0])
     assert isinstance(single.q, float)
+
+
+@pytest.mark.anyio
+async def test_a_control_loop_on_a_real_server(settings: Settings) -> None:
+    """Unhurried ticks, which a busy machine keeps to. Only the first chunk and those at seams are waited for."""
+    rows = np.random.default_rng(1).normal(size=(8, OBS_DIM)).astype(np.float32)
+    ask = Ask(num_candidates=N, num_steps=M)
+
+    def drive(url: str) -> tuple[list[Tick], list[Action]]:
+        with Client(url) as client, ControlLoop(client, ask, hz=0.1, sleep=lambda seconds: None) as loop:
+            ticks = []
+            for row in rows:
+                ticks.append(loop.step(row, seed=SEED))
+                loop.wait()
+            fields = {"num_candidates": N, "num_steps": M, "seed": SEED}
+            return ticks, [client.act(rows[observed], **fields) for observed in (0, 3, 6)]
+
+    async with listening(settings) as server:
+        ticks, chunks = await asyncio.to_thread(drive, f"http://127.0.0.1:{server.port}")
+    places = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3), (2, 1)]
+    assert [(tick.chunk, tick.index) for tick in ticks] == places
+    for tick, (chunk, index) in zip(ticks, places, strict=True):
+        assert tick.action.tolist() == chunks[chunk].action[index].tolist()
 
 
 def reply(**changes: Any) -> dict[str, Any]:

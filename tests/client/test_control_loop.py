@@ -378,7 +378,7 @@ def test_what_is_given_need_not_be_asked_for():
         def models(self):
             raise AssertionError
 
-    with ControlLoop(Mute(), hz=0.1, initial=[0.0, 0.0]) as loop:
+    with ControlLoop(Mute(), hz=0.1, action_horizon=1, initial=[0.0, 0.0]) as loop:
         assert loop.step([0.0]).action.tolist() == [1, 1]
 
 

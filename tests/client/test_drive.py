@@ -151,6 +151,7 @@ def test_too_few_successes_are_an_exit_status(zigzag, drive):
     [
         ({"obs_dim": 28}, [], "model 'stub' has obs_dim 28, but task"),
         ({"action_dim": 5}, [], "model 'stub' has action_dim 5, but task"),
+        ({"action_dim": 2, "action_horizon": 4}, [], "model 'stub' answers with chunks of 4 actions"),
         ({}, ["--model", "other"], "no model 'other' here; served: stub"),
     ],
 )

@@ -81,7 +81,12 @@ BREAKER = {
     "failures": (WHOLE, [1, 2**53], [0, -1]),
     "cooldown_s": (REAL, [0, LONGEST_WAIT_S], [-1, LONGEST_WAIT_S + 1]),
 }
-LOOP = {"hz": (REAL, [0.001, 1e6], [0, -1, 1e-4, 1e7])}
+LOOP = {
+    "hz": (REAL, [0.001, 1e6], [0, -1, 1e-4, 1e7]),
+    "action_horizon": (WHOLE, [1, 50], [0, -1]),
+    "execute": (WHOLE, [1, 4], [0, -1, 5]),
+    "ahead": (WHOLE, [0, 3], [-1, 4]),
+}
 LOOP_STEP = {"seed": ACT["seed"]}
 BACKOFF = {"failures": (WHOLE, [0, 5000], [-1]), "retry_after_s": (REAL, [0, 1e300], [-1e-9])}
 ASK = {name: ACT[name] for name in ("num_candidates", "num_steps", "deadline_ms", "temperature")}
@@ -160,14 +165,14 @@ def backoff(failures=0, retry_after_s=None):
     return RetryPolicy(attempts=10**6, patience_s=1.0).wait_s(failures, retry_after_s, lambda: 0.5)
 
 
-def control_loop(**options):
+def control_loop(horizon=4, **options):
     server = Server()
-    server.models = lambda: [{"name": "stub", "action_dim": 1, "control_hz": 0.1}]
+    server.models = lambda: [{"name": "stub", "action_dim": 1, "control_hz": 0.1, "action_horizon": horizon}]
     return ControlLoop(server, **options)
 
 
 def loop_step(**fields):
-    with control_loop() as loop:
+    with control_loop(horizon=1) as loop:
         return loop.step(OBSERVATION, **fields)
 
 
