@@ -299,8 +299,7 @@ class ControlLoop:
                 self._schedule.failed(one.number)
                 if isinstance(found, RequestRefused) or not isinstance(found, SorlError):
                     raise found
-                if one.at <= end:
-                    self._error = found
+                self._error = found
             elif not self._schedule.came(one.number, found, one.at - one.asked, number + (one.at > end)):
                 late.append(LateReply(one.number, (one.at - one.asked) * 1e3, found))
         self._late += len(late)

@@ -176,6 +176,24 @@ def test_a_stop_and_a_reset_forget_what_is_planned():
     assert loop.statistics().chunks.seam is None
 
 
+def test_a_chunk_that_was_asked_for_before_a_reset_is_not_executed_after_it():
+    loop, _, _, _ = simulated([0.25, None, None, None])
+    loop.step([0.0])
+    loop.wait()
+    loop.reset()
+    ticks = []
+    for number in (1, 2, 3):
+        ticks.append(loop.step([float(number)]))
+        loop.wait()
+    assert [tick.source for tick in ticks] == ["held"] * 3
+    assert [[late.tick for late in tick.late] for tick in ticks] == [[], [0], []]
+
+
+def test_the_error_of_a_miss_is_of_the_question_that_it_waited_for():
+    ticks, _, _ = run([OVERLOADED, None])
+    assert [type(tick.error) for tick in ticks] == [Overloaded, DeadlineExceeded]
+
+
 def test_what_is_planned_is_not_the_callers_to_change():
     loop, _, _, _ = simulated([0.01] * 2)
     tick = loop.step([0.0])
