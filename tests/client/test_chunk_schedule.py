@@ -16,6 +16,7 @@ from sorl_client import Action, Ask, ControlLoop, DeadlineExceeded, InvalidArgum
 from sorl_client.control_loop import Came
 
 from tests.client.conftest import FakeClock, reply_to
+from tests.client.test_control_loop import SimulatedAsker as OneActionAsker
 
 PERIOD_S, LIMIT_S = 0.1, 0.08
 OVERLOADED = (0.03, Overloaded("full"))
@@ -41,13 +42,11 @@ class Server:
         return Action.from_reply(reply, latency_ms=1.0, attempts=1)
 
 
-class SimulatedAsker:
-    """What is asked at tick n takes the n-th of `takes`, in seconds; None never comes, (seconds, error) is one."""
+class SimulatedAsker(OneActionAsker):
+    """Asks for a chunk, at once; it comes after the tick's take. `came_at` has when, by the tick observed."""
 
     def __init__(self, clock, takes):
-        self.clock = clock
-        self.takes = takes
-        self.under_way = []
+        super().__init__(clock, takes)
         self.came_at = {}
 
     def ask(self, number, question):
@@ -58,17 +57,6 @@ class SimulatedAsker:
             self.under_way.append(came)
             if outcome is reply:
                 self.came_at[number] = came.at
-
-    def receive(self, number, until):
-        if number >= 0:
-            own = [came.at for came in self.under_way if came.number == number]
-            self.clock.now = max(self.clock.now, min([until, *own]))
-        came = sorted((one for one in self.under_way if one.at <= self.clock.now), key=lambda one: one.at)
-        self.under_way = [one for one in self.under_way if one.at > self.clock.now]
-        return came
-
-    def close(self):
-        pass
 
 
 def simulated(takes, horizon=4, ask=None, **options):
