@@ -15,6 +15,7 @@ from policy import save_policy
 from tests.policies import random_policy
 
 
+@pytest.mark.slow
 def test_a_real_server_answers_beside_hostile_connections(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Websockets stay open, who sends too slowly is told so, and everybody else is answered."""
     model, path = tmp_path / "small.safetensors", tmp_path / "hostile.json"

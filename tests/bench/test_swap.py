@@ -21,6 +21,7 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_swaps_of_a_real_server_lose_no_request(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
