@@ -9,27 +9,28 @@ from typing import Any, get_args
 
 import numpy as np
 
-from bench.closedloop import ClosedLoad, ask_once, measure
+from bench.closedloop import ClosedLoad, Figures, ask_once, measure
 from bench.process import ServerProcess, addresses
 from bench.protocols import Ask, ProtocolName, ServerAddress, require
 from bench.serving.check import WrongAnswer
 from bench.serving.setup import Setup
 
 BUDGETS = [(1, 1), (32, 4)]
+TURNS = 8
+"""Turns of each protocol in a round, at each number of clients; they share the setting `seconds`."""
 NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
 BASE: ProtocolName = "http-json"
 SEED = 7
 
-Place = tuple[ProtocolName, tuple[int, int], int]
-"""Protocol, (N, M), clients."""
-Figures = dict[str, float]
+Place = tuple[tuple[int, int], int]
+"""(N, M), clients."""
+Turns = dict[ProtocolName, list[Figures]]
 
 
 def run(setup: Setup) -> dict[str, Any]:
-    """Measure every protocol on the same server, a new one each round; rows have medians over the rounds.
+    """Measure every protocol on the same server, a new one each round; rows have medians over all turns.
 
-    Protocols alternate within a round, in turned order in every second one: "x http-json" is the median of the rounds'
-    ratios of requests/s.
+    "x http-json" is the median of the turns' ratios of requests/s.
 
     Raises:
         ValueError: none of our servers takes part, or pyzmq is not installed.
@@ -40,25 +41,27 @@ def run(setup: Setup) -> dict[str, Any]:
     if ours is None:
         raise ValueError("servers: protocols needs one of our servers, because peers have POST /act only")
     ours = replace(ours, flags=(*ours.flags, "--zmq-port", "0"))
-    rounds: list[dict[Place, Figures]] = []
-    for number in range(setup.config.rounds):
+    found: dict[Place, Turns] = {}
+    for _ in range(setup.config.rounds):
         with ours.serving(setup.model, setup.body(1, 1)) as server:
-            rounds.append(_round(setup, server, NAMES if number % 2 == 0 else NAMES[::-1]))
-    places = [(name, budget, clients) for budget in BUDGETS for clients in setup.config.connections for name in NAMES]
-    return {"server": ours.name, "rows": [_row(place, rounds) for place in places]}
+            for place, turns in _round(setup, server).items():
+                of_place = found.setdefault(place, {name: [] for name in NAMES})
+                for name in NAMES:
+                    of_place[name] += turns[name]
+    return {"server": ours.name, "rows": [_row(name, place, turns) for place, turns in found.items() for name in NAMES]}
 
 
-def _round(setup: Setup, server: ServerProcess, names: tuple[ProtocolName, ...]) -> dict[Place, Figures]:
-    at = addresses(server)
-    found: dict[Place, Figures] = {}
+def _round(setup: Setup, server: ServerProcess) -> dict[Place, Turns]:
+    at, config = addresses(server), setup.config
+    seen = np.array(setup.fields()["observation"], np.float32)
+    found: dict[Place, Turns] = {}
     for budget in BUDGETS:
-        seen = np.array(setup.fields()["observation"], np.float32)
         ask = Ask(setup.policy.spec.name, seen, *budget, SEED)
         compare(at, ask)
-        for clients in setup.config.connections:
-            for name in names:
-                load = ClosedLoad(name, at, ask, clients, setup.config.seconds, server.pid)
-                found[name, budget, clients] = measure(load)
+        for clients in config.connections:
+            found[budget, clients] = measure(
+                ClosedLoad(NAMES, at, ask, clients, config.seconds / TURNS, TURNS, server.pid)
+            )
     return found
 
 
@@ -76,11 +79,10 @@ def compare(at: ServerAddress, ask: Ask) -> None:
             raise WrongAnswer(f"{name}: expected status 200 and {expected.tolist()}, found {reply.status} and {reply}")
 
 
-def _row(place: Place, rounds: list[dict[Place, Figures]]) -> dict[str, Any]:
-    name, (n, m), clients = place
-    found = [figures[place] for figures in rounds]
-    base = [figures[BASE, (n, m), clients]["requests/s"] for figures in rounds]
-    ratios = [figures["requests/s"] / of_base for figures, of_base in zip(found, base, strict=True)]
+def _row(name: ProtocolName, place: Place, turns: Turns) -> dict[str, Any]:
+    (n, m), clients = place
+    found, base = turns[name], turns[BASE]
+    ratios = [figures["requests/s"] / of_base["requests/s"] for figures, of_base in zip(found, base, strict=True)]
     medians = {column: statistics.median(figures[column] for figures in found) for column in found[0]}
     failed = int(sum(figures["failed"] for figures in found))
     row = {"protocol": name, "(N,M)": f"({n},{m})", "clients": clients, **medians, "failed": failed}

@@ -7,13 +7,14 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zmq
 
 from bench import closedloop
-from bench.closedloop import ClosedLoad, ask_once, send
+from bench.closedloop import ClosedLoad, Figures, ask_once, send
 from bench.drill.malformed import _MALFORMED, malformed_request
 from bench.protocols import PROTOCOLS, Ask, ProtocolName, Reply, ServerAddress, require
 from bench.protocols.zeromq import ZmqConnection
@@ -282,11 +283,11 @@ def test_a_closed_loop_counts_actions_and_failures(protocol: ProtocolName, monke
         asked += 1
         return [Said({"code": "overloaded", "request_id": ID}, 503) if asked % 4 == 0 else OK]
 
-    async def run() -> dict[str, float]:
+    async def run() -> dict[ProtocolName, list[Figures]]:
         async with planted_protocols(answering, lambda _: protocol) as at:
-            return await send(ClosedLoad(protocol, at, ask(), 3, 0.3, os.getpid()))
+            return await send(ClosedLoad((protocol,), at, ask(), 3, 0.3, 1, os.getpid()))
 
-    figures = asyncio.run(asyncio.wait_for(run(), WAIT))
+    (figures,) = asyncio.run(asyncio.wait_for(run(), WAIT))[protocol]
     assert asked > 40
     assert figures["failed"] == pytest.approx(asked / 4, abs=4)
     assert 0 < figures["p50 ms"] <= figures["p99 ms"]
@@ -295,13 +296,37 @@ def test_a_closed_loop_counts_actions_and_failures(protocol: ProtocolName, monke
     assert 0 < figures["requests/s"] * 0.3 <= asked * 3 / 4 + 4
 
 
+def test_protocols_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request of the last turn is answered before the next begins."""
+    monkeypatch.setattr(closedloop, "WARM_UP_SECONDS", 0.0)
+    names: tuple[ProtocolName, ...] = ("openpi", "groot", "http-json")
+    order: list[ProtocolName] = []
+
+    async def run() -> dict[ProtocolName, list[Figures]]:
+        async with planted_protocols(lambda _: [OK], lambda _: "http-json") as at:
+            for name in names:
+                wire, connect = PROTOCOLS[name], PROTOCOLS[name].connect
+
+                async def noted(at: ServerAddress, name: ProtocolName = name, connect: Any = connect) -> Any:
+                    order.append(name)
+                    return await connect(at)
+
+                monkeypatch.setattr(wire, "connect", noted)
+            return await send(ClosedLoad(names, at, ask(), 1, 0.05, 3, os.getpid()))
+
+    found = asyncio.run(asyncio.wait_for(run(), WAIT))
+    assert order == [*names, *names[::-1], *names]
+    assert {name: len(turns) for name, turns in found.items()} == dict.fromkeys(names, 3)
+    assert all(figures["failed"] == 0 for turns in found.values() for figures in turns)
+
+
 def test_a_closed_loop_without_an_action_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(closedloop, "WARM_UP_SECONDS", 0.0)
     said = Said({"code": "overloaded", "request_id": ID}, 503)
 
     async def run() -> None:
         async with planted_protocols(lambda _: [said], lambda _: "openpi") as at:
-            await send(ClosedLoad("openpi", at, ask(), 1, 0.05, os.getpid()))
+            await send(ClosedLoad(("openpi",), at, ask(), 1, 0.05, 1, os.getpid()))
 
     with pytest.raises(RuntimeError, match="openpi: no action"):
         asyncio.run(asyncio.wait_for(run(), WAIT))

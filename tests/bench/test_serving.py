@@ -377,16 +377,22 @@ def test_elastic_sweeps_from_one_request_a_second_to_three_times_saturation(
     assert (setup.config.out / "elastic.csv").exists()
 
 
-def test_protocols_are_compared_round_by_round(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    measured: list[str] = []
+def test_protocols_are_compared_turn_by_turn(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[ClosedLoad] = []
     compared: list[tuple[int, int]] = []
 
-    def measure(load: ClosedLoad) -> dict[str, float]:
-        drift = 1 + len(measured) // (len(PROTOCOLS) * 2 * 2)  # the machine's speed changes from round to round
-        measured.append(load.protocol)
-        rate = {"http-json": 200, "openpi": 300}.get(load.protocol, 100)
-        rest = {"p50 ms": 1.0 * drift, "p99 ms": 2.0, "server us": 3.0, "client us": 4.0}
-        return {"requests/s": rate * drift * load.clients, "failed": 1, **rest}
+    def measure(load: ClosedLoad) -> dict[str, list[dict[str, float]]]:
+        loads.append(load)
+        drift = 1 + (len(loads) - 1) // 4  # the machine's speed changes from round to round, and from turn to turn
+        rates = {"http-json": 200, "openpi": 300}
+        rest = {"p50 ms": 1.0 * drift, "p99 ms": 2.0, "server us": 3.0, "client us": 4.0, "failed": 1}
+        return {
+            name: [
+                {"requests/s": rates.get(name, 100) * (drift + turn) * load.clients, **rest}
+                for turn in range(load.turns)
+            ]
+            for name in load.protocols
+        }
 
     monkeypatch.setattr(protocols, "measure", measure)
     monkeypatch.setattr(protocols, "addresses", lambda server: server.url)
@@ -394,14 +400,16 @@ def test_protocols_are_compared_round_by_round(setup: Setup, monkeypatch: pytest
     report = protocols.run(setup)
     assert report["server"] == "ours, a"
     assert compared == [(1, 1), (32, 4)] * 3
-    assert measured[: 2 * len(PROTOCOLS)] == [*PROTOCOLS] * 2
-    assert measured[4 * len(PROTOCOLS) :][: len(PROTOCOLS)] == [*PROTOCOLS][::-1]
+    assert [load.clients for load in loads] == [1, 4, 1, 4] * 3
+    assert {(load.seconds * load.turns, load.protocols) for load in loads} == {(0.5, tuple(PROTOCOLS))}
     rows = report["rows"]
     assert len(rows) == len(PROTOCOLS) * 2 * 2
     assert {row["x http-json"] for row in rows if row["protocol"] == "openpi"} == {1.5}
     assert {row["x http-json"] for row in rows if row["protocol"] == "groot"} == {0.5}
     found = next(row for row in rows if (row["protocol"], row["clients"]) == ("openpi", 4))
-    assert (found["(N,M)"], found["requests/s"], found["p50 ms"], found["failed"]) == ("(1,1)", 2400.0, 2.0, 3)
+    rates = [300 * 4 * (drift + turn) for drift in (1, 2, 3) for turn in range(8)]
+    assert (found["(N,M)"], found["requests/s"], found["p50 ms"]) == ("(1,1)", np.median(rates), 2.0)
+    assert found["failed"] == 3 * 8
 
 
 def test_protocols_must_agree_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
