@@ -46,6 +46,7 @@ OnLate = Literal["degrade", "reject"]
 # Not ReadTimeout: a retry would add to the load that delays the reply.
 BROKEN_CONNECTION = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout, httpx.PoolTimeout)
 POLL_S = 0.1
+PROBE_S = 1.0  # each question whether a server is ready gets this long, also the last: networks are slow at times
 LEAST_TIMEOUT_S = 1e-6  # 0 would make a socket that does not block
 REFUSALS = {kind.default_code: kind for kind in (VersionGone, ReloadFailed, Unauthorized, AdminDisabled)}
 
@@ -228,7 +229,7 @@ class Conversation:
         timeout = parameters.WAIT_S("timeout", timeout)
         end = self._clock() + timeout
         while True:
-            fault = yield from self._probe(max(POLL_S, min(self._timeout_s, end - self._clock())))
+            fault = yield from self._probe(min(self._timeout_s, max(PROBE_S, end - self._clock())))
             if fault is None:
                 return
             if self._clock() + POLL_S >= end:
