@@ -155,8 +155,8 @@ class Client:
         return self._run(self._conversation.ready())
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return once the server is ready. Raises NotReady after `timeout` seconds; 0 asks once, and waits for the answer
-        for a second at most.
+        """Return once the server is ready. Raises NotReady after `timeout` seconds; 0 asks once, and waits a second for
+        the answer.
 
         Raises InvalidArgument if `timeout` is negative, infinite or no number.
         """
