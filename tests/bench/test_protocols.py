@@ -94,6 +94,7 @@ def test_our_servers_errors_have_their_codes(protocol: ProtocolName, tmp_path: P
     assert nonfinite.ids == late.ids == ({ID} if protocol != "openpi" else set())
 
 
+@pytest.mark.slow
 @every_protocol
 def test_our_server_refuses_every_malformed_request(protocol: ProtocolName, tmp_path: Path) -> None:
     wire = PROTOCOLS[protocol]
