@@ -1,7 +1,8 @@
 """`sorl-bench hostile`: what idle websockets and clients that never finish a request cost a robot beside them.
 
 A robot asks at a fixed rate, then a closed loop without pause, alone and beside the hostile connections, in alternating
-rounds with one server. Latency counts from the time at which a request was to be sent.
+rounds with one server. Latency counts from the time at which a request was to be sent. Before them the server's CPU
+time is measured while nobody asks: that of the hostile connections, whatever else the machine does.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections import Counter
@@ -98,7 +100,14 @@ class Measured:
         return float(np.quantile(self.ms, share)) if self.ms else float("nan")
 
 
-Rounds = dict[Client, list[Measured]]
+@dataclass
+class Rounds:
+    """What was measured, a value for each round: each client's requests, and the CPU time of a server that nobody asks,
+    in % of a core.
+    """
+
+    clients: dict[Client, list[Measured]] = field(default_factory=lambda: {client: [] for client in CLIENTS})
+    cpu: list[float] = field(default_factory=list)
 
 
 async def measure(load: LiveLoad) -> dict[Client, Measured]:
@@ -234,8 +243,8 @@ def run(config: HostileBenchConfig) -> dict[str, Any]:
     """
     spec = load_policy(config.model).spec
     counts: Mapping[Hostile, int] = {"idle websockets": config.websockets, "slow headers": config.slow}
-    alone: dict[Hostile, Rounds] = {kind: {client: [] for client in CLIENTS} for kind in counts}
-    crowded: dict[Hostile, Rounds] = {kind: {client: [] for client in CLIENTS} for kind in counts}
+    alone = {kind: Rounds() for kind in counts}
+    crowded = {kind: Rounds() for kind in counts}
     ends: dict[Hostile, Counter[str]] = {kind: Counter() for kind in counts}
     flags = ("--threads", str(config.threads), "--request-seconds", str(config.request_seconds), *NO_GRACE)
     with serving(sorl_serve(config.model, *flags)) as server:
@@ -245,22 +254,39 @@ def run(config: HostileBenchConfig) -> dict[str, Any]:
                 for hostile in (False, True) if number % 2 == 0 else (True, False):
                     if hostile:
                         with beside(kind, server.url, count) as end:
-                            _measure(load, crowded[kind])
+                            _measure(load, server.pid, crowded[kind])
                             ends[kind] += end()
                     else:
-                        _measure(load, alone[kind])
+                        _measure(load, server.pid, alone[kind])
     rows = [
-        row_of(kind, counts[kind], client, alone[kind][client], crowded[kind][client], ends[kind])
+        row_of(kind, counts[kind], client, alone[kind].clients[client], crowded[kind].clients[client], ends[kind])
         for kind in counts
         for client in CLIENTS
     ]
-    return {"machine": describe(), "rounds": config.rounds, "hz": config.hz, "rows": rows}
+    cpu = [
+        {
+            "beside": f"{count:,} {kind}",
+            "CPU % alone": statistics.median(alone[kind].cpu),
+            "CPU % beside": statistics.median(crowded[kind].cpu),
+        }
+        for kind, count in counts.items()
+    ]
+    return {"machine": describe(), "rounds": config.rounds, "hz": config.hz, "rows": rows, "cpu": cpu}
 
 
-def _measure(load: LiveLoad, found: Rounds) -> None:
+def _measure(load: LiveLoad, pid: int, found: Rounds) -> None:
+    begin = _cpu_seconds(pid)
+    time.sleep(load.config.seconds)
+    found.cpu.append(100 * (_cpu_seconds(pid) - begin) / load.config.seconds)
     with in_own_process(measure, load) as running:
         for client, measured in running.result().items():
-            found[client].append(measured)
+            found.clients[client].append(measured)
+
+
+def _cpu_seconds(pid: int) -> float:
+    """CPU time of a process so far, that of all its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def row_of(
@@ -291,6 +317,8 @@ def print_report(report: dict[str, Any]) -> None:
     print(f"{report['machine']}; load on the same cores; {report['rounds']} rounds, medians")
     print(f"clients ask for {BUDGET}; robot at {report['hz']:g} Hz")
     print_table(report["rows"])
+    print("\nCPU time of a server that nobody asks, % of a core")
+    print_table(report["cpu"])
 
 
 def failed(report: dict[str, Any]) -> bool:

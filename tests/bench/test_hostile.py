@@ -22,7 +22,10 @@ def test_a_real_server_answers_beside_hostile_connections(tmp_path: Path, capsys
     save_policy(random_policy(), model)
     numbers = ["--websockets", "50", "--slow", "20", "--request-seconds", "0.5", "--rounds", "1", "--seconds", "0.5"]
     assert hostile.main(["--model", str(model), *numbers, "--json", str(path)]) == 0
-    rows = json.loads(path.read_text())["rows"]
+    report = json.loads(path.read_text())
+    rows = report["rows"]
+    assert [row["beside"] for row in report["cpu"]] == ["50 idle websockets", "20 slow headers"]
+    assert all(0 <= row["CPU % alone"] < 100 and 0 <= row["CPU % beside"] < 100 for row in report["cpu"])
     assert [(row["beside"], row["client"]) for row in rows] == [
         (beside, client) for beside in ("50 idle websockets", "20 slow headers") for client in ("robot", "closed loop")
     ]
