@@ -145,7 +145,7 @@ def time_point(
     device = torch.device("cuda")
     peer = copy.deepcopy(policy).to(device=device, dtype=torch.bfloat16)
     sample = torch_sampler(peer, candidates, steps)
-    observation = torch.randn(requests, policy.spec.obs_dim, device=device, dtype=torch.bfloat16)
+    observation = torch.randn(requests, policy.spec.input_dim, device=device, dtype=torch.bfloat16)
     noise = torch.randn(requests * candidates, policy.spec.chunk_dim, device=device, dtype=torch.bfloat16)
     row: dict[str, Any] = {"R, N, M": ", ".join(map(str, point))}
     with torch.inference_mode():
@@ -174,7 +174,7 @@ def time_tiles(backends: dict[str, TritonBackend], requests: int) -> dict[str, A
 
 def _network(policy: Policy) -> Network:
     spec = policy.spec
-    return Network(spec.obs_dim, spec.chunk_dim, max(spec.actor_hidden), len(spec.actor_hidden), spec.ensemble_size)
+    return Network(spec.input_dim, spec.chunk_dim, max(spec.actor_hidden), len(spec.actor_hidden), spec.ensemble_size)
 
 
 def _median_of_backend(backend: TritonBackend, point: tuple[int, int, int]) -> float:
@@ -185,7 +185,7 @@ def _median_of_backend(backend: TritonBackend, point: tuple[int, int, int]) -> f
     from kernels.backend import SampleBatch
 
     requests, candidates, steps = point
-    observation = np.zeros((requests, backend.spec.obs_dim), np.float32)
+    observation = np.zeros((requests, backend.spec.input_dim), np.float32)
     batch = SampleBatch.of(observation, candidates, steps, range(requests))
     backend.sample_and_score(batch)
     bucket = backend.bucket(batch)

@@ -56,7 +56,7 @@ class SampleBatch:
     """R requests, each with its own compute budget.
 
     Attributes:
-        observation: (R, obs_dim) float32, raw (the backend normalises).
+        observation: (R, input_dim) float32, from `policy.network_input`, raw (the backend normalises).
         num_candidates: (R,) int32, N >= 1.
         num_steps: (R,) int32, M in 1..denoise_timesteps.
         seed: (R,) uint64.
@@ -88,7 +88,7 @@ class SampleBatch:
         first_candidate: int | Sequence[int] = 0,
         return_candidates: bool = False,
     ) -> SampleBatch:
-        """Make a batch of observations, (R, obs_dim). Other fields are one value for all requests, or R values."""
+        """Make a batch of observations, (R, input_dim). Other fields are one value for all requests, or R values."""
         observation = np.ascontiguousarray(observation, dtype=np.float32)
         requests = len(observation)
 
@@ -121,7 +121,7 @@ class SampleResult:
         q_sum, q_sumsq: (R,), the sum of the candidates' values and of their squares.
         nonfinite: (R,) bool, whether a candidate or its value is NaN or infinite. If so, ignore the other fields.
         candidates: per request (N, chunk_dim), if requested.
-        candidate_q: per request (N,), if requested.
+        candidate_q, candidate_q_std: per request (N,) each, if requested.
     """
 
     action: Float32
@@ -134,6 +134,7 @@ class SampleResult:
     nonfinite: NDArray[np.bool_]
     candidates: list[Float32] | None = None
     candidate_q: list[Float32] | None = None
+    candidate_q_std: list[Float32] | None = None
 
 
 class Backend(Protocol):

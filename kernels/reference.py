@@ -121,6 +121,9 @@ class ReferenceBackend:
         def by_request(array: np.ndarray) -> np.ndarray:
             return array[position].astype(np.float32)
 
+        def of_candidates(array: np.ndarray) -> list[np.ndarray] | None:
+            return [array[slices[p]].astype(np.float32) for p in position] if batch.return_candidates else None
+
         return SampleResult(
             action=by_request(actions[winner]),
             q=by_request(values[winner]),
@@ -130,6 +133,7 @@ class ReferenceBackend:
             q_sum=by_request(np.add.reduceat(values, starts)),
             q_sumsq=by_request(np.add.reduceat(values * values, starts)),
             nonfinite=~finite[position],
-            candidates=[actions[slices[p]].astype(np.float32) for p in position] if batch.return_candidates else None,
-            candidate_q=[values[slices[p]].astype(np.float32) for p in position] if batch.return_candidates else None,
+            candidates=of_candidates(actions),
+            candidate_q=of_candidates(values),
+            candidate_q_std=of_candidates(spreads),
         )

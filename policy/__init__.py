@@ -1,12 +1,14 @@
 """What a policy is: its specification (`spec`), its networks (`networks`) and its file (`checkpoint`).
 
-`dominance` compares the cells that were measured of it.
+`dominance` compares the cells that were measured of it. `prefix` makes the networks' input of an observation and the
+actions that a robot is committed to.
 """
 
 from policy.checkpoint import PolicyFile, load_policy, policy_files, save_policy
 from policy.dominance import best_measured, dominating
 from policy.errors import CheckpointError
 from policy.networks import CriticEnsemble, Policy, Values, Velocity, VelocityField
+from policy.prefix import in_prefix, network_input, with_prefix
 from policy.spec import Budget, Measurement, ObservationKey, PolicySpec, Provenance
 
 __all__ = [
@@ -24,7 +26,10 @@ __all__ = [
     "VelocityField",
     "best_measured",
     "dominating",
+    "in_prefix",
     "load_policy",
+    "network_input",
     "policy_files",
     "save_policy",
+    "with_prefix",
 ]

@@ -30,8 +30,8 @@ def flops_of(spec: PolicySpec) -> Flops:
     return Flops(
         actor_row=2 * _products(spec.chunk_dim + 2, spec.actor_hidden, spec.chunk_dim),
         critic_row=2 * members * _products(spec.chunk_dim + conditioned, spec.critic_hidden, 1),
-        actor_observation=2 * spec.obs_dim * spec.actor_hidden[0],
-        critic_observation=2 * members * spec.obs_dim * spec.critic_hidden[0],
+        actor_observation=2 * spec.input_dim * spec.actor_hidden[0],
+        critic_observation=2 * members * spec.input_dim * spec.critic_hidden[0],
     )
 
 

@@ -186,25 +186,25 @@ class Policy(nn.Module):
         super().__init__()
         self.spec = spec
         self.version = version
-        self.actor = VelocityField(spec.obs_dim, spec.chunk_dim, spec.actor_hidden)
+        self.actor = VelocityField(spec.input_dim, spec.chunk_dim, spec.actor_hidden)
         self.critic = CriticEnsemble(
-            spec.obs_dim,
+            spec.input_dim,
             spec.chunk_dim,
             spec.critic_hidden,
             spec.ensemble_size,
             conditioned=spec.critic_conditioning == "steps",
             layer_norm=spec.critic_layer_norm,
         )
-        self.register_buffer("observation_mean", torch.zeros(spec.obs_dim))
-        self.register_buffer("observation_std", torch.ones(spec.obs_dim))
+        self.register_buffer("observation_mean", torch.zeros(spec.input_dim))
+        self.register_buffer("observation_std", torch.ones(spec.input_dim))
 
     def normalise(self, observation: Tensor) -> Tensor:
-        """The networks' input for raw observations, (B, obs_dim): unchanged or standardised, by `spec.normaliser`."""
+        """The networks' input for a raw one, (B, input_dim): unchanged or standardised, by `spec.normaliser`."""
         if self.spec.normaliser == "identity":
             return observation
         return self.standardise(observation)
 
     def standardise(self, observation: Tensor) -> Tensor:
-        """z-scores by the training data's mean and deviation, (B, obs_dim); `observation_z_max` uses them with any
+        """z-scores by the training data's mean and deviation, (B, input_dim); `observation_z_max` uses them with any
         normaliser."""
         return (observation - self.observation_mean) / self.observation_std

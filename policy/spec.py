@@ -9,10 +9,13 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
+
 from policy.errors import SpecError
 
 FORMAT_VERSION = 1
-_ADDED = ("observation_keys", "action_horizon")  # fields that version 1 of the format has gained
+_ADDED = ("observation_keys", "action_horizon", "prefix_max", "coherence")  # what version 1 of the format has gained
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ class PolicySpec:
     `action_horizon` is the number h of actions that the policy proposes at once, a chunk. The networks see a chunk as
     one vector of `chunk_dim` = h * action_dim numbers, action by action.
 
+    A robot may name the first actions of a chunk that it will have executed before the chunk arrives: it is committed
+    to them. `prefix_max` is how many of them the networks take as an input (see `policy.prefix`), and `coherence` the
+    share of candidates that are left out for lying far from them, unless a request says another.
+
     Raises:
         SpecError: a field is out of range; the message names the field and the range.
     """
@@ -93,6 +100,8 @@ class PolicySpec:
     provenance: Provenance = Provenance()
     observation_keys: tuple[ObservationKey, ...] = ()
     action_horizon: int = 1
+    prefix_max: int = 0
+    coherence: float = 0.5
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -127,6 +136,9 @@ class PolicySpec:
             self.action_low,
         )
         _require(math.isfinite(self.control_hz) and self.control_hz > 0, "control_hz", "be positive", self.control_hz)
+        expected = f"be 0 to {self.action_horizon - 1} (action_horizon - 1)"
+        _require(0 <= self.prefix_max < self.action_horizon, "prefix_max", expected, self.prefix_max)
+        _require(0 <= self.coherence <= 1, "coherence", "be in [0, 1]", self.coherence)
         self._check_cell("default_budget", self.default_budget)
         for index, cell in enumerate(self.frontier):
             self._check_cell(f"frontier[{index}]", cell)
@@ -161,6 +173,11 @@ class PolicySpec:
         return self.action_horizon * self.action_dim
 
     @property
+    def input_dim(self) -> int:
+        """Numbers that the networks take beside an action: the observation's, then those of `policy.prefix`."""
+        return self.obs_dim + self.prefix_max * (self.action_dim + 1)
+
+    @property
     def action_shape(self) -> tuple[int, ...]:
         """Of what a request is answered with: (action_dim,), or (action_horizon, action_dim) of a chunk."""
         return (self.action_dim,) if self.action_horizon == 1 else (self.action_horizon, self.action_dim)
@@ -174,6 +191,12 @@ class PolicySpec:
         if like.__module__.startswith("torch"):
             return action * action.new_tensor(scale) + action.new_tensor(offset)
         return (action * scale + offset).astype(action.dtype)
+
+    def action_from_environment(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(..., action_dim) in environment units -> the same in [-1, 1]; what is beyond the limits is clipped."""
+        low, high = np.array(self.action_low), np.array(self.action_high)
+        scaled: NDArray[np.float32] = np.clip((2 * action - low - high) / (high - low), -1, 1).astype(np.float32)
+        return scaled
 
     def to_json(self) -> str:
         """Without the keys of `_ADDED` that have their default: such files are as they were before there were any."""

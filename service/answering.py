@@ -112,6 +112,7 @@ class Answerer:
             request.temperature,
             request.return_candidates,
             grant.degraded,
+            model.commitment_of(request.committed, request.coherence, len(rows)),
         )
         caller.check_rows(timeline.granted.rows)
         job = self._scheduler.submit(

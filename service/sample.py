@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.coherence import Commitment
+
 Float32 = NDArray[np.float32]
 
 
@@ -23,6 +25,7 @@ class SampleRequest:
         seeds: (B,) uint64.
         temperature: scales the noise.
         return_candidates: also return all N candidates.
+        commitment: the actions that the robot executes meanwhile, which the choice takes account of; None: the best.
         degraded: why N or M are less than the client asked for; False if they are not.
     """
 
@@ -33,6 +36,12 @@ class SampleRequest:
     temperature: float = 1.0
     return_candidates: bool = False
     degraded: Literal[False] | str = False
+    commitment: Commitment | None = None
+
+    @property
+    def needs_candidates(self) -> bool:
+        """Whether all candidates are needed to answer it, and not only the best."""
+        return self.return_candidates or self.commitment is not None
 
     @property
     def rows(self) -> int:

@@ -74,6 +74,10 @@ class TrainConfig:
     action_horizon: Annotated[int, Range(1, 64)] = 1
     """Number h of consecutive actions that the policy proposes at once, a chunk. Above 1 it learns from windows of h
     actions, and TD targets reach h steps ahead."""
+    prefix_max: Annotated[int, Range(0, 63)] = 0
+    """Largest number of a chunk's first actions that the networks take as an input, for robots that execute them while
+    the chunk is computed (arXiv 2512.05964). Half of a batch's rows get the first 1 to this many of their own chunk. At
+    most --action-horizon minus 1."""
     hidden: Annotated[tuple[Annotated[int, Range(1, 2**16)], ...], OneOrMore()] = (512, 512, 512, 512)
     """Hidden widths of actor and critics."""
     batch_size: Annotated[int, Range(1, 2**24)] = 256
@@ -150,6 +154,11 @@ class TrainConfig:
             raise ValueError(
                 f"--max-backprop-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), "
                 f"got {self.max_backprop_steps}"
+            )
+        if self.prefix_max >= self.action_horizon:
+            raise ValueError(
+                f"--prefix-max must be at most {self.action_horizon - 1} (--action-horizon minus 1), "
+                f"got {self.prefix_max}"
             )
 
     def resolved(self) -> TrainConfig:

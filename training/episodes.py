@@ -25,7 +25,14 @@ class Job:
     temperature: float = 1.0
     select: Selection = "best"
     execute: int | None = None
-    """How many actions of a chunk are executed before the policy is asked again. None: all."""
+    """How many actions of a chunk are executed before the policy is asked again. None: all but `delay`."""
+    delay: int = 0
+    """Control ticks from an observation to the first action of its chunk: the chunk's first so many actions are not
+    executed, since the rest of the chunk before it is."""
+    commit: bool = False
+    """Is the policy told which actions are executed meanwhile?"""
+    coherence: float | None = None
+    """The weight of what it is told, see `kernels.coherence`. None: the policy's."""
 
 
 @dataclass(frozen=True)

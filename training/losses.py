@@ -92,13 +92,20 @@ def q_loss(
     num_steps: int,
     denoise_timesteps: int,
     normalise: bool = True,
+    fixed: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Info]:
     """Loss 3, Q: -mean Q_i(s, a_k, k), differentiated through all k steps of a_k.
 
     With `normalise`, scaled by 1 / mean |mean_i Q_i|. The critic's parameters receive gradients too, unless the caller
     freezes them.
+
+    Args:
+        fixed: which numbers of the chunk are not the policy's to choose, (B, chunk_dim) bool, and a chunk that has
+            them: the robot executes these in their place.
     """
     action = sample(actor, share, noise, num_steps, denoise_timesteps)
+    if fixed is not None:
+        action = torch.where(fixed[0], fixed[1], action)
     q = critic(observation, action, torch.full_like(noise[:, :1], num_steps)).float().mean(0)
     loss = -q.mean()
     if normalise:

@@ -27,6 +27,7 @@ from training.files import atomic_path, require_folder, write_json
 from training.learner import Learner, RandomStream
 from training.logs import RunLog
 from training.losses import Info
+from training.prefixes import with_prefixes
 from training.revision import code_revision
 from training.signals import stop_requests
 
@@ -58,8 +59,8 @@ class Trainer:
         bounds = return_bounds(config, dataset) if config.clip_targets else (-math.inf, math.inf)
         self.learner = Learner(make_spec(config, dataset), config, bounds)
         policy = self.learner.policy
-        policy.observation_mean.copy_(torch.from_numpy(dataset.observation_mean))
-        policy.observation_std.copy_(torch.from_numpy(dataset.observation_std))
+        policy.observation_mean[: dataset.obs_dim] = torch.from_numpy(dataset.observation_mean)
+        policy.observation_std[: dataset.obs_dim] = torch.from_numpy(dataset.observation_std)
         self.start = None if config.start_from is None else start_from(self.learner, config.start_from)
         self.random = RandomStream(config.device, config.seed)
         self.done = 0
@@ -69,6 +70,8 @@ class Trainer:
     def update(self) -> Info:
         """Draw a batch and the update's randomness from the run's stream, and learn from them."""
         batch = self.dataset.train.sample(self.config.batch_size, self.random.device)
+        if self.config.prefix_max > 0:
+            batch = with_prefixes(batch, self.learner.policy.spec, self.random.device)
         if self.config.normaliser == "standardise":
             standardise = self.learner.policy.standardise
             batch = batch._replace(
@@ -152,9 +155,15 @@ def start_from(learner: Learner, path: Path) -> Policy:
     """
     start = load_policy(path)
     ours, theirs = learner.policy.spec, start.spec
-    names = ("obs_dim", "action_dim", "action_horizon", "action_low", "action_high", "actor_hidden", "critic_hidden")
     for name in (
-        *names,
+        "obs_dim",
+        "action_dim",
+        "action_horizon",
+        "prefix_max",
+        "action_low",
+        "action_high",
+        "actor_hidden",
+        "critic_hidden",
         "ensemble_size",
         "critic_conditioning",
         "critic_layer_norm",
@@ -205,6 +214,7 @@ def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:
         default_budget=Budget(num_candidates=32, num_steps=min(4, config.denoise_timesteps)),
         observation_keys=parse_observation_keys(config.observation_keys),
         action_horizon=config.action_horizon,
+        prefix_max=config.prefix_max,
     )
 
 

@@ -85,17 +85,22 @@ class ChunkSchedule:
     A chunk runs from the tick at which it is there, until the next one is, or until its last action. An action is
     executed at the tick that it was planned for, or never: those whose tick has passed are skipped.
 
+    A robot is committed to the actions of the ticks that a reply takes to come, as far as the running chunk has them:
+    `ask` returns them, and the new chunk is entered after them, however early it comes.
+
     horizon   actions in a chunk
     execute   the next chunk is due after so many actions of this one
     ahead     it is asked for so many ticks before. None: the ticks that 95 % of replies take
     period_s  seconds from tick to tick
+    commits   whether `ask` returns what the robot is committed to; otherwise a chunk is entered when it comes
     """
 
-    def __init__(self, horizon: int, execute: int, ahead: int | None, period_s: float) -> None:
+    def __init__(self, horizon: int, execute: int, ahead: int | None, period_s: float, commits: bool = False) -> None:
         self._horizon = horizon
         self._execute = execute
         self._ahead = ahead
         self._period_s = period_s
+        self._commits = commits
         self._measured_ahead = 1
         self._latencies_s: deque[float] = deque(maxlen=RECENT)
         self._asked = self._entered = self._misses = 0
@@ -105,6 +110,7 @@ class ChunkSchedule:
     def clear(self) -> None:
         """Forget what runs and what is asked for."""
         self.under_way: int | None = None  # tick of the observation that is asked for
+        self._committed = 0  # how many actions of what is asked for the robot is committed to
         self._runs: Chunk | None = None
         self._next: Chunk | None = None
         self._last: Planned | None = None
@@ -122,13 +128,22 @@ class ChunkSchedule:
         if self.under_way is not None:
             return False
         chunk = self._running(tick)
-        ahead = self._measured_ahead if self._ahead is None else self._ahead
-        return chunk is None or tick >= self._end(chunk) - ahead
+        return chunk is None or tick >= self._end(chunk) - self._ticks_ahead
 
-    def ask(self, tick: int) -> None:
-        """The observation of `tick` is asked for."""
+    def ask(self, tick: int) -> FloatArray | None:
+        """The observation of `tick` is asked for. Returns what the robot is committed to, (d, action_dim), d >= 1."""
         self.under_way = tick
         self._asked += 1
+        chunk = self._running(tick) if self._commits else None
+        first = 0 if chunk is None else tick - chunk.observed
+        count = min(self._ticks_ahead, self._horizon - 1)  # of a whole chunk of them nothing would be left to choose
+        actions = None if chunk is None else chunk.actions[first : first + count]
+        self._committed = 0 if actions is None else len(actions)
+        return actions if self._committed else None
+
+    @property
+    def _ticks_ahead(self) -> int:
+        return self._measured_ahead if self._ahead is None else self._ahead
 
     def waits(self, tick: int) -> bool:
         """Whether `tick` waits for what is asked for: it has no other action, or `ahead` 0 asks for it."""
@@ -151,6 +166,7 @@ class ChunkSchedule:
             self.failed(observed)
             return False
         self.under_way = None
+        first = max(first, observed + self._committed)
         # A copy: the reply is the caller's, who may change it.
         actions = reply.action.reshape(self._horizon, -1).copy()
         self._next = Chunk(self._asked - 1, observed, first, actions, reply)

@@ -90,6 +90,8 @@ class Client:
         on_late: OnLate = "degrade",
         seed: int | list[int] | None = None,
         temperature: float | None = None,
+        committed: npt.ArrayLike | None = None,
+        coherence: float | None = None,
         model: str | None = None,
         model_version: str | None = None,
         priority: int | None = None,
@@ -107,6 +109,10 @@ class Client:
         seed                       uint64, or one per row; by default the server chooses it (with hedges, the
                                    client does) and the reply has it
         temperature                scale of the noise, 0 to 2
+        committed                  of a policy with chunks: the first d actions of the chunk, which the robot executes
+                                   before the reply arrives, (d, action_dim), or (B, d, action_dim) for B rows
+        coherence                  with them: the share of candidates, 0 to 1, that is left out for lying far from them;
+                                   the policy's by default
         model_version              serve only from this version; VersionGone if the server no longer has it
         priority                   0 is served first, 9 last; 5 by default
         return_candidates          also return all N candidates and their values
@@ -128,6 +134,8 @@ class Client:
                 on_late=on_late,
                 seed=seed,
                 temperature=temperature,
+                committed=committed,
+                coherence=coherence,
                 model=model,
                 model_version=model_version,
                 priority=priority,
@@ -267,6 +275,8 @@ class AsyncClient:
         on_late: OnLate = "degrade",
         seed: int | list[int] | None = None,
         temperature: float | None = None,
+        committed: npt.ArrayLike | None = None,
+        coherence: float | None = None,
         model: str | None = None,
         model_version: str | None = None,
         priority: int | None = None,
@@ -283,6 +293,8 @@ class AsyncClient:
                 on_late=on_late,
                 seed=seed,
                 temperature=temperature,
+                committed=committed,
+                coherence=coherence,
                 model=model,
                 model_version=model_version,
                 priority=priority,

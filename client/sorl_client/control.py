@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from sorl_client import episodes, parameters
 from sorl_client.action import Action
+from sorl_client.chunk_schedule import ChunkStatistics
 from sorl_client.conversation import OnLate
 from sorl_client.errors import DeadlineExceeded
 from sorl_client.pace import Pace
@@ -36,6 +37,8 @@ class Acts(Protocol):
         on_late: OnLate = "degrade",
         seed: int | list[int] | None = None,
         temperature: float | None = None,
+        committed: npt.ArrayLike | None = None,
+        coherence: float | None = None,
         model: str | None = None,
     ) -> Action: ...
 
@@ -50,6 +53,7 @@ class Ask:
     deadline_ms: float | None = None
     on_late: OnLate = "degrade"
     temperature: float | None = None
+    coherence: float | None = None
 
     def __post_init__(self) -> None:
         ranges: dict[str, parameters.Whole | parameters.Real] = {
@@ -57,6 +61,7 @@ class Ask:
             "num_steps": parameters.BUDGET,
             "deadline_ms": parameters.DEADLINE_MS,
             "temperature": parameters.TEMPERATURE,
+            "coherence": parameters.SHARE,
         }
         for name, allowed in ranges.items():
             object.__setattr__(self, name, allowed.or_none(name, getattr(self, name)))
@@ -72,6 +77,7 @@ class Episode:
     degraded               ticks that got less compute than requested
     actions                the applied actions, (steps, action_dim)
     engine, model_version  of the last reply; None if there was none
+    chunks                 what came of the chunks; None where the simulation waited for each action
     """
 
     episode: int
@@ -85,6 +91,7 @@ class Episode:
     actions: npt.NDArray[np.float32]
     engine: str | None
     model_version: str | None
+    chunks: ChunkStatistics | None = None
 
 
 def run_episode(

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sorl_client import parameters
+from sorl_client import episodes, parameters
 from sorl_client.action import Action, FloatArray
 from sorl_client.chunk_schedule import ChunkSchedule, ChunkStatistics, Planned
-from sorl_client.control import Acts, Ask
+from sorl_client.control import Acts, Ask, Episode
 from sorl_client.errors import DeadlineExceeded, InvalidArgument, InvalidReply, RequestRefused, SorlError
 from sorl_client.pace import Pace
 from sorl_client.statistics import percentiles
@@ -134,6 +134,8 @@ class ControlLoop:
     execute   k, from 1 to h: after so many actions of a chunk the next one is due; by default h
     ahead     ask so many ticks before that, from 0 to h - 1; 0 waits at the tick itself. By default as many as the 95th
               percentile of the last 128 replies' latencies takes, rounded up
+    commit    tell the server, as `committed`, which actions are executed until its reply is expected, and enter the
+              chunk after them, which continues what the robot does. Chunks only; `ask.coherence` is its weight
     on_miss   what to do at a tick whose reply is late or an error:
               "hold"      repeat the last fresh action, or do `initial` if there is none yet. Mind what that means where
                           actions are velocities
@@ -155,6 +157,7 @@ class ControlLoop:
         action_horizon: int | None = None,
         execute: int | None = None,
         ahead: int | None = None,
+        commit: bool = True,
         on_miss: OnMiss = "hold",
         initial: npt.ArrayLike | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -186,7 +189,7 @@ class ControlLoop:
         self._ask = ask
         self._reply_s = reply_ms / 1e3
         self._limit_s = (reply_ms if reply_ms <= period_ms else share_ms) / 1e3
-        self._schedule = ChunkSchedule(horizon, execute or horizon, ahead, period_ms / 1e3)
+        self._schedule = ChunkSchedule(horizon, execute or horizon, ahead, period_ms / 1e3, commit)
         self._shape = rest.shape if horizon == 1 else (horizon, rest.size)
         self._on_miss = on_miss
         self._rest = rest
@@ -199,6 +202,11 @@ class ControlLoop:
         self._late = 0
         self._latencies_ms: deque[float] = deque(maxlen=RECENT)
         self.reset()
+
+    @property
+    def limit_ms(self) -> float:
+        """The longest that `step` waits for a reply."""
+        return self._limit_s * 1e3
 
     def reset(self) -> None:
         """Begin anew, as for a new episode: forget the last action and all that is planned, go on after a stop, and let
@@ -227,8 +235,8 @@ class ControlLoop:
             return self._tick(number, began, self._rest, "stopped", late=late)
         if self._schedule.is_due(number):
             self._error = None
-            self._schedule.ask(number)
-            self._asker.ask(number, lambda: self._question(seen, began + self._reply_s, seed))
+            committed = self._schedule.ask(number)
+            self._asker.ask(number, lambda: self._question(seen, began + self._reply_s, seed, committed))
         if self._schedule.waits(number) and (asked := self._schedule.under_way) is not None:
             late += self._take(self._asker.receive(asked, end), number, end)
         planned = self._schedule.take(number)
@@ -275,7 +283,7 @@ class ControlLoop:
     ) -> None:
         self.close()
 
-    def _question(self, observation: FloatArray, end: float, seed: int | None) -> Action:
+    def _question(self, observation: FloatArray, end: float, seed: int | None, committed: FloatArray | None) -> Action:
         """Ask the server; in the background."""
         return self._client.act(
             observation,
@@ -285,6 +293,8 @@ class ControlLoop:
             on_late=self._ask.on_late,
             seed=seed,
             temperature=self._ask.temperature,
+            committed=committed,
+            coherence=None if committed is None else self._ask.coherence,
             model=self._ask.model,
         )
 
@@ -389,6 +399,48 @@ class ThreadAsker:
                 self._came.append(Came(number, outcome, asked, self._clock()))
                 self._changed.notify_all()
             del question, outcome  # they would live until the next question
+
+
+def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, max_steps: int | None = None) -> Episode:
+    """Drive one episode in real time with a new `loop`, until the goal, the environment's time limit or `max_steps`.
+
+    The simulation waits for no reply, as a robot does not. Latencies are those of ticks. A miss is a tick that was not
+    fresh, and all misses hold.
+    """
+    observation = episodes.reset(env, seeds.episode)
+    actions: list[FloatArray] = []
+    latencies: list[float] = []
+    degraded = 0
+    success = False
+    reply: Action | None = None
+    loop.reset()
+    while max_steps is None or len(actions) < max_steps:
+        tick = loop.step(observation, seed=seeds.action(len(actions)))
+        latencies.append(tick.latency_ms)
+        actions.append(tick.action)
+        reply = reply if tick.reply is None else tick.reply
+        degraded += bool(tick.reply is not None and tick.reply.degraded)
+        raw, _, terminated, truncated, info = env.step(tick.action)
+        observation = np.asarray(raw, dtype=np.float32)
+        success = bool(info["success"])
+        if terminated or truncated:
+            break
+        loop.wait()
+    statistics = loop.statistics()
+    return Episode(
+        episode=seeds.episode,
+        success=success,
+        steps=len(actions),
+        latencies_ms=latencies,
+        limit_ms=loop.limit_ms,
+        misses=statistics.misses,
+        holds=statistics.misses,
+        degraded=degraded,
+        actions=np.stack(actions) if actions else np.zeros((0, *env.action_space.shape), np.float32),
+        engine=None if reply is None else reply.engine,
+        model_version=None if reply is None else reply.model_version,
+        chunks=statistics.chunks,
+    )
 
 
 def _row(name: str, value: npt.ArrayLike, width: int | None) -> FloatArray:

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
@@ -14,7 +15,9 @@ from typing import Any, get_args
 from sorl_client import episodes, parameters, report
 from sorl_client.client import Client
 from sorl_client.control import Ask, Episode, run_episode
-from sorl_client.errors import SorlError
+from sorl_client.control_loop import ControlLoop, run_in_loop
+from sorl_client.delayed_link import DelayedLink
+from sorl_client.errors import InvalidArgument, SorlError
 from sorl_client.parameters import Real, Whole
 
 DESCRIPTION = """\
@@ -23,6 +26,10 @@ Drive a simulated robot of OGBench by a policy server, and report success, laten
 Every control tick sends the observation to POST /act and applies the reply. A late reply is applied late (the
 simulation waits), and a tick whose deadline is exceeded holds (zero action). Both count as deadline misses. The limit
 is --deadline-ms, or the control period if there is none.
+
+With --execute, and for policies that answer with chunks, the simulation waits for nothing, as a robot does not: a
+ControlLoop has an action at every tick, and asks for the next chunk while one runs. A tick without a planned action
+repeats the last one, and counts as a miss.
 
 Leaving --num-candidates and --num-steps out takes the policy's default budget, the best measured. More of either can
 measure worse: GET /models marks such budgets as dominated."""
@@ -35,6 +42,8 @@ examples:
       the server computes as much as fits into 20 ms for every action
   sorl-drive http://127.0.0.1:8000 --no-realtime --num-candidates 16 --num-steps 8 --compare-seed-policies
       compare fresh noise at every tick with one noise per episode: success and jerk, on the same episodes
+  sorl-drive http://127.0.0.1:8000 --latency-ms 100 --execute 3
+      a policy of chunks behind a network of 100 ms: execute three actions of each chunk
   sorl-drive http://127.0.0.1:8000 --no-realtime --require-successes 8
       a check for CI: exit status 1 if fewer than 8 of 10 episodes succeed
 
@@ -69,12 +78,16 @@ def drive(arguments: argparse.Namespace, make_env: Callable[[str], Any]) -> int:
 
     Raises CannotDrive or SorlError.
     """
+    check_loop(arguments)
     policies = list(get_args(episodes.SeedPolicy)) if arguments.compare_seed_policies else [arguments.seed_policy]
-    try:
-        client = Client(arguments.url, api_key=arguments.api_key)
-    except ValueError as error:
-        raise CannotDrive(str(error)) from error
-    with client:
+    with ExitStack() as stack:
+        try:
+            url = arguments.url
+            if arguments.latency_ms:
+                url = stack.enter_context(DelayedLink(url, arguments.latency_ms)).url
+            client = stack.enter_context(Client(url, api_key=arguments.api_key))
+        except ValueError as error:
+            raise CannotDrive(str(error)) from error
         client.wait_until_ready(arguments.wait_s)
         model = choose_model(client.models(), arguments.model)
         env = build_env(arguments.task, make_env)
@@ -102,6 +115,9 @@ def drive(arguments: argparse.Namespace, make_env: Callable[[str], Any]) -> int:
             "engine": next((x.engine for x in driven[policies[0]] if x.engine), None),
             "control_hz": hz,
             "realtime": arguments.realtime,
+            "latency_ms": arguments.latency_ms,
+            "execute": arguments.execute,
+            "commit": arguments.commit,
             "first_episode": arguments.seed,
             "ask": asdict(ask_of(arguments, model)),
             "jerk_unit": report.JERK_UNIT,
@@ -135,13 +151,50 @@ def drive_episodes(
     # disable=None shows the progress bar on terminals only; logs and pipes get just the table.
     with tqdm(total=arguments.episodes, unit="episode", disable=None, leave=False) as progress:
         for seeds in episodes.seeds(arguments.seed, arguments.episodes, policy):
-            driven.append(
-                run_episode(env, client, seeds, ask, realtime=arguments.realtime, max_steps=arguments.max_steps)
-            )
+            if in_loop(arguments, model):
+                with control_loop(client, model, ask, arguments, hz) as loop:
+                    driven.append(run_in_loop(env, loop, seeds, max_steps=arguments.max_steps))
+            else:
+                driven.append(
+                    run_episode(env, client, seeds, ask, realtime=arguments.realtime, max_steps=arguments.max_steps)
+                )
             progress.write(report.row(driven[-1], hz))
             progress.update()
     print()
     return driven
+
+
+def in_loop(arguments: argparse.Namespace, model: dict[str, Any]) -> bool:
+    """Whether a ControlLoop drives, and the simulation waits for nothing."""
+    return arguments.execute is not None or model.get("action_horizon", 1) > 1
+
+
+def control_loop(
+    client: Client, model: dict[str, Any], ask: Ask, arguments: argparse.Namespace, hz: float
+) -> ControlLoop:
+    """The loop of one episode. Raises CannotDrive for an --execute beyond the chunk."""
+    horizon = model.get("action_horizon", 1)
+    try:
+        return ControlLoop(
+            client,
+            ask,
+            hz=hz,
+            action_horizon=horizon,
+            execute=arguments.execute,
+            ahead=arguments.ahead,
+            commit=arguments.commit,
+            initial=[0.0] * model["action_dim"],
+        )
+    except InvalidArgument as error:
+        raise CannotDrive(f"--{(error.field or '').replace('_', '-')}: {error.detail.partition(': ')[2]}") from error
+
+
+def check_loop(arguments: argparse.Namespace) -> None:
+    """Raise CannotDrive for options that only make sense together."""
+    if arguments.execute is not None and not arguments.realtime:
+        raise CannotDrive("--execute drives in real time: leave out --no-realtime")
+    if arguments.ahead is not None and arguments.execute is None:
+        raise CannotDrive("--ahead: add --execute")
 
 
 def ask_of(arguments: argparse.Namespace, model: dict[str, Any]) -> Ask:
@@ -153,6 +206,7 @@ def ask_of(arguments: argparse.Namespace, model: dict[str, Any]) -> Ask:
         deadline_ms=arguments.deadline_ms,
         on_late=arguments.on_late,
         temperature=arguments.temperature,
+        coherence=arguments.coherence,
     )
 
 
@@ -184,11 +238,6 @@ def check_fit(env: Any, model: dict[str, Any], task: str) -> None:
             raise CannotDrive(
                 f"model {model['name']!r} has {what} {model.get(what)}, but task {task!r} has {space.shape[0]}"
             )
-    if model.get("action_horizon", 1) != 1:
-        raise CannotDrive(
-            f"model {model['name']!r} answers with chunks of {model['action_horizon']} actions, and sorl-drive "
-            "executes single ones; sorl-evaluate --execute and sorl_client's ControlLoop execute chunks"
-        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -238,6 +287,32 @@ def parser() -> argparse.ArgumentParser:
         choices=("degrade", "reject"),
         default="degrade",
         help="if N and M do not fit the deadline: compute less, or refuse, which holds (default: %(default)s)",
+    )
+    add(
+        "--execute",
+        type=_number(parameters.AT_LEAST_ONE),
+        metavar="K",
+        help="do not wait for replies: a ControlLoop executes K actions of each chunk, and asks for the next meanwhile "
+        "(default: of policies with chunks all, of others off)",
+    )
+    add(
+        "--ahead",
+        type=_number(parameters.COUNT),
+        metavar="TICKS",
+        help="with --execute, ask for the next chunk so many ticks before it is due (default: as measured)",
+    )
+    add(
+        "--commit",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with chunks, tell the server which actions are executed until its reply is expected",
+    )
+    add("--coherence", type=_number(parameters.SHARE), help="weight of that in the choice (default: the policy's)")
+    add(
+        "--latency-ms",
+        type=_number(POSITIVE_MS),
+        metavar="MS",
+        help="relay the connection through a link with this round-trip time (default: none)",
     )
     add("--temperature", type=_number(parameters.TEMPERATURE), help="scale of the noise, 0 to 2 (default: 1)")
     seeding = result.add_mutually_exclusive_group()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from sorl_client.control import Episode
@@ -112,6 +112,7 @@ def as_json(episode: Episode, hz: float) -> dict[str, Any]:
         "holds": episode.holds,
         "degraded": episode.degraded,
         "jerk": jerk([episode.actions], hz),
+        "chunks": None if episode.chunks is None else asdict(episode.chunks),
         "actions_sha256": hashlib.sha256(episode.actions.tobytes()).hexdigest(),
     }
 

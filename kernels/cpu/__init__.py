@@ -68,7 +68,7 @@ class CpuBackend:
             isa=isa,
             precision=precision,
             threads=threads or native_threads(),
-            obs_dim=spec.obs_dim,
+            obs_dim=spec.input_dim,  # to the engine, a prefix is part of the observation
             action_dim=spec.chunk_dim,  # to the engine, a chunk is one action of so many numbers
             members=spec.ensemble_size,
             least=spec.q_agg == "min",
@@ -112,7 +112,7 @@ class CpuBackend:
             "nonfinite": np.empty(requests, np.bool_),
         }
         candidates = np.empty((rows, dims), np.float32) if rows else None
-        candidate_q = np.empty(rows, np.float32) if rows else None
+        candidate_q, candidate_q_std = (np.empty(rows, np.float32) if rows else None for _ in range(2))
         self._sampler.sample_and_score(
             observation=self._normalise(batch.observation),
             num_candidates=batch.num_candidates,
@@ -122,13 +122,19 @@ class CpuBackend:
             first_candidate=batch.first_candidate,
             candidates=candidates,
             candidate_q=candidate_q,
+            candidate_q_std=candidate_q_std,
             **reply,
         )
         ends = np.cumsum(batch.num_candidates)[:-1]
+
+        def split(array: Float32 | None) -> list[Float32] | None:
+            return None if array is None else np.split(array, ends)
+
         return SampleResult(
             **reply,
-            candidates=None if candidates is None else np.split(candidates, ends),
-            candidate_q=None if candidate_q is None else np.split(candidate_q, ends),
+            candidates=split(candidates),
+            candidate_q=split(candidate_q),
+            candidate_q_std=split(candidate_q_std),
         )
 
     def _normalise(self, observation: Float32) -> Float32:

@@ -79,8 +79,9 @@ class TritonBackend:
         with _typed_errors():
             bucket = self.bucket(batch)
             bucket.run(batch, observation, order)
-            candidates = bucket.candidates(int(batch.num_candidates.sum())) if batch.return_candidates else None
-        return _result(batch, bucket, order, candidates)
+            rows = int(batch.num_candidates.sum())
+            candidates = bucket.candidates(rows) if batch.return_candidates else (None, None)
+        return _result(batch, bucket, order, *candidates)
 
     def check(self) -> None:
         """Compute a fixed batch. Raises BackendMismatch if it differs from the reference."""
@@ -132,7 +133,9 @@ class _typed_errors:
             raise DeviceLost(str(error).splitlines()[0]) from error
 
 
-def _result(batch: SampleBatch, bucket: Bucket, order: np.ndarray, rows: Float32 | None) -> SampleResult:
+def _result(
+    batch: SampleBatch, bucket: Bucket, order: np.ndarray, rows: Float32 | None, spreads: Float32 | None
+) -> SampleResult:
     """The bucket's results, in the batch's order.
 
     Raises:
@@ -167,4 +170,5 @@ def _result(batch: SampleBatch, bucket: Bucket, order: np.ndarray, rows: Float32
         nonfinite=nonfinite[position] != 0,
         candidates=None if rows is None else split(rows),
         candidate_q=None if rows is None else split(values),
+        candidate_q_std=None if spreads is None else split(spreads),
     )

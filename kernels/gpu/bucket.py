@@ -84,10 +84,13 @@ class Bucket:
         assert self._graph is not None
         self._graph.replay()
 
-    def candidates(self, rows: int) -> np.ndarray:
-        """All candidates of the last batch, (rows, chunk_dim), in the staged order."""
+    def candidates(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """All candidates of the last batch, (rows, chunk_dim), and their values' deviations, (rows,); in the staged
+        order.
+        """
         chunk_dim = self._layout.fields["action"].shape[1]
-        return self.scratch["x"][0, :rows, :chunk_dim].cpu().numpy()
+        deviations = self.scratch["row_deviation"][:rows].cpu().numpy()
+        return self.scratch["x"][0, :rows, :chunk_dim].cpu().numpy(), deviations
 
     def _enqueue(self) -> None:
         """Copy in, one launch, copy out."""

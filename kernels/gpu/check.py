@@ -24,7 +24,7 @@ def check_batch(policy: Policy) -> SampleBatch:
     steps = [1 + i % policy.spec.denoise_timesteps for i in range(10)]
     candidates = [1, 130, 3, 17, 64, 5, 2, 33, 1, 80]
     mean, std = (t.detach().cpu().float().numpy() for t in (policy.observation_mean, policy.observation_std))
-    observation = mean + std * rng.standard_normal((10, policy.spec.obs_dim))
+    observation = mean + std * rng.standard_normal((10, policy.spec.input_dim))
     return SampleBatch.of(observation.astype(np.float32), candidates, steps, range(10), return_candidates=True)
 
 

@@ -58,7 +58,7 @@ class Widths:
         """The padded dimensions for `spec`."""
         actor, critic = max(spec.actor_hidden), max(spec.critic_hidden)
         return cls(
-            observation=padded(spec.obs_dim, INPUT_MULTIPLE),
+            observation=padded(spec.input_dim, INPUT_MULTIPLE),
             action=padded(spec.chunk_dim, INPUT_MULTIPLE),
             actor=padded(actor, WIDTH_MULTIPLE),
             critic=padded(critic, WIDTH_MULTIPLE),
@@ -152,7 +152,7 @@ def _actor(weights: dict[str, Tensor], spec: PolicySpec, widths: Widths) -> _Net
     vectors = torch.zeros(layers + 2, widths.actor_stride, dtype=torch.float64)
     first = weights["actor.layers.0.weight"].T
     _put_first(matrix, first, spec, widths)
-    _put(vectors[layers:], first[spec.obs_dim + spec.chunk_dim :])  # t and d
+    _put(vectors[layers:], first[spec.input_dim + spec.chunk_dim :])  # t and d
     for layer in range(layers):
         _put(vectors[layer], weights[f"actor.layers.{layer}.bias"])
         if layer:
@@ -172,7 +172,7 @@ def _critic(weights: dict[str, Tensor], spec: PolicySpec, widths: Widths, member
     first = weights["critic.layers.0.weight"][member].T
     _put_first(matrix, first, spec, widths)
     _put(
-        vectors[2 * layers], first[spec.obs_dim + spec.chunk_dim :].sum(0)
+        vectors[2 * layers], first[spec.input_dim + spec.chunk_dim :].sum(0)
     )  # k, or zeros if the critic has no such input
     _put(vectors[0], weights["critic.layers.0.bias"][member])
     for layer in range(1, layers + 1):
@@ -198,8 +198,8 @@ def _inputs(widths: Widths, width: int, layer: int) -> int:
 
 def _put_first(matrix: Tensor, weight: Tensor, spec: PolicySpec, widths: Widths) -> None:
     """Copy the first layer's rows for observation and action, each starting at a multiple of 16."""
-    _put(matrix, weight[: spec.obs_dim])
-    _put(matrix[widths.observation :], weight[spec.obs_dim : spec.obs_dim + spec.chunk_dim])
+    _put(matrix, weight[: spec.input_dim])
+    _put(matrix[widths.observation :], weight[spec.input_dim : spec.input_dim + spec.chunk_dim])
 
 
 def _put(target: Tensor, values: Tensor) -> None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.backend import Backend, DeviceFailure, MadeInSteps, SampleResult, SelfChecking
+from kernels.coherence import Commitment, coherent_index
 from policy import Policy
 from service.budget import TERMS, CostModel
 from service.engine.calibration import Calibration
@@ -76,8 +77,10 @@ class Engine:
         self._max_batch_rows = max_batch_rows
         self._max_batch_seconds = max_batch_seconds
         self._device = device
-        self.observation_mean = policy.observation_mean.cpu().float().numpy()
-        self.observation_std = policy.observation_std.cpu().float().numpy()
+        self.observation_mean, self.observation_std = (
+            statistic.cpu().float().numpy()[: self.spec.obs_dim]
+            for statistic in (policy.observation_mean, policy.observation_std)
+        )
 
     @property
     def name(self) -> str:
@@ -165,7 +168,7 @@ class Engine:
         log.info("%s: cost model: %s, relative error %.2f", self.name, terms, self.cost.relative_error)
 
     def _compute(self, parts: list[RequestPart]) -> list[SampleReply | PartialResult | NonfiniteOutput]:
-        batch, present = batch_of(parts)
+        batch, present = batch_of(self.spec, parts)
         result = self._backend.sample_and_score(batch)
         converted = self._convert(result, batch.observation)
         results: list[SampleReply | PartialResult | NonfiniteOutput] = []
@@ -190,10 +193,11 @@ class Engine:
 
     def _convert(self, result: SampleResult, observation: Float32) -> _Converted:
         """Once a batch: once for each of its requests would hold the interpreter's lock for 30 us each."""
+        raw = observation[:, : self.spec.obs_dim]  # behind it is a prefix
         return _Converted(
             result=result,
             action=self.spec.action_to_environment(result.action),
-            observation_z_max=np.abs((observation - self.observation_mean) / self.observation_std).max(axis=1),
+            observation_z_max=np.abs((raw - self.observation_mean) / self.observation_std).max(axis=1),
             nonfinite=bool(result.nonfinite.any()),
         )
 
@@ -202,6 +206,10 @@ class Engine:
         if converted.nonfinite and result.nonfinite[rows].any():
             row = int(np.argmax(result.nonfinite[rows]))
             return NonfiniteOutput(f"the policy gave NaN or infinity for observation row {row}; no action was chosen")
+        if request.commitment is not None:
+            action, q, q_std = self._coherent(request.commitment, result, rows)
+        else:
+            action, q, q_std = converted.action[rows], result.q[rows], result.q_std[rows]
         candidates = candidate_q = None
         if request.return_candidates:
             assert result.candidates is not None
@@ -209,15 +217,28 @@ class Engine:
             candidates = self.spec.action_to_environment(np.stack(result.candidates[rows]))
             candidate_q = np.stack(result.candidate_q[rows])
         return SampleReply(
-            action=converted.action[rows],
-            q=result.q[rows],
-            q_std=result.q_std[rows],
+            action=action,
+            q=q,
+            q_std=q_std,
             q_first=result.q_first[rows],
             observation_z_max=converted.observation_z_max[rows],
             engine=self._backend.engine,
             candidates=candidates,
             candidate_q=candidate_q,
         )
+
+    def _coherent(self, commitment: Commitment, result: SampleResult, rows: slice) -> tuple[Float32, Float32, Float32]:
+        """The rows' actions (B, *action_shape), their values and the values' spreads, chosen by `coherent_index`."""
+        assert result.candidates is not None
+        assert result.candidate_q is not None
+        assert result.candidate_q_std is not None
+        chosen = []
+        for committed, row in zip(commitment.actions, range(rows.start, rows.stop), strict=True):
+            candidates, q = result.candidates[row], result.candidate_q[row]
+            index = coherent_index(candidates, q, committed, commitment.coherence)
+            chosen.append((candidates[index], q[index], result.candidate_q_std[row][index]))
+        actions, q, q_std = (np.array(column) for column in zip(*chosen, strict=True))
+        return self.spec.action_to_environment(actions), q, q_std
 
     def _mean_request(self, observations: int, num_candidates: int, num_steps: int) -> SampleRequest:
         seeds = np.arange(observations, dtype=np.uint64)

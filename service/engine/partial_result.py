@@ -14,24 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.backend import SampleBatch, SampleResult
+from policy import PolicySpec, network_input
 from service.sample import RequestPart, SampleRequest
 
 
-def batch_of(parts: Sequence[RequestPart]) -> tuple[SampleBatch, list[NDArray[np.intp]]]:
+def batch_of(spec: PolicySpec, parts: Sequence[RequestPart]) -> tuple[SampleBatch, list[NDArray[np.intp]]]:
     """The parts as one batch, and for each part the observations of its request that have a row in the batch."""
     observation, seed, present = [], [], []
     columns = _Columns([], [], [], [])
     for part in parts:
         request, start, stop, _ = part
         observations = len(request.observation)
+        committed = None if request.commitment is None else request.commitment.actions
+        inputs = network_input(spec, request.observation, committed)
         if start == 0 and stop == request.rows:  # most are whole: 1 us each, where the general case takes 15
             indices = _range(observations)
-            observation.append(request.observation)
+            observation.append(inputs)
             seed.append(request.seeds)
             columns.add(request, [request.num_candidates] * observations, [0] * observations)
         else:
             indices, first, counts = _candidates_of(part)
-            observation.append(request.observation[indices])
+            observation.append(inputs[indices])
             seed.append(request.seeds[indices])
             columns.add(request, counts.tolist(), first.tolist())
         present.append(indices)
@@ -42,7 +45,7 @@ def batch_of(parts: Sequence[RequestPart]) -> tuple[SampleBatch, list[NDArray[np
         seed=np.concatenate(seed),
         temperature=np.array(columns.temperature, np.float32),
         first_candidate=np.array(columns.first_candidate, np.int32),
-        return_candidates=any(part.request.return_candidates for part in parts),
+        return_candidates=any(part.request.needs_candidates for part in parts),
     )
     return batch, present
 
@@ -103,9 +106,9 @@ class PartialResult:
         self._nonfinite = np.zeros(observations, np.bool_)
         self._stop = 0
         self._candidates: NDArray[np.float32] | None = None
-        if request.return_candidates:
+        if request.needs_candidates:
             self._candidates = np.empty((observations, n, chunk_dim), np.float32)
-            self._candidate_q = np.empty((observations, n), np.float32)
+            self._candidate_q, self._candidate_q_std = (np.empty((observations, n), np.float32) for _ in range(2))
 
     def add(self, part: RequestPart, present: NDArray[np.intp], result: SampleResult, rows: slice) -> None:
         """Take in a part. Its observations `present` are `rows` of `result`. A second time changes nothing."""
@@ -127,18 +130,22 @@ class PartialResult:
         if self._candidates is not None:
             assert result.candidates is not None
             assert result.candidate_q is not None
+            assert result.candidate_q_std is not None
             for observation, row in zip(present.tolist(), range(rows.start, rows.stop), strict=True):
-                first, count = -((observation - part.start) // len(self._q)), len(result.candidates[row])
-                self._candidates[observation, first : first + count] = result.candidates[row]
-                self._candidate_q[observation, first : first + count] = result.candidate_q[row]
+                first = -((observation - part.start) // len(self._q))
+                here = slice(first, first + len(result.candidates[row]))
+                self._candidates[observation, here] = result.candidates[row]
+                self._candidate_q[observation, here] = result.candidate_q[row]
+                self._candidate_q_std[observation, here] = result.candidate_q_std[row]
 
     def result(self) -> SampleResult:
         """The result as if all candidates had been computed at once; after the last part."""
         n = self._stop // len(self._q)
-        candidates = candidate_q = None
+        candidates = candidate_q = candidate_q_std = None
         if self._candidates is not None:
             candidates = list(self._candidates[:, :n])
             candidate_q = list(self._candidate_q[:, :n])
+            candidate_q_std = list(self._candidate_q_std[:, :n])
         return SampleResult(
             action=self._action,
             q=self._q,
@@ -150,4 +157,5 @@ class PartialResult:
             nonfinite=self._nonfinite,
             candidates=candidates,
             candidate_q=candidate_q,
+            candidate_q_std=candidate_q_std,
         )

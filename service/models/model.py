@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.coherence import Commitment
 from policy import PolicySpec, dominating
 from service.budget import Admission
 from service.engine import Engine
@@ -50,6 +51,40 @@ class Model:
                 field="observation",
             )
         return vector[None] if vector.ndim == 1 else vector
+
+    def commitment_of(
+        self, committed: NDArray[np.float32] | None, coherence: float | None, rows: int
+    ) -> Commitment | None:
+        """What a request of so many rows says of the actions that its robots execute meanwhile.
+
+        Args:
+            committed: (d, action_dim) for a single row, or (B, d, action_dim), in environment units.
+
+        Raises:
+            InvalidRequest: the policy has no chunks, or too short ones; other axes; or coherence with nothing to be
+                coherent with.
+        """
+        spec, most = self.spec, self.spec.action_horizon - 1
+        if committed is None:
+            if coherence is not None:
+                raise InvalidRequest("coherence: it counts with `committed` only", field="coherence")
+            return None
+        if most == 0:
+            raise InvalidRequest(
+                f"committed: {spec.name!r} answers with single actions (its action_horizon is 1): leave it out",
+                field="committed",
+            )
+        actions = committed[None] if committed.ndim == 2 else committed
+        if len(actions) != rows or not 1 <= actions.shape[1] <= most or actions.shape[2] != spec.action_dim:
+            batch = "" if rows == 1 else f"{rows}, "
+            raise InvalidRequest(
+                f"committed: expected shape ({batch}d, {spec.action_dim}), d from 1 to {most} (action_horizon - 1 of "
+                f"{spec.name!r}), found {committed.shape}",
+                field="committed",
+            )
+        return Commitment(
+            spec.action_from_environment(actions), spec.coherence if coherence is None else float(coherence)
+        )
 
     def _joined(self, parts: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """(obs_dim,) or (B, obs_dim), in the order of the policy's observation_keys."""
@@ -107,6 +142,8 @@ class Model:
             "observation_keys": [asdict(key) for key in spec.observation_keys],
             "action_dim": spec.action_dim,
             "action_horizon": spec.action_horizon,
+            "prefix_max": spec.prefix_max,
+            "coherence": spec.coherence,
             "action_low": list(spec.action_low),
             "action_high": list(spec.action_high),
             "control_hz": spec.control_hz,

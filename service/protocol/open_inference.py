@@ -6,7 +6,8 @@
               {"binary_data_size"}}, and its bytes (little-endian, in C order) come behind the JSON
 
 Behind JSON of n bytes all binary tensors follow in their order, and a header says n (`HEADER_LENGTH`). The inputs are
-the observation, the parameters are other fields of POST /act, and the outputs are an answer's arrays (`OUTPUTS`).
+the observation and `committed`, the parameters are other fields of POST /act, and the outputs are an answer's arrays
+(`OUTPUTS`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from service.protocol.replies import Answer
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OBSERVATION = "observation"
+COMMITTED = "committed"
 
 _DTYPES = {
     "FP16": "<f2",
@@ -42,7 +44,9 @@ _DTYPES = {
     "UINT64": "<u8",
 }
 _MEMBERS = ("id", "model_name", "model_version", "inputs", "outputs", "parameters")
-_ACT_PARAMETERS = ("num_candidates", "num_steps", "deadline_ms", "on_late", "seed", "temperature", "model_version")
+_ACT_PARAMETERS = (
+    "num_candidates", "num_steps", "deadline_ms", "on_late", "seed", "temperature", "coherence", "model_version",
+)  # fmt: skip
 _PARAMETERS = (*_ACT_PARAMETERS, "priority", "timeout", "binary_data_output")
 _LOWEST_PRIORITY = 10
 _MAX_AXES = 3  # rows, time, numbers
@@ -125,6 +129,8 @@ class InferRequest:
             fields["return_candidates"] = True
         # One tensor of this name is all of the observation; else the tensors are its parts.
         parts = dict(self.inputs)
+        if COMMITTED in parts:
+            fields[COMMITTED] = parts.pop(COMMITTED)
         return {
             "observation": parts[OBSERVATION] if parts.keys() == {OBSERVATION} else parts,
             "model": model,

@@ -92,6 +92,11 @@ def _parse_vector(value: Any, field: str) -> NDArray[np.float32]:
         if array.ndim == 3 and array.size:
             _refuse(field, "a time axis of 1: one observation, no history", f"shape {list(array.shape)}")
         _refuse(field, "shape (obs_dim,), (B, obs_dim) or (B, 1, obs_dim), none of them 0", list(array.shape))
+    return _narrowed(array, field)
+
+
+def _narrowed(array: NDArray[Any], field: str) -> NDArray[np.float32]:
+    """`array` as contiguous float32. Raises InvalidRequest for a number that is not finite there."""
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is refused on the next line
         narrow = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(narrow)
@@ -126,6 +131,36 @@ def _only_step(number: int, steps: Any, field: str) -> Any:
     if type(steps) is not list or len(steps) != 1:
         _refuse(field, "a time axis of 1: one observation, no history", f"row {number}: {brief(steps)}")
     return steps[0]
+
+
+def parse_committed(value: Any) -> NDArray[np.float32] | None:
+    """(d, action_dim) or (B, d, action_dim), in environment units.
+
+    Raises:
+        InvalidRequest: naming `committed`: not numbers, ragged, empty, of other axes, or not finite in float32.
+    """
+    if value is None:
+        return None
+    if isinstance(value, list):
+        array = _lists_of_lists(value)
+    elif isinstance(value, dict):
+        array = codec.decode_array(value, "committed")
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        array = value
+    else:
+        _refuse("committed", "a list of actions, a list of such lists, or an encoded array", value)
+    if array.ndim not in (2, 3) or array.size == 0:
+        _refuse("committed", "shape (d, action_dim) or (B, d, action_dim), none of them 0", list(array.shape))
+    return _narrowed(array, "committed")
+
+
+def _lists_of_lists(value: list[Any]) -> NDArray[np.float64]:
+    """(d, action_dim) or (B, d, action_dim)."""
+    batch = bool(value) and type(value[0]) is list and bool(value[0]) and type(value[0][0]) is list
+    rows = [_array_of_lists(row, "committed") for row in (value if batch else [value]) if type(row) is list]
+    if len(rows) != (len(value) if batch else 1) or any(row.shape != rows[0].shape for row in rows):
+        _refuse("committed", "as many actions in every row as in row 0", value)
+    return np.array(rows) if batch else rows[0]
 
 
 def parse_seed(value: Any, info: ValidationInfo) -> int | list[int] | None:
@@ -197,6 +232,20 @@ Observation = Annotated[
     PlainValidator(parse_observation),
     WithJsonSchema({"anyOf": [*_VECTOR_SCHEMA["anyOf"], _PARTS_SCHEMA]}),
 ]
+Committed = Annotated[
+    NDArray[np.float32] | None,
+    PlainValidator(parse_committed),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "array", "items": _NUMBER_LIST},
+                {"type": "array", "items": {"type": "array", "items": _NUMBER_LIST}},
+                _ARRAY_SCHEMA,
+                {"type": "null"},
+            ]
+        }
+    ),
+]
 Whole = Annotated[int, BeforeValidator(_whole)]
 Seed = Annotated[
     int | list[int] | None,
@@ -251,6 +300,20 @@ class ActRequest(BaseModel):
         "(s + b) mod 2^64. Left out, the server chooses and says which.",
     )
     temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False, description="Scales the noise: 0 to 2.")
+    committed: Committed = Field(
+        None,
+        description="Of a policy with chunks: the first d actions of the chunk, which the robot will have executed "
+        "before the reply arrives. (d, action_dim), or (B, d, action_dim) for B observations, in environment units, "
+        "d from 1 to action_horizon - 1. The reply's actions are to be executed from index d on.",
+    )
+    coherence: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="With `committed`: the share of the candidates that is left out for lying far from it. 0 counts "
+        "the value alone, 1 the nearest candidate. Left out, the policy's.",
+    )
     model: str | None = Field(None, max_length=200, description="A name from /models; left out, the default one.")
     model_version: str | None = Field(
         None,

@@ -6,7 +6,8 @@ Each further line is a `Record`: one request of B observations and its answer. M
 line, since a reload may change them:
     time (Unix seconds), request_id, model, model_version, engine, num_candidates, num_steps, temperature,
     seeds (B decimal strings), and observation (B, obs_dim), action (B, action_dim) or (B, action_horizon, action_dim)
-    in environment units, q (B,) as encoded float32 arrays, exact to the bit.
+    in environment units, q (B,) as encoded float32 arrays, exact to the bit;
+    and of requests with committed actions these as committed (B, d, action_dim) in [-1, 1], and coherence.
 A crash can cut the last line. No file is appended to after its writer has closed it.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.coherence import Commitment
 from service.errors import InvalidRequest
 from service.protocol import codec, decode_array, encode_array
 from service.sample import SampleRequest
@@ -48,6 +50,10 @@ class Record:
 
     def to_json(self) -> str:
         """One line, without its end."""
+        commitment = self.request.commitment
+        committed = {}
+        if commitment is not None:
+            committed = {"committed": encode_array(commitment.actions), "coherence": commitment.coherence}
         return json.dumps(
             {
                 "time": self.time,
@@ -62,6 +68,7 @@ class Record:
                 "observation": encode_array(self.request.observation),
                 "action": encode_array(self.action),
                 "q": encode_array(self.q),
+                **committed,
             },
             separators=(",", ":"),
         )
@@ -77,7 +84,13 @@ class Record:
         n, m = _typed(value, "num_candidates", int), _typed(value, "num_steps", int)
         if not (0 < n < 2**31 and 0 < m < 2**31):
             raise ValueError(f"{codec.brief(n)} candidates of {codec.brief(m)} steps")
-        request = SampleRequest(observation, n, m, seeds, _number(value, "temperature", 2.0))
+        commitment = None
+        if "committed" in value:
+            commitment = Commitment(_array(value, "committed", 3), _number(value, "coherence", 1.0))
+            if len(commitment.actions) != len(seeds):
+                raise ValueError("its arrays differ in rows")
+        temperature = _number(value, "temperature", 2.0)
+        request = SampleRequest(observation, n, m, seeds, temperature, commitment=commitment)
         return cls(
             time=_number(value, "time", float_info.max),
             request_id=_typed(value, "request_id", str),

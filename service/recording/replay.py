@@ -18,9 +18,10 @@ import numpy as np
 
 from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult
 from kernels.choice import create_backend, engine_choice
+from kernels.coherence import Commitment, coherent_index
 from kernels.commands import command
 from kernels.threads import limit_torch_threads, serving_threads
-from policy import CheckpointError, Policy, PolicyFile, PolicySpec, policy_files
+from policy import CheckpointError, Policy, PolicyFile, PolicySpec, network_input, policy_files
 from service.recording.format import Record, Recording, RecordingError, read_recording
 
 
@@ -54,13 +55,17 @@ class Replayer:
 
     def compare(self, record: Record, into: Comparison) -> None:
         """Compute `record` again, alone, and add the result to `into`."""
-        result = self._sample(record, slice(None))
-        action = self._spec.action_to_environment(result.action)
+        request = record.request
+        result = self._sample(record, slice(None), request.commitment is not None)
+        chosen, values = result.action, result.q
+        if request.commitment is not None:
+            chosen, values = _coherent(result, request.commitment)
+        action = self._spec.action_to_environment(chosen)
         differences = self._difference(action, record.action)
         for row, difference in enumerate(differences.tolist()):
             into.rows += 1
             into.bitwise += bool(np.array_equal(action[row], record.action[row]))
-            value_as_recorded = abs(float(result.q[row] - record.q[row])) <= _slack(record, row)
+            value_as_recorded = abs(float(values[row] - record.q[row])) <= _slack(record, row)
             if value_as_recorded and difference > self._tolerance and self._is_tie(record, row):
                 into.ties += 1
                 continue
@@ -68,14 +73,15 @@ class Replayer:
             if not (value_as_recorded and difference <= self._tolerance):
                 into.mismatches.append(
                     f"request {record.request_id}, row {row}: action off by {difference:.3g} of half its range, "
-                    f"q recorded {record.q[row]:.6g}, recomputed {result.q[row]:.6g}"
+                    f"q recorded {record.q[row]:.6g}, recomputed {values[row]:.6g}"
                 )
 
     def _sample(self, record: Record, rows: slice, return_candidates: bool = False) -> SampleResult:
         request = record.request
+        committed = None if request.commitment is None else request.commitment.actions
         return self._backend.sample_and_score(
             SampleBatch.of(
-                request.observation[rows],
+                network_input(self._spec, request.observation, committed)[rows],
                 request.num_candidates,
                 request.num_steps,
                 request.seeds[rows],
@@ -97,8 +103,22 @@ class Replayer:
         assert result.candidate_q is not None
         candidates = self._spec.action_to_environment(result.candidates[0])
         same = self._difference(candidates, record.action[row]) <= self._tolerance
-        equal = result.candidate_q[0] >= result.q[0] - _slack(record, row)
+        best = record.q[row] if record.request.commitment is not None else result.q[0]
+        equal = result.candidate_q[0] >= best - _slack(record, row)
         return bool((same & equal).any())
+
+
+def _coherent(result: SampleResult, commitment: Commitment) -> tuple[np.ndarray, np.ndarray]:
+    """Each row's choice by `coherent_index`, (B, chunk_dim), and its value, (B,)."""
+    assert result.candidates is not None
+    assert result.candidate_q is not None
+    pairs = [
+        (candidates[index], q[index])
+        for candidates, q, committed in zip(result.candidates, result.candidate_q, commitment.actions, strict=True)
+        for index in (coherent_index(candidates, q, committed, commitment.coherence),)
+    ]
+    chosen, values = (np.array(column) for column in zip(*pairs, strict=True))
+    return chosen, values
 
 
 def _slack(record: Record, row: int) -> float:
@@ -134,6 +154,11 @@ def load_policies(recording: Recording, path: Path, models: list[Path]) -> dict[
             )
         spec = answered_by.spec
         shapes = record.request.observation.shape[1:], record.action.shape[1:]
+        commitment = record.request.commitment
+        if commitment is not None and not (
+            0 < commitment.actions.shape[1] < spec.action_horizon and commitment.actions.shape[2] == spec.action_dim
+        ):
+            raise RecordingError(f"{path}: request {record.request_id} is damaged: it does not fit {spec.name!r}")
         if shapes != ((spec.obs_dim,), spec.action_shape) or record.request.num_steps > spec.denoise_timesteps:
             raise RecordingError(f"{path}: request {record.request_id} is damaged: it does not fit {spec.name!r}")
     return policies

@@ -28,12 +28,14 @@ class Server:
         self.entry = {"name": "stub", "action_dim": 2, "control_hz": 10.0, "action_horizon": horizon} | changes
         self.asked = []
         self.deadlines_ms = []
+        self.committed = []
 
     def models(self):
         return [self.entry]
 
-    def act(self, observation, *, deadline_ms, **fields):
+    def act(self, observation, *, deadline_ms, committed, coherence, **fields):
         observed = int(observation[0])
+        self.committed.append(None if committed is None else (committed.tolist(), coherence))
         self.asked.append(observed)
         self.deadlines_ms.append(deadline_ms)
         chunk = [[observed + i, observed] for i in range(self.horizon)]
@@ -87,6 +89,35 @@ def test_the_next_chunk_comes_while_the_current_one_runs():
     assert {tick.source for tick in ticks} == {"fresh"}
     assert [tick.latency_ms for tick in ticks] == pytest.approx([10] + [0] * 7)  # only the first chunk is waited for
     assert ticks[4].reply.action.tolist() == [[3, 3], [4, 3], [5, 3], [6, 3]]
+
+
+def test_the_server_is_told_what_is_executed_meanwhile():
+    """Actions name the tick that they are planned for and the one that they observed: [tick, observed]."""
+    ticks, _, server = run([0.25] * 15, horizon=8, ask=Ask(coherence=0.75))
+    assert server.asked == [0, 5, 10]
+    first, second, third = server.committed
+    assert first is None
+    assert second == ([[5, 0], [6, 0], [7, 0]], 0.75)
+    assert third == ([[10, 5], [11, 5], [12, 5]], 0.75)
+    for committed, at in ((second, 5), (third, 10)):
+        assert [tick.action.tolist() for tick in ticks[at : at + 3]] == committed[0]
+
+
+def test_a_chunk_that_is_early_is_entered_after_what_was_committed():
+    takes = [0.01] * 10
+    ticks, _, server = run(takes, execute=3, ahead=2, horizon=6)
+    assert server.committed[:2] == [None, ([[1, 0], [2, 0]], None)]
+    assert places(ticks) == [(0, 0), (0, 1), (0, 2), (1, 2), (1, 3), (1, 4), (2, 2), (2, 3), (2, 4), (3, 2)]
+    free, _, untold = run(takes, execute=3, ahead=2, horizon=6, commit=False)
+    assert set(untold.committed) == {None}
+    assert places(free)[:3] == [(0, 0), (0, 1), (1, 1)]
+
+
+def test_of_a_chunk_at_least_one_action_is_not_committed():
+    _, _, server = run([0.01] * 6, horizon=2, ahead=1)
+    assert [committed and len(committed[0]) for committed in server.committed] == [None, 1, 1, 1, 1]
+    _, _, single = run([0.01] * 4, horizon=1)
+    assert single.committed == [None] * 4
 
 
 def test_so_many_actions_of_a_chunk_are_executed():

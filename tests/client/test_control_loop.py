@@ -298,6 +298,8 @@ def test_requests_have_the_budget_the_seed_and_the_rest_of_the_deadline():
         "num_steps": 2,
         "on_late": "reject",
         "temperature": 0.5,
+        "committed": None,
+        "coherence": None,
         "seed": 7,
         "deadline_ms": pytest.approx(50.0),
     }

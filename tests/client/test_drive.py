@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from sorl_client.drive import main, parser
 
+from tests.client.conftest import array
+from tests.client.conftest import reply_to as reply
+
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
 
 
@@ -137,6 +140,59 @@ def test_both_seed_policies_drive_the_same_episodes(fake_server, drive):
     lines = {line.split("  ")[0].strip(): line for line in out.splitlines()}
     assert lines["success"].count("1/2 = 50 %") == 2
     assert "solved by this alone" in lines
+
+
+@pytest.fixture
+def fast(robot):
+    """The robot at 100 Hz: its ticks are waited for."""
+    robot.dt = 0.01
+    return robot
+
+
+def test_chunks_are_driven_by_a_control_loop(fake_server, fast, drive, tmp_path):
+    """A chunk's actions are (tick planned for, tick observed); the robot observes its number of steps."""
+    server, file = fake_server(action_horizon=4, control_hz=100.0), tmp_path / "drive.json"
+
+    def answer(fields):
+        observed = float(np.frombuffer(fields["observation"][b"data"], "<f4")[0])
+        chunk = [[observed + index, observed] for index in range(4)]
+        return 200, reply(fields, array(chunk)) | {"action_horizon": 4, "control_hz": 100.0}
+
+    server.answer = answer
+    flags = ["--execute", 3, "--ahead", 1, "--coherence", 0.5, "--deadline-ms", 40, "--json", file]
+    status, _, err = drive(server.url, "--episodes", 1, *flags)
+    assert (status, err) == (0, "")
+    assert [fields["seed"] for fields in server.requests] == sorted(fields["seed"] for fields in server.requests)
+    committed = [fields.get("committed") for fields in server.requests]
+    assert committed[0] is None
+    assert all(one[b"shape"] == [1, 2] for one in committed[1:])
+    assert {fields.get("coherence") for fields in server.requests[1:]} <= {0.5}
+    written = json.loads(file.read_text())
+    assert (written["execute"], written["commit"], written["latency_ms"]) == (3, True, None)
+    chunks = written["drives"][0]["per_episode"][0]["chunks"]
+    assert set(chunks) == {"chunks", "misses", "seam", "within"}
+
+
+def test_single_actions_that_are_not_waited_for_miss_behind_a_slow_network(fake_server, fast, drive):
+    """A period of 10 ms, and a round trip of 60."""
+    server = fake_server(control_hz=100.0)
+    status, out, _ = drive(server.url, "--episodes", 1, "--execute", 1, "--latency-ms", 60)
+    assert status == 0
+    assert "misses    5/5 = 100.0 %" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--execute", 2], "--execute: expected an integer from 1 to 1; found 2"),
+        (["--execute", 1, "--ahead", 1], "--ahead: expected an integer from 0 to 0; found 1"),
+        (["--ahead", 0], "--ahead: add --execute"),
+        (["--execute", 1, "--no-realtime"], "--execute drives in real time: leave out --no-realtime"),
+    ],
+)
+def test_loops_that_are_refused(fake_server, drive, flags, complaint):
+    status, _, err = drive(fake_server().url, "--episodes", 1, *flags)
+    assert (status, err) == (2, f"sorl-drive: {complaint}\n")
 
 
 def test_too_few_successes_are_an_exit_status(zigzag, drive):

@@ -60,6 +60,7 @@ ACT = {
     "deadline_ms": (REAL, [3_600_000, 1.5], [3_600_001, 1e300]),
     "seed": (WHOLE, [0, 2**64 - 1], [-1, 2**64]),
     "temperature": (REAL, [0, 0.0, 2, 2.0], [-0.001, 2.001]),
+    "coherence": (REAL, [0, 0.0, 1, 1.0], [-0.001, 1.001]),
     "priority": (WHOLE, [0, 9], [-1, 10]),
 }
 CLIENT = {
@@ -89,7 +90,7 @@ LOOP = {
 }
 LOOP_STEP = {"seed": ACT["seed"]}
 BACKOFF = {"failures": (WHOLE, [0, 5000], [-1]), "retry_after_s": (REAL, [0, 1e300], [-1e-9])}
-ASK = {name: ACT[name] for name in ("num_candidates", "num_steps", "deadline_ms", "temperature")}
+ASK = {name: ACT[name] for name in ("num_candidates", "num_steps", "deadline_ms", "temperature", "coherence")}
 EPISODE = {"max_steps": (WHOLE, [0, 6], [-1])}
 SEEDS = {"episode": (WHOLE, [0, 2**33 - 1], [-1, 2**33])}
 TICK = {"step": (WHOLE, [0, 2**20], [-1])}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -90,3 +91,20 @@ def test_bf16_chunks_are_close_to_float64() -> None:
         backend = CpuBackend(chunk_policy(horizon, horizon, 5, **changes), "bf16", 2)
         found = np.concatenate(backend.sample_and_score(batch).candidates)  # type: ignore[arg-type]
         assert np.linalg.norm(found - expected) <= 2e-2 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_every_candidate_has_its_spread(name: str) -> None:
+    """The winner's is `q_std`, to the bit; all are those of float64."""
+    policy = chunk_policy(7, 4, 3, ensemble_size=3, q_agg="min")
+    batch = SampleBatch.of(observations(3), [5, 1, 20], [8, 2, 4], range(3), return_candidates=True)
+    found = BACKENDS[name](policy).sample_and_score(batch)
+    exact = ReferenceBackend(chunk_policy(7, 4, 3, ensemble_size=3, q_agg="min"), dtype=torch.float64)
+    expected = exact.sample_and_score(batch).candidate_q_std
+    assert found.candidate_q_std is not None
+    assert expected is not None
+    for row in range(3):
+        assert found.candidate_q_std[row][found.index[row]] == found.q_std[row]
+        tolerance = {"rtol": 0.2, "atol": 2e-2} if "bf16" in name else {"atol": 2e-5}
+        np.testing.assert_allclose(found.candidate_q_std[row], expected[row], **tolerance)
+    assert BACKENDS[name](policy).sample_and_score(replace(batch, return_candidates=False)).candidate_q_std is None

@@ -55,7 +55,14 @@ class EvaluateConfig:
     """Numbers of steps M of the grid."""
     execute: Annotated[tuple[Annotated[int, Range(1)], ...], OneOrMore()] | None = None
     """Numbers of actions k of the grid: of a chunk of h actions the first k are executed, one at each control tick,
-    before the policy is asked again. Default: all h."""
+    before the policy is asked again. Default: all h, less --delay."""
+    delay: Annotated[int, Range(0)] = 0
+    """Control ticks from an observation to the first action of its chunk, as network and server take them: meanwhile
+    the robot executes the rest of the chunk before. At most h minus the largest --execute."""
+    commit: bool = True
+    """With --delay: tell the policy which actions are executed meanwhile, as a request's `committed` does."""
+    coherence: Annotated[float, Range(0, 1)] | None = None
+    """The weight of that in the choice of the candidate, 0 to 1. Default: the policy's."""
     episodes: Annotated[int, EPISODES] = 50
     """Episodes per cell."""
     first_seed: Annotated[int, EPISODE_SEED] = 10_000
@@ -102,12 +109,28 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
         raise ValueError(f"{config.policy} does not name its environment; pass --task")
     if max(config.num_steps) > spec.denoise_timesteps:
         raise ValueError(f"--num-steps must be at most {spec.denoise_timesteps}, the policy's denoise_timesteps")
-    execute = config.execute or (spec.action_horizon,)
-    if max(execute) > spec.action_horizon:
-        raise ValueError(f"--execute must be at most {spec.action_horizon}, the policy's action_horizon")
+    if config.delay >= spec.action_horizon:
+        raise ValueError(f"--delay must be at most {spec.action_horizon - 1}, the policy's action_horizon minus 1")
+    if config.delay and config.commit and config.select != "best":
+        raise ValueError(f"--select {config.select} takes no account of committed actions: add --no-commit")
+    left = spec.action_horizon - config.delay
+    execute = config.execute or (left,)
+    if max(execute) > left:
+        raise ValueError(f"--execute must be at most {left}, the policy's action_horizon minus --delay")
     _require_simulated(task)
     jobs = [
-        Job(episode, n, m, config.seed_policy, config.temperature, config.select, k)
+        Job(
+            episode,
+            n,
+            m,
+            config.seed_policy,
+            config.temperature,
+            config.select,
+            k,
+            config.delay,
+            config.commit and config.delay > 0,
+            config.coherence,
+        )
         for n, m, k in product(config.num_candidates, config.num_steps, execute)
         for episode in range(config.first_seed, config.first_seed + config.episodes)
     ]
@@ -133,6 +156,9 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
         "seed_policy": config.seed_policy,
         "temperature": config.temperature,
         "select": config.select,
+        "delay": config.delay,
+        "commit": config.commit and config.delay > 0,
+        "coherence": spec.coherence if config.coherence is None else config.coherence,
         "seconds": round(seconds, 1),
         "cells": measured,
     }

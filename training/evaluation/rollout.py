@@ -19,7 +19,8 @@ from sorl_client.episodes import EpisodeSeeds, control_hz, make_env, reset
 from sorl_client.statistics import jerk
 
 from kernels.backend import Backend, SampleBatch
-from policy import PolicySpec
+from kernels.coherence import Commitment
+from policy import PolicySpec, network_input
 from training.episodes import EpisodeResult, Job
 from training.evaluation.facts import discount_of
 from training.evaluation.selection import choose
@@ -156,36 +157,51 @@ class EpisodeRunner:
         started = time.perf_counter()
         observation = reset(env, job.episode)
         seeds = EpisodeSeeds(job.episode, job.seed_policy)
-        execute = job.execute or self._spec.action_horizon
+        execute = job.execute or self._spec.action_horizon - job.delay
         lane = _Lane(env, job, seeds, observation, tuple(map(float, observation)), execute)
         lane.seconds = time.perf_counter() - started
         return lane
 
+    def _commitment(self, lane: _Lane) -> Commitment | None:
+        """What the policy is told of the actions that `lane` executes until the reply comes."""
+        if not lane.job.commit or not lane.planned:
+            return None
+        actions = self._spec.action_from_environment(np.stack(lane.planned)[None])
+        coherence = self._spec.coherence if lane.job.coherence is None else lane.job.coherence
+        return Commitment(actions, coherence)
+
     def _act(self, lanes: list[_Lane]) -> list[np.ndarray]:
         """The next action of each lane, (action_dim,) in environment units."""
-        if asking := [lane for lane in lanes if not lane.planned]:
+        if asking := [lane for lane in lanes if len(lane.planned) <= lane.job.delay]:
             self._ask(asking)
         return [lane.planned.pop(0) for lane in lanes]
 
     def _ask(self, lanes: list[_Lane]) -> None:
-        """Plan the next actions of lanes that have none left."""
+        """Plan the next actions of lanes that have no more than are executed until the reply comes."""
         select = [lane.job.select for lane in lanes]
+        commitments = [self._commitment(lane) for lane in lanes]
+        inputs = [
+            network_input(self._spec, lane.observation[None], None if commitment is None else commitment.actions)
+            for lane, commitment in zip(lanes, commitments, strict=True)
+        ]
         batch = SampleBatch.of(
-            np.stack([lane.observation for lane in lanes]),
+            np.concatenate(inputs),
             num_candidates=[lane.job.num_candidates for lane in lanes],
             num_steps=[lane.job.num_steps for lane in lanes],
             seed=[lane.seeds.action(lane.step) for lane in lanes],
             temperature=[lane.job.temperature for lane in lanes],
-            return_candidates=any(rule != "best" for rule in select),
+            return_candidates=any(rule != "best" for rule in select) or any(commitments),
         )
         result = self._backend.sample_and_score(batch)
         if result.nonfinite.any():
             lane = lanes[int(np.argmax(result.nonfinite))]
             raise FloatingPointError(f"episode {lane.job.episode}, step {lane.step}: the policy produced a NaN")
-        chosen, values = choose(batch, result, select)
+        chosen, values = choose(batch, result, select, commitments)
         chunks = self._spec.action_to_environment(chosen).reshape(len(lanes), self._spec.action_horizon, -1)
         for lane, chunk, q in zip(lanes, chunks, map(float, values), strict=True):
-            lane.planned = list(chunk[: lane.execute])
+            first = len(lane.planned)  # these are executed until the reply comes
+            end = max(first, lane.job.delay) + lane.execute
+            lane.planned += list(chunk[first:end])
             lane.total_q += q
             if lane.step == 0:
                 lane.first_q = q

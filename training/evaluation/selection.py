@@ -14,31 +14,39 @@ import torch
 from numpy.typing import NDArray
 
 from kernels.backend import SampleBatch, SampleResult
+from kernels.coherence import Commitment, coherent_index
 from kernels.philox import philox4x32
 from training.episodes import Selection
 
 
 def choose(
-    batch: SampleBatch, result: SampleResult, select: Sequence[Selection]
+    batch: SampleBatch,
+    result: SampleResult,
+    select: Sequence[Selection],
+    commitments: Sequence[Commitment | None] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The executed action or chunk of each of R requests, (R, chunk_dim) in [-1, 1], and its Q, (R,).
 
     Args:
         batch: the requests; their seeds determine the choice of "random".
-        result: the backend's result, with candidates unless every rule is "best".
+        result: the backend's result, with candidates unless every rule is "best" and nothing is committed.
         select: one rule per request. Equal Q are ordered by candidate index: "worst" takes the lowest index.
+        commitments: per request what its robot is committed to, of one row, or None; None: nothing. Only with "best".
     """
     action, q = result.action.copy(), result.q.copy()
-    if all(rule == "best" for rule in select):
+    if all(rule == "best" for rule in select) and not any(commitments or ()):
         return action, q
     assert result.candidates is not None
     assert result.candidate_q is not None
     drawn = random_index(batch.seed, batch.num_candidates)
     for request, rule in enumerate(select):
-        if rule == "best":
+        commitment = None if commitments is None else commitments[request]
+        if rule == "best" and commitment is None:
             continue
         values = result.candidate_q[request]
-        if rule == "random":
+        if commitment is not None:
+            index = coherent_index(result.candidates[request], values, commitment.actions[0], commitment.coherence)
+        elif rule == "random":
             index = int(drawn[request])
         else:
             index = int(np.argmin(values)) if rule == "worst" else upper_quartile_index(values)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from policy import Policy, PolicySpec
+from policy import Policy, PolicySpec, in_prefix
 from training import losses
 from training.batch import Batch
 from training.config import TrainConfig
@@ -154,6 +154,7 @@ class Learner:
                 draws.q_k,
                 config.denoise_timesteps,
                 config.normalise_q_loss,
+                None if config.prefix_max == 0 else (in_prefix(self.policy.spec, batch.observations), batch.actions),
             )
             loss = config.flow_coef * flow + config.consistency_coef * consistency + (config.q_loss_coef or 0.0) * q
         info |= {"flow_loss": flow.detach(), "consistency_loss": consistency.detach(), "actor_loss": loss.detach()}

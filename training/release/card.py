@@ -77,6 +77,7 @@ def _contract(policy: Policy) -> list[tuple[str, str]]:
     return [
         ("observations", f"{spec.obs_dim}{_parts(spec)}, {seen}"),
         ("actions", f"{spec.action_dim} in {_bounds(spec)}, at {spec.control_hz:g} Hz{_chunk(spec)}"),
+        *_commitment(spec),
         ("actor", f"{layers(spec.actor_hidden)}; grids of 1 to {spec.denoise_timesteps} steps"),
         ("critics", f"{spec.ensemble_size} of {layers(spec.critic_hidden)}, the {spec.q_agg} of the ensemble"),
         ("default budget", _budget(budget.num_candidates, budget.num_steps)),
@@ -91,6 +92,14 @@ def _parts(spec: PolicySpec) -> str:
 
 def _chunk(spec: PolicySpec) -> str:
     return f", {spec.action_horizon} at once" if spec.action_horizon > 1 else ""
+
+
+def _commitment(spec: PolicySpec) -> list[tuple[str, str]]:
+    """The row on committed actions, of policies with chunks."""
+    if spec.action_horizon == 1:
+        return []
+    inputs = f"the first {spec.prefix_max} are an input; " if spec.prefix_max else ""
+    return [("committed actions", f"{inputs}coherence {spec.coherence:g} unless a request says another")]
 
 
 def _bounds(spec: PolicySpec) -> str:

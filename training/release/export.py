@@ -16,7 +16,7 @@ from policy import Budget, CheckpointError, Measurement, Policy, PolicySpec, bes
 from training.arguments import parse_arguments
 from training.config import parse_observation_keys
 from training.files import require_file, write_text
-from training.ranges import CANDIDATES, STEPS, require_ranges
+from training.ranges import CANDIDATES, STEPS, Range, require_ranges
 from training.release.card import model_card, summary
 from training.release.readback import save_and_read_back
 from training.results import Cell, Plan, Record, ResultsError, Seeds, best_cell, record_folder
@@ -47,6 +47,9 @@ class ExportConfig:
     observation_keys: str | None = None
     """Names and sizes of the observation's parts in their order, e.g. joint_pos=7,gripper=1: robots may then send parts
     by name. Default: the policy's own."""
+    coherence: Annotated[float, Range(0, 1)] | None = None
+    """Of policies with chunks: the weight of committed actions in a request that names none, 0 to 1. Default: the
+    policy's own."""
     notes: str | None = None
     """Notes on the card, e.g. on settings other than the paper's, wall time or surprises."""
 
@@ -85,6 +88,8 @@ def export(config: ExportConfig) -> Policy:
     _warn_of_a_dominated_default(spec)
     if config.observation_keys is not None:
         spec = replace(spec, observation_keys=parse_observation_keys(config.observation_keys))
+    if config.coherence is not None:
+        spec = replace(spec, coherence=config.coherence)
     if config.notes is not None:
         spec = replace(spec, provenance=replace(spec.provenance, notes=config.notes))
     policy.spec = spec

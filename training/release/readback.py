@@ -20,7 +20,7 @@ def save_and_read_back(policy: Policy, path: Path) -> Policy:
     save_policy(policy, path)
     written = load_policy(path)
     rng = np.random.default_rng(0)
-    observation = rng.standard_normal((64, policy.spec.obs_dim)).astype(np.float32)
+    observation = rng.standard_normal((64, policy.spec.input_dim)).astype(np.float32)
     batch = SampleBatch.of(observation, num_candidates=4, num_steps=2, seed=range(64))
     before, after = (ReferenceBackend(version).sample_and_score(batch) for version in (policy, written))
     if not (np.array_equal(before.action, after.action) and np.array_equal(before.q, after.q)):

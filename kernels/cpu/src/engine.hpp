@@ -38,7 +38,8 @@ struct Result {
     float *action = nullptr, *q = nullptr, *q_std = nullptr, *q_first = nullptr, *q_sum = nullptr, *q_sumsq = nullptr;
     int32_t* index = nullptr;
     bool* nonfinite = nullptr;
-    float *candidates = nullptr, *candidate_q = nullptr;  // (rows, action_dim), (rows); null if not requested
+    // (rows, action_dim), (rows), (rows); null if not requested
+    float *candidates = nullptr, *candidate_q = nullptr, *candidate_q_std = nullptr;
 };
 
 class Engine {

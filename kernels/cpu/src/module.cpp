@@ -91,7 +91,8 @@ class Sampler {
                           const Out<float>& action, const Out<float>& q, const Out<float>& q_std, const Out<int32_t>& index,
                           const Out<float>& q_first, const Out<float>& q_sum, const Out<float>& q_sumsq,
                           const Out<bool>& nonfinite, const std::optional<Out<float>>& candidates,
-                          const std::optional<Out<float>>& candidate_q) {
+                          const std::optional<Out<float>>& candidate_q,
+                          const std::optional<Out<float>>& candidate_q_std) {
         const size_t requests = num_candidates.size();
         require(observation, requests * obs_dim_, "observation");
         require(num_steps, requests, "num_steps");
@@ -115,14 +116,16 @@ class Sampler {
             rows += size_t(candidates_here);
         }
         sorl::Result result{action.data(), q.data(),     q_std.data(),     q_first.data(), q_sum.data(), q_sumsq.data(),
-                            index.data(),  nonfinite.data(), nullptr,        nullptr};
-        if (candidates.has_value() != candidate_q.has_value())
-            throw std::invalid_argument("candidates and candidate_q: expected both or neither");
+                            index.data(),  nonfinite.data(), nullptr,        nullptr,        nullptr};
+        if (candidates.has_value() != candidate_q.has_value() || candidates.has_value() != candidate_q_std.has_value())
+            throw std::invalid_argument("candidates, candidate_q and candidate_q_std: expected all or none");
         if (candidates) {
             require(*candidates, rows * action_dim_, "candidates");
             require(*candidate_q, rows, "candidate_q");
+            require(*candidate_q_std, rows, "candidate_q_std");
             result.candidates = candidates->data();
             result.candidate_q = candidate_q->data();
+            result.candidate_q_std = candidate_q_std->data();
         }
         const sorl::Batch batch{int(requests),      observation.data(), num_candidates.data(), num_steps.data(),
                                 first_candidate.data(), seed.data(),        temperature.data()};
@@ -190,5 +193,6 @@ NB_MODULE(_engine, m) {
              "Pack the next layer's weights; returns whether there are more. `sample_and_score` packs what is left.")
         .def("sample_and_score", &Sampler::sample_and_score, nb::kw_only(), "observation"_a, "num_candidates"_a,
              "num_steps"_a, "seed"_a, "temperature"_a, "first_candidate"_a, "action"_a, "q"_a, "q_std"_a, "index"_a,
-             "q_first"_a, "q_sum"_a, "q_sumsq"_a, "nonfinite"_a, "candidates"_a.none(), "candidate_q"_a.none());
+             "q_first"_a, "q_sum"_a, "q_sumsq"_a, "nonfinite"_a, "candidates"_a.none(), "candidate_q"_a.none(),
+             "candidate_q_std"_a.none());
 }

@@ -223,6 +223,7 @@ class TileEngine final : public Engine {
     template <class Put>
     void normalise(const Member<P>& critic, size_t layer, const float* in, int rows, const Put& put);
     void select(const Batch& batch, const Rows& rows, const Result& result) const;
+    float spread_of(const Rows::Output& found, size_t row, size_t all) const;
 
     const Policy p_;
     FirstLayer actor_first_;
@@ -399,6 +400,19 @@ void TileEngine<P>::normalise(const Member<P>& critic, size_t layer, const float
     }
 }
 
+// The standard deviation over the members of a row's value.
+template <class P>
+float TileEngine<P>::spread_of(const Rows::Output& found, size_t row, size_t all) const {
+    const int members = p_.members;
+    double mean = 0.0, spread = 0.0;
+    for (int member = 0; member < members; ++member) mean += double(found.q[member * all + row]) / members;
+    for (int member = 0; member < members; ++member) {
+        const double off = double(found.q[member * all + row]) - mean;
+        spread += off * off / members;
+    }
+    return static_cast<float>(std::sqrt(spread));
+}
+
 // Selects each request's row of the highest value; among equals, the lowest candidate.
 template <class P>
 void TileEngine<P>::select(const Batch& batch, const Rows& rows, const Result& out) const {
@@ -431,18 +445,13 @@ void TileEngine<P>::select(const Batch& batch, const Rows& rows, const Result& o
             if (out.candidates != nullptr) {
                 std::memcpy(out.candidates + (output + candidate) * dims, &found.action[row * dims], sizeof(float) * dims);
                 out.candidate_q[output + candidate] = q;
+                out.candidate_q_std[output + candidate] = spread_of(found, row, all);
             }
         }
         const Rows::Output& chosen = rows.at(static_cast<int>(best));
-        double mean = 0.0, spread = 0.0;
-        for (int member = 0; member < members; ++member) mean += double(chosen.q[member * all + best]) / members;
-        for (int member = 0; member < members; ++member) {
-            const double off = double(chosen.q[member * all + best]) - mean;
-            spread += off * off / members;
-        }
         std::memcpy(out.action + size_t(request) * dims, &chosen.action[best * dims], sizeof(float) * dims);
         out.q[request] = best_q;
-        out.q_std[request] = static_cast<float>(std::sqrt(spread));
+        out.q_std[request] = spread_of(chosen, best, all);
         out.index[request] = rows.candidate[best];
         out.q_sum[request] = static_cast<float>(total);
         out.q_sumsq[request] = static_cast<float>(squares);

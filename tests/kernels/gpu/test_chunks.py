@@ -27,7 +27,11 @@ def test_fp32_chunks_agree_with_the_float64_reference(
     policy, batch = random_policy(2, action_horizon=horizon, action_dim=action_dim), ragged(horizon)
     found = triton_backend(policy, precision="fp32").sample_and_score(batch)
     assert found.action.shape == (3, horizon * action_dim)
-    assert_agrees(batch, found, reference(policy, batch), actions=1e-5, values=1e-5)
+    expected = reference(policy, batch)
+    assert_agrees(batch, found, expected, actions=1e-5, values=1e-5)
+    for row in range(3):
+        np.testing.assert_allclose(found.candidate_q_std[row], expected.candidate_q_std[row], atol=1e-5)  # type: ignore[index]
+        assert found.candidate_q_std[row][found.index[row]] == found.q_std[row]  # type: ignore[index]
 
 
 def test_a_chunk_has_the_bits_of_one_long_action(triton_backend: MakeTriton) -> None:

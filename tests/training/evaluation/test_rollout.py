@@ -13,8 +13,9 @@ from sorl_client.episodes import EpisodeSeeds, make_env, reset
 
 import training.evaluation.rollout
 from kernels.backend import SampleBatch
+from kernels.coherence import coherent_index
 from kernels.reference import ReferenceBackend
-from policy import Policy, Provenance
+from policy import Policy, Provenance, network_input
 from tests.policies import random_policy
 from tests.training.conftest import TASK
 from training.episodes import EpisodeResult, Job, Selection
@@ -164,6 +165,48 @@ def test_a_chunk_is_executed_action_by_action(
     a = np.float64(robots[0].actions)
     seconds = [np.hypot(*(a[i] - 2 * a[i + 1] + a[i + 2])) * HZ**2 for i in range(STEPS - 2)]
     assert result.jerk == pytest.approx(sum(seconds) / len(seconds))
+
+
+@pytest.mark.parametrize("commit", [True, False])
+@pytest.mark.parametrize(
+    ("delay", "execute", "prefix_max"), [(1, None, 0), (1, 2, 0), (2, 1, 0), (2, None, 3), (3, 1, 1)]
+)
+def test_a_robot_executes_the_rest_of_a_chunk_until_the_next_one_comes(
+    monkeypatch: pytest.MonkeyPatch, delay: int, execute: int | None, prefix_max: int, commit: bool
+) -> None:
+    """Tick by tick, by hand: what is asked at tick t is executed from tick t + delay on, and of the first chunk all
+    that is due before."""
+    policy = random_policy(
+        obs_dim=2, action_dim=2, action_low=(-0.5, -1.0), action_high=(0.5, 3.0), action_horizon=4,
+        prefix_max=prefix_max, coherence=0.5, provenance=Provenance(environment=TASK, config={"discount": 0.9}),
+    )  # fmt: skip
+    robots: list[Robot] = []
+
+    def make(task: str) -> Robot:
+        robots.append(Robot(short_env(task)))
+        return robots[-1]
+
+    monkeypatch.setattr(training.evaluation.rollout, "make_env", make)
+    (result,) = run(policy, [Job(11, 8, 2, execute=execute, delay=delay, commit=commit)], lanes=1)
+    k = execute or 4 - delay
+    planned: dict[int, np.ndarray] = {}  # by tick, in [-1, 1]
+    asked = list(range(0, STEPS, k))
+    for tick in asked:
+        committed = np.array([planned[tick + i] for i in range(delay)])[None] if tick else None
+        inputs = network_input(policy.spec, robots[0].observations[tick][None], committed if commit else None)
+        batch = SampleBatch.of(inputs, 8, 2, EpisodeSeeds(11).action(tick), return_candidates=True)
+        reply = ReferenceBackend(policy).sample_and_score(batch)
+        assert reply.candidates is not None
+        assert reply.candidate_q is not None
+        number = int(np.argmax(reply.candidate_q[0]))
+        if committed is not None and commit:
+            number = coherent_index(reply.candidates[0], reply.candidate_q[0], committed[0], 0.5)
+        chunk = reply.candidates[0][number].reshape(4, 2)
+        for index in range(0 if tick == 0 else delay, delay + k):
+            planned[tick + index] = chunk[index]
+    expected = [planned[tick] * [0.5, 2.0] + [0.0, 1.0] for tick in range(STEPS)]
+    np.testing.assert_allclose(robots[0].actions, expected, rtol=1e-5, atol=1e-5)
+    assert (result.calls, result.execute) == (len(asked), k)
 
 
 def test_lanes_that_execute_different_numbers_of_actions_do_not_disturb_each_other(
