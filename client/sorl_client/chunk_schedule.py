@@ -127,19 +127,26 @@ class ChunkSchedule:
             self.failed(self.under_way)
         if self.under_way is not None:
             return False
-        chunk = self._running(tick)
+        running = self._running(tick)
+        chunk = self._next or running  # the newest; it may have come before it is entered
         return chunk is None or tick >= self._end(chunk) - self._ticks_ahead
 
     def ask(self, tick: int) -> FloatArray | None:
         """The observation of `tick` is asked for. Returns what the robot is committed to, (d, action_dim), d >= 1."""
+        count = min(self._ticks_ahead, self._horizon - 1)  # of a whole chunk of them nothing would be left to choose
+        actions: list[FloatArray] = []
+        while len(actions) < count and (planned := self._planned(tick + len(actions))) is not None:
+            actions.append(planned)
         self.under_way = tick
         self._asked += 1
-        chunk = self._running(tick) if self._commits else None
-        first = 0 if chunk is None else tick - chunk.observed
-        count = min(self._ticks_ahead, self._horizon - 1)  # of a whole chunk of them nothing would be left to choose
-        actions = None if chunk is None else chunk.actions[first : first + count]
-        self._committed = 0 if actions is None else len(actions)
-        return actions if self._committed else None
+        self._committed = len(actions) if self._commits else 0
+        return np.stack(actions) if self._committed else None
+
+    def _planned(self, tick: int) -> FloatArray | None:
+        """The action that is planned for `tick` as things stand."""
+        chunk = self._next if self._next is not None and self._next.entered <= tick else self._runs
+        index = -1 if chunk is None else tick - chunk.observed
+        return chunk.actions[index] if chunk is not None and index < self._horizon else None
 
     @property
     def _ticks_ahead(self) -> int:

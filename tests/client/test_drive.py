@@ -207,7 +207,6 @@ def test_too_few_successes_are_an_exit_status(zigzag, drive):
     [
         ({"obs_dim": 28}, [], "model 'stub' has obs_dim 28, but task"),
         ({"action_dim": 5}, [], "model 'stub' has action_dim 5, but task"),
-        ({"action_dim": 2, "action_horizon": 4}, [], "model 'stub' answers with chunks of 4 actions"),
         ({}, ["--model", "other"], "no model 'other' here; served: stub"),
     ],
 )
@@ -292,7 +291,7 @@ def test_every_number_of_the_command_has_a_range(flag, values, expected, capsys)
 def test_every_option_that_is_a_number_has_a_check():
     numbers = {
         "episodes", "seed", "num_candidates", "num_steps", "deadline_ms", "temperature", "max_steps", "wait_s",
-        "require_successes",
+        "require_successes", "execute", "ahead", "coherence", "latency_ms",
     }  # fmt: skip
     actions = parser()._actions
     assert {action.dest for action in actions if action.type not in (None, Path)} == numbers

@@ -18,9 +18,10 @@ import torch
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import load_policy, save_policy, with_prefix
-from service.protocol import ActReply, encode_array
+from service.protocol import ActReply, decode_array, encode_array
 from service.recording import read_recording
 from service.recording.replay import main as replay
+from tests.client.conftest import array
 from tests.policies import random_policy
 from tests.service.listening import listening
 from tests.service.web.test_openpi import ask as ask_openpi
@@ -96,7 +97,8 @@ async def test_the_best_of_the_nearest_is_the_answer(
         found = {c: await act(client, observation=rows, committed=committed.tolist(), coherence=c) for c in (0, 0.5, 1)}
         default = await act(client, observation=rows, committed=committed.tolist(), return_candidates=True)
         single = await act(client, observation=rows[0], committed=committed[0].tolist(), coherence=0.5)
-        encoded = await act(client, observation=rows, committed=encode_array(committed), coherence=0.5)
+        body = {"observation": rows, "committed": encode_array(committed), "coherence": 0.5, **FIELDS}
+        encoded = (await client.post("/act", json=body)).json()
     for coherence, reply in [*found.items(), (0.25, default)]:
         chunks, values, spreads = expected(policy_file, rows, committed, coherence)
         np.testing.assert_allclose(reply["action"], chunks, atol=2e-5)
@@ -106,7 +108,7 @@ async def test_the_best_of_the_nearest_is_the_answer(
         index = default["candidates"][row].index(default["action"][row])
         assert default["candidate_q"][row][index] == default["q"][row]
     assert single["action"] == found[0.5]["action"][0]
-    assert np.shape(encoded["action"]) == (2, 4, 3)
+    np.testing.assert_array_equal(decode_array(encoded["action"], "action"), np.float32(found[0.5]["action"]))
     assert found[0]["action"] != found[1]["action"]
 
 
@@ -175,7 +177,7 @@ async def test_open_inference_and_openpi(serve: Any, make_settings: Any, policy_
     np.testing.assert_allclose(outputs["action"], chunk, atol=2e-5)
     async with listening(make_settings(model=policy_file)) as server, session(server.port) as (robot, metadata):
         assert (metadata["prefix_max"], metadata["coherence"]) == (load_policy(policy_file).spec.prefix_max, 0.25)
-        reply = unpack(await ask_openpi(robot, observation=row, committed=committed[0], coherence=0.5, **FIELDS))
+        reply = unpack(await ask_openpi(robot, observation=row, committed=array(committed[0]), coherence=0.5, **FIELDS))
     np.testing.assert_allclose(reply["actions"], chunk, atol=2e-5)
 
 

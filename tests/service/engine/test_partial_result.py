@@ -16,6 +16,7 @@ from service.engine.partial_result import PartialResult, batch_of
 from service.sample import RequestPart, SampleRequest
 from tests.policies import random_policy
 
+SPEC = random_policy().spec
 EXACT = ("action", "q", "q_std", "index", "q_first", "nonfinite")
 patient = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 
@@ -55,7 +56,7 @@ def in_parts(
         parts = [RequestPart(request, start, stop, best)]
         if beside is not None:
             parts.insert(0, RequestPart(beside, 0, beside.rows))
-        batch, observations = batch_of(parts)
+        batch, observations = batch_of(SPEC, parts)
         assert int(batch.num_candidates.sum()) == sum(part.stop - part.start for part in parts)
         result = backend.sample_and_score(batch)
         first = len(batch) - len(observations[-1])
@@ -130,7 +131,7 @@ def test_a_part_that_is_added_again_changes_nothing(backend: Backend) -> None:
     request = make_request(2, 6)
     best = PartialResult(request, 3)
     for part in (RequestPart(request, 0, 7), RequestPart(request, 7, 12)):
-        batch, (which,) = batch_of([part])
+        batch, (which,) = batch_of(SPEC, [part])
         result = backend.sample_and_score(batch)
         for _ in range(2):
             best.add(part, which, result, slice(0, len(batch)))
