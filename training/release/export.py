@@ -56,6 +56,11 @@ class ExportConfig:
     def __post_init__(self) -> None:
         require_ranges(self)
         parse_observation_keys(self.observation_keys)
+        if self.out.suffix == ".md":
+            raise ValueError(
+                f"--out must name the policy's file, e.g. {self.out.with_suffix('.safetensors')}, "
+                "since its card is the .md beside it"
+            )
 
 
 def export(config: ExportConfig) -> Policy:

@@ -118,6 +118,22 @@ def test_measurements_of_a_policy_of_chunks_executed_whole_chunks(config: Export
         export(config)
 
 
+def test_the_coherence_of_committed_actions_is_set_and_shown(source: Path, tmp_path: Path) -> None:
+    chunks = random_policy(obs_dim=2, action_dim=2, action_horizon=4, prefix_max=3)
+    save_policy(chunks, tmp_path / "chunks.safetensors")
+    exported = export(ExportConfig(tmp_path / "chunks.safetensors", tmp_path / "out.safetensors", coherence=0.75))
+    assert (exported.spec.coherence, exported.spec.prefix_max) == (0.75, 3)
+    card = (tmp_path / "out.md").read_text()
+    assert "| committed actions | the first 3 are an input; coherence 0.75 unless a request says another |" in card
+    export(ExportConfig(source, tmp_path / "single.safetensors"))
+    assert "committed" not in (tmp_path / "single.md").read_text()
+
+
+def test_a_policy_is_not_overwritten_by_its_card(config: ExportConfig) -> None:
+    with pytest.raises(ValueError, match=r"--out must name the policy's file, e\.g\. .*policy\.safetensors, since"):
+        replace(config, out=Path("policy.md"))
+
+
 def test_a_headline_on_selection_seeds_is_refused(config: ExportConfig, source: Path, tmp_path: Path) -> None:
     overlapping = report(tmp_path / "headline.json", source, 4, cell(8, 4))
     with pytest.raises(ValueError, match="share 1 episode seeds"):
