@@ -29,8 +29,10 @@ ARROWS: dict[str, set[str]] = {
     "episode_table": {"episodes", "files"},
     "data": COMMAND | {"batch", "files", "signals", "tasks"},
     "losses": {"batch"},
+    "prefixes": {"batch"},
     "learner": {"batch", "config", "losses"},
-    "train": {"arguments", "batch", "config", "data", "files", "learner", "logs", "losses", "revision", "signals"},
+    "train": {"arguments", "batch", "config", "data", "files", "learner", "logs", "losses"}
+    | {"prefixes", "revision", "signals"},
     "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
     "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
     "release": COMMAND | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results", "tasks"},
