@@ -22,7 +22,8 @@ from training.ranges import (
     require_ranges,
 )
 
-# gamma, q_agg and q_loss_coef by environment (docs/algorithm.md). The paper has no setting for pointmaze.
+# gamma, q_agg and q_loss_coef by environment (docs/algorithm.md). The paper has no setting for pointmaze, cube-triple
+# and the puzzles.
 TASK_DEFAULTS: dict[str, dict[str, Any]] = {
     "antmaze-large": {"discount": 0.99, "q_agg": "min", "q_loss_coef": 500.0},
     "antmaze-giant": {"discount": 0.995, "q_agg": "min", "q_loss_coef": 500.0},

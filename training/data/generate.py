@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,14 +37,26 @@ EPISODES_PER_PART = 10
 class GenerateConfig:
     """Generate an offline dataset with a scripted oracle (resumable: run the same command again)."""
 
-    task: Annotated[Literal["pointmaze-medium", "cube-single", "cube-double", "scene"], tyro.conf.Positional]
+    task: Annotated[
+        Literal[
+            "pointmaze-medium",
+            "pointmaze-large",
+            "cube-single",
+            "cube-double",
+            "cube-triple",
+            "scene",
+            "puzzle-3x3",
+            "puzzle-4x4",
+        ],
+        tyro.conf.Positional,
+    ]
     """The environment."""
     out_dir: Path = Path("data")
     """Folder of NAME.npz, NAME-val.npz and NAME.json."""
-    episodes: Annotated[int, Range(1, MOST)] = 1000
-    """Training episodes."""
-    val_episodes: Annotated[int, Range(1, MOST)] = 100
-    """Validation episodes, in a separate file."""
+    episodes: Annotated[int, Range(1, MOST)] | None = None
+    """Training episodes. Default: as many as OGBench's own data has, 3000 for cube-triple and 1000 for the others."""
+    val_episodes: Annotated[int, Range(1, MOST)] | None = None
+    """Validation episodes, in a separate file. Default: as many as OGBench's own data has, 300 or 100."""
     episode_steps: Annotated[int, Range(2, MOST)] = 1001
     """Rows per episode, one more than its transitions."""
     seed: Annotated[int, Range(0, 2**64 - 1)] = 0
@@ -55,10 +67,22 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         require_ranges(self)
 
+    def splits(self) -> dict[str, range]:
+        """The numbers of the episodes in each file, "train" and "val"."""
+        usual = TASKS[self.task].episodes
+        train, val = self.episodes or usual, self.val_episodes or usual // 10
+        return {"train": range(train), "val": range(train, train + val)}
+
     def identity(self) -> dict[str, Any]:
         """The settings that determine the data's bytes."""
-        keep = ("task", "episodes", "val_episodes", "episode_steps", "seed")
-        return {key: value for key, value in asdict(self).items() if key in keep}
+        splits = self.splits()
+        return {
+            "task": self.task,
+            "episodes": len(splits["train"]),
+            "val_episodes": len(splits["val"]),
+            "episode_steps": self.episode_steps,
+            "seed": self.seed,
+        }
 
 
 _worker_env: gymnasium.Env | None = None
@@ -89,10 +113,9 @@ def _concatenate(parts: list[Arrays]) -> Arrays:
 def _plan_parts(config: GenerateConfig, directory: Path) -> dict[Path, range]:
     """Part file -> its episodes. No part mixes training and validation episodes."""
     parts = {}
-    for split, start, count in (("train", 0, config.episodes), ("val", config.episodes, config.val_episodes)):
-        for first in range(start, start + count, EPISODES_PER_PART):
-            episodes = range(first, min(first + EPISODES_PER_PART, start + count))
-            parts[directory / f"{split}-{first:06d}.npz"] = episodes
+    for split, episodes in config.splits().items():
+        for first in episodes[::EPISODES_PER_PART]:
+            parts[directory / f"{split}-{first:06d}.npz"] = range(first, min(first + EPISODES_PER_PART, episodes.stop))
     return parts
 
 
@@ -117,7 +140,7 @@ def generate(config: GenerateConfig) -> Path:
     parts = _plan_parts(config, directory)
     missing = {path: episodes for path, episodes in parts.items() if not path.exists()}
     started = time.perf_counter()
-    _collect_missing(config, missing, total=config.episodes + config.val_episodes)
+    _collect_missing(config, missing, total=sum(len(episodes) for episodes in parts.values()))
     seconds = time.perf_counter() - started
     collected = sum(len(episodes) for episodes in missing.values())
 
@@ -180,11 +203,14 @@ def statistics(task: str, arrays: Arrays) -> dict[str, Any]:
         "observation_mean": _rounded(arrays["observations"].mean(0, dtype=np.float64)),
         "observation_std": _rounded(arrays["observations"].std(0, dtype=np.float64)),
     }
-    for cube in range({"cube-single": 1, "cube-double": 2, "scene": 1}.get(task, 0)):
+    for cube in range(TASKS[task].cubes):
         xyz = arrays["qpos"][:, 14 + 7 * cube : 17 + 7 * cube]
         moved = np.linalg.norm(np.diff(xyz, axis=0), axis=1)[moving] > 1e-3
         result[f"share_of_steps_cube_{cube}_lifted"] = round(float((xyz[:, 2] > 0.04).mean()), 4)
         result[f"share_of_steps_cube_{cube}_moved"] = round(float(moved.mean()), 4)
+    if "button_states" in arrays:
+        pressed = (np.diff(arrays["button_states"], axis=0) != 0).any(axis=1)[moving]
+        result["share_of_steps_that_press_a_button"] = round(float(pressed.mean()), 4)
     return result
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -28,8 +29,11 @@ class Task:
     collect: Callable[[gymnasium.Env, Task], Arrays]
     stack_probability: tuple[float, float] = (0.0, 0.0)  # range; one value is drawn uniformly per episode
     oracles: tuple[str, ...] = ()
+    gripper_always_closed: bool = False  # of the button's oracle, where there is nothing to grasp
+    cubes: int = 0  # the first joints after the arm's, seven numbers of qpos each
     healthy: Callable[[Arrays], bool] = lambda episode: True
     env_kwargs: tuple[tuple[str, Any], ...] = ()
+    episodes: int = 1000  # of the training file of OGBench's own data; its validation file has a tenth as many
 
     def make_env(self, episode_steps: int) -> gymnasium.Env:
         """The environment, with episodes of `episode_steps` steps that do not end at the goal."""
@@ -49,7 +53,7 @@ class Task:
 
 
 def collect_episode(task: Task, env: gymnasium.Env, seed: int, episode: int) -> Arrays:
-    """One healthy episode of `task`: observations, actions, terminals, qpos, qvel and, for scene, button_states.
+    """One healthy episode of `task`: observations, actions, terminals, qpos, qvel; button_states where it has buttons.
 
     Args:
         env: from `task.make_env`; its earlier episodes have no effect.
@@ -100,7 +104,8 @@ class _Recorder:
 
 def _collect_play(env: gymnasium.Env, task: Task, noise: float = 0.1, noise_smoothing: float = 0.5) -> Arrays:
     """Manipulation: oracles pick up, place, press and slide; each finished plan is followed by a new random target."""
-    agents = {name: _plan_oracle(name)(env=env, noise=noise, noise_smoothing=noise_smoothing) for name in task.oracles}
+    settings = {"env": env, "noise": noise, "noise_smoothing": noise_smoothing}
+    agents = {name: _plan_oracle(name, task)(**settings) for name in task.oracles}
     base: Any = env.unwrapped
     observation, info = env.reset()
     stack_probability = np.random.uniform(*task.stack_probability)
@@ -121,12 +126,12 @@ def _collect_play(env: gymnasium.Env, task: Task, noise: float = 0.1, noise_smoo
     return rows.arrays()
 
 
-def _plan_oracle(name: str) -> Callable[..., Any]:
+def _plan_oracle(name: str, task: Task) -> Callable[..., Any]:
     from ogbench.manipspace.oracles.plan import button_plan, cube_plan, drawer_plan, window_plan
 
     oracles: dict[str, Callable[..., Any]] = {
         "cube": cube_plan.CubePlanOracle,
-        "button": button_plan.ButtonPlanOracle,
+        "button": partial(button_plan.ButtonPlanOracle, gripper_always_closed=task.gripper_always_closed),
         "drawer": drawer_plan.DrawerPlanOracle,
         "window": window_plan.WindowPlanOracle,
     }
@@ -175,13 +180,36 @@ def _cube_visible_or_in_drawer(episode: Arrays) -> bool:
 
 _COLLECTION = (("mode", "data_collection"),)
 
+
+def _puzzle(size: str) -> Task:
+    return Task(
+        f"puzzle-{size}-v0",
+        f"puzzle-{size}-play-v0",
+        _collect_play,
+        oracles=("button",),
+        gripper_always_closed=True,
+        env_kwargs=_COLLECTION,
+    )
+
+
 TASKS: dict[str, Task] = {
     "pointmaze-medium": Task("pointmaze-medium-v0", "pointmaze-medium-navigate-v0", _collect_navigate),
+    "pointmaze-large": Task("pointmaze-large-v0", "pointmaze-large-navigate-v0", _collect_navigate),
     "cube-single": Task(
-        "cube-single-v0", "cube-single-play-v0", _collect_play, (0.0, 0.0), ("cube",), env_kwargs=_COLLECTION
+        "cube-single-v0", "cube-single-play-v0", _collect_play, (0.0, 0.0), ("cube",), cubes=1, env_kwargs=_COLLECTION
     ),
     "cube-double": Task(
-        "cube-double-v0", "cube-double-play-v0", _collect_play, (0.0, 0.25), ("cube",), env_kwargs=_COLLECTION
+        "cube-double-v0", "cube-double-play-v0", _collect_play, (0.0, 0.25), ("cube",), cubes=2, env_kwargs=_COLLECTION
+    ),
+    "cube-triple": Task(
+        "cube-triple-v0",
+        "cube-triple-play-v0",
+        _collect_play,
+        (0.05, 0.35),
+        ("cube",),
+        cubes=3,
+        env_kwargs=_COLLECTION,
+        episodes=3000,
     ),
     "scene": Task(
         "scene-v0",
@@ -189,7 +217,10 @@ TASKS: dict[str, Task] = {
         _collect_play,
         (0.5, 0.5),
         ("cube", "button", "drawer", "window"),
+        cubes=1,
         healthy=_cube_visible_or_in_drawer,
         env_kwargs=_COLLECTION,
     ),
+    "puzzle-3x3": _puzzle("3x3"),
+    "puzzle-4x4": _puzzle("4x4"),
 }
