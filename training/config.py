@@ -19,6 +19,7 @@ from training.ranges import (
     OneOrMore,
     PowerOfTwo,
     Range,
+    flag,
     require_ranges,
 )
 
@@ -67,6 +68,11 @@ class TrainConfig:
     start_from: Path | None = None
     """Policy file whose networks this run starts from. Target networks are copies of them; optimisers start anew. The
     policies of this run name the file and count its updates too."""
+    freeze_actor: bool = False
+    """Train the critics only, and keep the actor of --start-from as it is. An actor that imitates the data
+    (--q-loss-coef 0) does for every task of that data."""
+    new_critics: bool = False
+    """Train new critics, and not those of --start-from: they may have been trained for another task."""
     updates: Annotated[int, Range(1, MOST)] = 1_000_000
     """Gradient updates. Raise it to continue a finished run."""
     seed: Annotated[int, TRAINING_SEED] = 0
@@ -155,6 +161,14 @@ class TrainConfig:
             raise ValueError(
                 f"--max-backprop-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), "
                 f"got {self.max_backprop_steps}"
+            )
+        for name in ("freeze_actor", "new_critics"):
+            if getattr(self, name) and self.start_from is None:
+                raise ValueError(f"{flag(name)} needs --start-from, the policy file that the actor comes from")
+        if self.freeze_actor and (self.preset == "reference" or self.leak_td_gradient or self.shared_optimizer):
+            raise ValueError(
+                "--freeze-actor excludes --leak-td-gradient, --shared-optimizer and --preset reference: "
+                "with these the TD error's step is the actor's too"
             )
         if self.prefix_max >= self.action_horizon:
             raise ValueError(

@@ -61,7 +61,9 @@ class Trainer:
         policy = self.learner.policy
         policy.observation_mean[: dataset.obs_dim] = torch.from_numpy(dataset.observation_mean)
         policy.observation_std[: dataset.obs_dim] = torch.from_numpy(dataset.observation_std)
-        self.start = None if config.start_from is None else start_from(self.learner, config.start_from)
+        self.start = (
+            None if config.start_from is None else start_from(self.learner, config.start_from, config.new_critics)
+        )
         self.random = RandomStream(config.device, config.seed)
         self.done = 0
         self.saved: int | None = None  # the update of resume.pt
@@ -146,8 +148,26 @@ class Trainer:
         return True
 
 
-def start_from(learner: Learner, path: Path) -> Policy:
+# Properties of a policy that its networks' weights depend on.
+_OF_THE_ACTOR = (
+    "obs_dim",
+    "action_dim",
+    "action_horizon",
+    "prefix_max",
+    "action_low",
+    "action_high",
+    "actor_hidden",
+    "denoise_timesteps",
+    "normaliser",
+)
+_OF_THE_CRITICS = ("critic_hidden", "ensemble_size", "critic_conditioning", "critic_layer_norm")
+
+
+def start_from(learner: Learner, path: Path, new_critics: bool = False) -> Policy:
     """Load a policy file's networks into `learner`, online and target networks alike. Returns the file's policy.
+
+    Args:
+        new_critics: load the actor only.
 
     Raises:
         CheckpointError: `path` is not a policy file.
@@ -155,21 +175,7 @@ def start_from(learner: Learner, path: Path) -> Policy:
     """
     start = load_policy(path)
     ours, theirs = learner.policy.spec, start.spec
-    for name in (
-        "obs_dim",
-        "action_dim",
-        "action_horizon",
-        "prefix_max",
-        "action_low",
-        "action_high",
-        "actor_hidden",
-        "critic_hidden",
-        "ensemble_size",
-        "critic_conditioning",
-        "critic_layer_norm",
-        "denoise_timesteps",
-        "normaliser",
-    ):
+    for name in _OF_THE_ACTOR if new_critics else _OF_THE_ACTOR + _OF_THE_CRITICS:
         if getattr(ours, name) != getattr(theirs, name):
             found, expected = getattr(theirs, name), getattr(ours, name)
             raise StartError(f"start_from: {path}: expected {name} {expected}, as in this run, found {found}")
@@ -180,8 +186,9 @@ def start_from(learner: Learner, path: Path) -> Policy:
         raise StartError(f"start_from: {path}: its observation statistics are not those of this run's data")
     for network in (learner.policy.actor, learner.target_actor):
         network.load_state_dict(start.actor.state_dict())
-    for critics in (learner.policy.critic, learner.target_critic):
-        critics.load_state_dict(start.critic.state_dict())
+    if not new_critics:
+        for critics in (learner.policy.critic, learner.target_critic):
+            critics.load_state_dict(start.critic.state_dict())
     return start
 
 
@@ -259,6 +266,7 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
     config = trainer.config
     totals: dict[str, torch.Tensor] = {}
     check_all = torch.device(config.device).type == "cpu"
+    shown = ("td_target_mean", "critic_loss") if config.freeze_actor else ("q_mean", "flow_loss")
     since, started = 0, time.perf_counter()
     with (
         stop_requests() as stop,
@@ -279,7 +287,7 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
                 values = {name: float(total) / since for name, total in totals.items()}
                 values["updates_per_second"] = since / (time.perf_counter() - started)
                 log.write(trainer.done, values)
-                bar.set_postfix(q=f"{values['q_mean']:.2f}", flow=f"{values['flow_loss']:.3f}", refresh=False)
+                bar.set_postfix({name: f"{values[name]:.3f}" for name in shown}, refresh=False)
                 totals, since, started = {}, 0, time.perf_counter()
             if keeps:
                 assert config.run_dir is not None

@@ -100,6 +100,81 @@ def test_a_start_with_other_networks_is_refused(config: TrainConfig, tmp_path: P
         train(replace(config, run_dir=tmp_path / "second", start_from=first, hidden=(8,)))
 
 
+def test_a_frozen_actor_stays_to_the_bit_while_critics_learn(config: TrainConfig, tmp_path: Path) -> None:
+    """Also when the run is resumed; its policies, log and provenance say what was trained."""
+    first = train(replace(config, q_loss_coef=0.0))
+    second = replace(config, run_dir=tmp_path / "second", start_from=first, freeze_actor=True)
+    path = train(second)
+    before, after = parameters(first), parameters(path)
+    for name, tensor in before.items():
+        fixed = name.startswith("actor.") or name.startswith("observation_")
+        assert torch.equal(after[name], tensor) == fixed, name
+    assert any(name.startswith("actor.") for name in before)
+    resumed = replace(second, run_dir=tmp_path / "resumed", updates=5)
+    train(resumed)
+    for name, tensor in parameters(train(replace(resumed, updates=12))).items():
+        assert torch.equal(tensor, after[name]), name
+    log = rows(tmp_path / "second")
+    assert set(log[-1]) == {"update", "critic_loss", "td_target_mean", "critic_grad_norm", "updates_per_second"}
+    provenance = load_policy(path).spec.provenance
+    assert provenance.updates == 24
+    assert (provenance.config["freeze_actor"], provenance.config["new_critics"]) == (True, False)
+    assert provenance.config["start_from"] == {"version": load_policy(first).version, "updates": 12}
+    with pytest.raises(ResumeError, match=r"freeze_actor \(there True, here False\)"):
+        train(replace(second, updates=20, freeze_actor=False))
+
+
+def test_a_frozen_actor_does_not_change_what_is_drawn(config: TrainConfig, dataset: Dataset) -> None:
+    """Batches, noise and k are those of a run that trains the actor, update by update."""
+    start = train(config)
+    ordinary, frozen = (
+        Trainer(replace(config, start_from=start, freeze_actor=freeze).resolved(), dataset) for freeze in (False, True)
+    )
+    for _ in range(3):
+        ordinary.update()
+        frozen.update()
+        assert ordinary.batch is not None
+        assert frozen.batch is not None
+        for found, expected in zip(frozen.batch, ordinary.batch, strict=True):
+            assert torch.equal(found, expected)
+        state = frozen.random.state_dict()
+        assert all(torch.equal(state[name], part) for name, part in ordinary.random.state_dict().items())
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_new_critics_are_those_of_a_run_from_nothing(config: TrainConfig, dataset: Dataset, freeze: bool) -> None:
+    start = train(config)
+    nothing = Trainer(config.resolved(), dataset).learner
+    config = replace(config, start_from=start, new_critics=True, freeze_actor=freeze)
+    learner = Trainer(config.resolved(), dataset).learner
+    for name, tensor in nothing.policy.critic.state_dict().items():
+        assert torch.equal(learner.policy.critic.state_dict()[name], tensor), name
+        assert torch.equal(learner.target_critic.state_dict()[name], tensor), name
+    for name, tensor in load_policy(start).actor.state_dict().items():
+        assert torch.equal(learner.policy.actor.state_dict()[name], tensor), name
+        assert torch.equal(learner.target_actor.state_dict()[name], tensor), name
+
+
+def test_new_critics_may_be_other_networks(config: TrainConfig, tmp_path: Path) -> None:
+    start = train(config)
+    three = replace(config, run_dir=tmp_path / "three", start_from=start, freeze_actor=True, ensemble_size=3)
+    with pytest.raises(StartError, match="expected ensemble_size 3, as in this run, found 2"):
+        train(three)
+    assert load_policy(train(replace(three, new_critics=True))).spec.ensemble_size == 3
+
+
+@pytest.mark.parametrize("name", ["freeze_actor", "new_critics"])
+def test_what_needs_a_start_is_refused_without(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{flag(name)} needs --start-from"):
+        TrainConfig(**{name: True})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [{"leak_td_gradient": True}, {"shared_optimizer": True}, {"preset": "reference"}])
+def test_a_frozen_actor_excludes_what_trains_it(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^--freeze-actor excludes .*{flag(next(iter(change)))}"):
+        TrainConfig(start_from=Path("start.safetensors"), freeze_actor=True, **change)
+
+
 def test_a_policy_of_chunks(config: TrainConfig, tmp_path: Path) -> None:
     """Its spec says h, a run of it resumes exactly, and neither resuming nor starting from it takes another h."""
     config = replace(config, action_horizon=3, backup_candidates=2)
@@ -119,12 +194,12 @@ def test_a_policy_of_chunks(config: TrainConfig, tmp_path: Path) -> None:
         train(replace(config, run_dir=tmp_path / "second", start_from=whole, action_horizon=2))
 
 
-def test_a_run_from_before_there_were_chunks_continues(config: TrainConfig) -> None:
+def test_a_run_of_an_older_version_continues(config: TrainConfig) -> None:
     train(config)
     assert config.run_dir is not None
     path = config.run_dir / "resume.pt"
     state = torch.load(path, weights_only=True)
-    for name in ("action_horizon", "backup_candidates"):
+    for name in ("action_horizon", "backup_candidates", "freeze_actor", "new_critics"):
         del state["stream"][name]
     torch.save(state, path)
     assert load_policy(train(replace(config, updates=13))).spec.provenance.updates == 13

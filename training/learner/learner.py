@@ -1,7 +1,8 @@
 """`Learner`: one SORL update at a time. The maths is in `losses`; the order of the steps is here.
 
 An update is: critic step, average of the target critic, actor step with the new critic, average of the target actor.
-The released code differs in three places, each a switch of `TrainConfig` (docs/algorithm.md).
+With a frozen actor the first two are all. The released code differs in three places, each a switch of `TrainConfig`
+(docs/algorithm.md).
 """
 
 from __future__ import annotations
@@ -97,13 +98,16 @@ class Learner:
                     group["lr"] = learning_rate
 
     def update(self, batch: Batch, draws: Draws) -> Info:
-        """One update of all networks. Returns detached scalars for logs; they hold until the next update.
+        """One update of all networks, or with `freeze_actor` of the critics alone.
+
+        Returns detached scalars for logs; they hold until the next update.
 
         Args:
             batch: B = `config.batch_size` transitions.
             draws: from `draw`.
         """
-        return self._train_critic(batch, draws) | self._train_actor(batch, draws)
+        info = self._train_critic(batch, draws)
+        return info if self.config.freeze_actor else info | self._train_actor(batch, draws)
 
     def _update_critic(self, batch: Batch, draws: Draws) -> Info:
         if self.config.lagged_targets:

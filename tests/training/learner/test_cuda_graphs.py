@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kernels.backend import BackendUnavailable
+from policy import save_policy
 from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.data.dataset import load_dataset
@@ -49,6 +50,21 @@ def test_replayed_updates_equal_eager_ones(precision: str, preset: str, dataset_
     for part in ("policy", "target_actor", "target_critic"):
         for name, tensor in expected[part].items():
             torch.testing.assert_close(found[part][name], tensor, rtol=1e-4, atol=1e-5, msg=f"{part}.{name}")
+
+
+@needs_card
+def test_replayed_updates_of_the_critics_alone_equal_eager_ones(dataset_path: Path, tmp_path: Path) -> None:
+    """With a frozen actor, which stays to the bit."""
+    config = TrainConfig(task=TASK, hidden=(64, 64), batch_size=48)
+    start = Trainer(config.resolved(), load_dataset(TASK, dataset_path)).learner.policy
+    save_policy(start, tmp_path / "start.safetensors")
+    config = replace(config, start_from=tmp_path / "start.safetensors", freeze_actor=True)
+    eager, graphs = (trained(config, dataset_path, compute) for compute in ("torch", "graphs"))
+    for name, tensor in eager.policy.state_dict().items():
+        torch.testing.assert_close(graphs.policy.state_dict()[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    for name, tensor in start.actor.state_dict().items():
+        assert torch.equal(graphs.policy.actor.state_dict()[name].cpu(), tensor), name
+    assert not torch.equal(graphs.policy.critic.state_dict()["layers.0.weight"].cpu(), start.critic.layers[0].weight)
 
 
 @needs_card

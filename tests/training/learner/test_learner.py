@@ -73,6 +73,37 @@ def test_the_td_error_does_not_train_the_actor(learner: Learner, dataset: Datase
     assert all(parameter.grad is None for parameter in learner.policy.actor.parameters())
 
 
+@pytest.mark.parametrize("compute", ["torch", "native"])
+@pytest.mark.parametrize("lagged", [False, True])
+def test_with_a_frozen_actor_critics_learn_as_beside_one_that_takes_no_step(
+    dataset: Dataset, compute: Choice, lagged: bool
+) -> None:
+    """To the bit, over several updates; the actor and its target average stay."""
+    config = TrainConfig(hidden=(16, 16), batch_size=30, tau=0.1, compute=compute, threads=1, lagged_targets=lagged)
+    frozen = replace(config, start_from=Path("start.safetensors"), freeze_actor=True)
+    torch.manual_seed(0)
+    still = Learner(make_spec(config.resolved(), dataset), config.resolved())
+    learner = Learner(still.policy.spec, frozen.resolved())
+    learner.load_state_dict(copy.deepcopy(still.state_dict()))
+    before = copy.deepcopy(still.state_dict())
+    still.actor_optimizer.param_groups[0]["lr"] = 0.0
+    for seed in range(5):
+        batch = dataset.train.sample(30, torch.Generator().manual_seed(seed))
+        info = learner.update(batch, draw(learner, seed))
+        expected = still.update(batch, draw(still, seed))
+        assert set(info) == {"critic_loss", "td_target_mean", "critic_grad_norm"}
+        assert all(torch.equal(value, expected[name]) for name, value in info.items())
+    found, expected_state = learner.state_dict(), still.state_dict()
+    for name, tensor in found["policy"].items():
+        assert torch.equal(tensor, expected_state["policy"][name]), name
+        assert name.startswith("critic.") != torch.equal(tensor, before["policy"][name]), name
+    for name, tensor in found["target_critic"].items():
+        assert torch.equal(tensor, expected_state["target_critic"][name]), name
+    for name, tensor in found["target_actor"].items():
+        assert torch.equal(tensor, before["target_actor"][name]), name
+    assert found["actor_optimizer"]["state"] == {}
+
+
 def test_a_loaded_state_continues_identically(learner: Learner, dataset: Dataset) -> None:
     batch = dataset.train.sample(30, torch.Generator().manual_seed(0))
     learner.update(batch, draw(learner, 1))
