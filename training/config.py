@@ -69,8 +69,8 @@ class TrainConfig:
     """Policy file whose networks this run starts from. Target networks are copies of them; optimisers start anew. The
     policies of this run name the file and count its updates too."""
     freeze_actor: bool = False
-    """Train the critics only, and keep the actor of --start-from as it is. An actor that only imitates the data, by
-    --q-loss-coef 0, does for every task of that data."""
+    """Train the critics only, and keep the actor of --start-from as it is. With --q-loss-coef 0 an actor only imitates
+    the data, and does for every task of it."""
     new_critics: bool = False
     """Train new critics, and not those of --start-from: they may have been trained for another task."""
     updates: Annotated[int, Range(1, MOST)] = 1_000_000
