@@ -43,7 +43,7 @@ def run(config: ServeBenchConfig) -> dict[str, Any]:
     else:
         wrk.require_wrk()
     with tempfile.TemporaryDirectory() as folder:
-        policy = policy_with_frontier()
+        policy = policy_with_frontier(config.action_horizon)
         model = Path(folder) / "planted.safetensors"
         save_policy(policy, model)
         setup = Setup(config, Path(folder), policy, model, [])

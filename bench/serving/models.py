@@ -15,12 +15,12 @@ EPISODES = 1_000_000
 """Episodes of a planted cell: so many that no two intervals overlap, because overlapping cells count as equal."""
 
 
-def policy_with_frontier() -> Policy:
+def policy_with_frontier(action_horizon: int = 1) -> Policy:
     """A policy with cube-single's dimensions, the paper's width, random weights and an invented frontier.
 
     Success rises with N and with M, by less and less, as in real frontiers. The provenance says that it is planted.
     """
-    policy = make_policy(EngineBenchConfig())
+    policy = make_policy(EngineBenchConfig(), action_horizon)
     cells = tuple(planted_cell(n, m) for n in (1, 2, 4, 8, 16, 32, 64, 128) for m in (1, 2, 4, 8))
     policy.spec = replace(policy.spec, name="planted", frontier=cells, provenance=Provenance(notes=PLANTED))
     return policy

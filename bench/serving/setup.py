@@ -34,6 +34,8 @@ class ServeBenchConfig:
     """Seconds per measurement, after one second of warm-up."""
     rounds: int = 3
     """Number of alternating rounds; tables show medians."""
+    action_horizon: int = 1
+    """Actions in a reply: 1, or h for a policy that answers with chunks."""
     threads: int = 0
     """Compute threads of our servers, except the one that is measured with one; 0 is their default. Peers get the best
     setting of their calibration."""
@@ -50,6 +52,8 @@ class ServeBenchConfig:
         for name in ("seconds", "rounds", "deadline_ms", "overload_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.action_horizon < 1:
+            raise ValueError(f"action_horizon must be at least 1, got {self.action_horizon}")
         if self.threads < 0:
             raise ValueError(f"threads must be 0 or more, got {self.threads}")
         if not self.connections or min(self.connections) < 1:
