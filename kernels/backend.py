@@ -56,7 +56,7 @@ class SampleBatch:
     """R requests, each with its own compute budget.
 
     Attributes:
-        observation: (R, input_dim) float32, from `policy.network_input`, raw (the backend normalises).
+        observation: (R, input_dim) float32, from `kernels.commitment.network_input`, raw (the backend normalises).
         num_candidates: (R,) int32, N >= 1.
         num_steps: (R,) int32, M in 1..denoise_timesteps.
         seed: (R,) uint64.

@@ -1,14 +1,14 @@
 """What a policy is: its specification (`spec`), its networks (`networks`) and its file (`checkpoint`).
 
-`dominance` compares the cells that were measured of it. `prefix` makes the networks' input of an observation and the
-actions that a robot is committed to.
+`dominance` compares the cells that were measured of it. `prefix` puts a chunk's first actions into
+the networks' input.
 """
 
 from policy.checkpoint import PolicyFile, load_policy, policy_files, save_policy
 from policy.dominance import best_measured, dominating
 from policy.errors import CheckpointError
 from policy.networks import CriticEnsemble, Policy, Values, Velocity, VelocityField
-from policy.prefix import in_prefix, network_input, with_prefix
+from policy.prefix import in_prefix, with_prefix
 from policy.spec import Budget, Measurement, ObservationKey, PolicySpec, Provenance
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "dominating",
     "in_prefix",
     "load_policy",
-    "network_input",
     "policy_files",
     "save_policy",
     "with_prefix",

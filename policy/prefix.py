@@ -10,9 +10,7 @@ here are MLPs, and take them behind the observation:
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from policy.spec import PolicySpec
@@ -36,27 +34,3 @@ def in_prefix(spec: PolicySpec, inputs: Tensor) -> Tensor:
     there = torch.zeros(len(inputs), spec.action_horizon, dtype=torch.bool, device=inputs.device)
     there[:, : spec.prefix_max] = inputs[:, spec.input_dim - spec.prefix_max :] > 0.5
     return there.repeat_interleave(spec.action_dim, dim=1)
-
-
-def network_input(
-    spec: PolicySpec, observation: NDArray[np.float32], committed: NDArray[np.float32] | None = None
-) -> NDArray[np.float32]:
-    """What a backend takes, (B, input_dim): the observation itself for policies without prefixes.
-
-    Args:
-        observation: (B, obs_dim).
-        committed: (B, d, action_dim) in [-1, 1]; of more than `prefix_max` actions the first ones count.
-    """
-    if spec.prefix_max == 0:
-        return observation
-    rows = len(observation)
-    actions = np.zeros((rows, spec.prefix_max, spec.action_dim), np.float32)
-    length = 0
-    if committed is not None:
-        length = min(committed.shape[1], spec.prefix_max)
-        actions[:, :length] = committed[:, :length]
-    counts = torch.full((rows,), length)
-    inputs: NDArray[np.float32] = with_prefix(
-        spec, torch.tensor(observation), torch.from_numpy(actions), counts
-    ).numpy()
-    return inputs

@@ -9,9 +9,6 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-from numpy.typing import NDArray
-
 from policy.errors import SpecError
 
 FORMAT_VERSION = 1
@@ -192,11 +189,11 @@ class PolicySpec:
             return action * action.new_tensor(scale) + action.new_tensor(offset)
         return (action * scale + offset).astype(action.dtype)
 
-    def action_from_environment(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(..., action_dim) in environment units -> the same in [-1, 1]; what is beyond the limits is clipped."""
-        low, high = np.array(self.action_low), np.array(self.action_high)
-        scaled: NDArray[np.float32] = np.clip((2 * action - low - high) / (high - low), -1, 1).astype(np.float32)
-        return scaled
+    def action_from_environment(self, action: Any) -> Any:
+        """(..., action_dim) in environment units -> the same in [-1, 1], clipped to them. NumPy arrays only."""
+        scale = [2 / (high - low) for low, high in zip(self.action_low, self.action_high, strict=True)]
+        offset = [(high + low) / 2 for low, high in zip(self.action_low, self.action_high, strict=True)]
+        return ((action - offset) * scale).clip(-1, 1).astype(action.dtype)
 
     def to_json(self) -> str:
         """Without the keys of `_ADDED` that have their default: such files are as they were before there were any."""

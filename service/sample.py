@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.coherence import Commitment
+from kernels.commitment import Commitment
 
 Float32 = NDArray[np.float32]
 

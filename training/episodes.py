@@ -32,7 +32,7 @@ class Job:
     commit: bool = False
     """Is the policy told which actions are executed meanwhile?"""
     coherence: float | None = None
-    """The weight of what it is told, see `kernels.coherence`. None: the policy's."""
+    """The weight of what it is told, see `kernels.commitment`. None: the policy's."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.backend import Backend, DeviceFailure, MadeInSteps, SampleResult, SelfChecking
-from kernels.coherence import Commitment, coherent_index
+from kernels.commitment import Commitment, coherent_index
 from policy import Policy
 from service.budget import TERMS, CostModel
 from service.engine.calibration import Calibration

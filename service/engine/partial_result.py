@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.backend import SampleBatch, SampleResult
-from policy import PolicySpec, network_input
+from kernels.commitment import network_input
+from policy import PolicySpec
 from service.sample import RequestPart, SampleRequest
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.coherence import Commitment
+from kernels.commitment import Commitment
 from policy import PolicySpec, dominating
 from service.budget import Admission
 from service.engine import Engine

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.coherence import Commitment
+from kernels.commitment import Commitment
 from service.errors import InvalidRequest
 from service.protocol import codec, decode_array, encode_array
 from service.sample import SampleRequest

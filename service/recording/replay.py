@@ -18,10 +18,10 @@ import numpy as np
 
 from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult
 from kernels.choice import create_backend, engine_choice
-from kernels.coherence import Commitment, coherent_index
 from kernels.commands import command
+from kernels.commitment import Commitment, coherent_index, network_input
 from kernels.threads import limit_torch_threads, serving_threads
-from policy import CheckpointError, Policy, PolicyFile, PolicySpec, network_input, policy_files
+from policy import CheckpointError, Policy, PolicyFile, PolicySpec, policy_files
 from service.recording.format import Record, Recording, RecordingError, read_recording
 
 

@@ -413,7 +413,15 @@ def test_every_refusal_comes_before_anything_is_sent(media_type):
 def test_what_is_kept_is_plain():
     """So that it can be written as JSON, and no narrow integer overflows."""
     ask = Ask(num_candidates=np.int8(8), deadline_ms=np.float32(50), temperature=np.array(0.5), coherence=np.float16(1))
-    assert [type(value) for value in dataclasses.astuple(ask)] == [type(None), int, type(None), float, str, float, float]
+    assert [type(value) for value in dataclasses.astuple(ask)] == [
+        type(None),
+        int,
+        type(None),
+        float,
+        str,
+        float,
+        float,
+    ]
     assert type(EpisodeSeeds(np.int32(5000)).action(np.int8(7))) is int
     assert EpisodeSeeds(np.int32(5000)).action(np.int8(7)) == 5000 * 2**20 + 7
     policy = RetryPolicy(np.int8(3), np.float32(0.5), np.int64(1), np.float16(2))

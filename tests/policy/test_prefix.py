@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from policy import PolicySpec, in_prefix, load_policy, network_input, save_policy, with_prefix
+from kernels.commitment import network_input
+from policy import PolicySpec, in_prefix, load_policy, save_policy, with_prefix
 from policy.errors import SpecError
 from tests.policies import random_policy
 

@@ -45,7 +45,7 @@ WEB = {"fastapi", "starlette", "uvicorn"}
 LIBRARIES: dict[str, set[str]] = {
     "errors": set(),
     "timing": set(),
-    "sample": {"numpy"},
+    "sample": {"kernels", "numpy"},
     "settings": {"pydantic", "pydantic_settings"},
     "lifecycle": set(),
     "protocol": {"numpy", "pydantic", "msgpack"},

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from policy import load_policy
+from kernels.backend import SampleBatch
+from kernels.commitment import network_input
+from kernels.reference import ReferenceBackend
+from policy import in_prefix, load_policy
 from tests.training.conftest import TASK
 from training import losses
 from training.batch import Batch
@@ -68,8 +71,6 @@ def test_the_q_loss_is_that_of_the_chunk_that_is_executed(learner: Learner) -> N
     noise = torch.randn(16, spec.chunk_dim, generator=torch.Generator().manual_seed(2))
     actor = learner.policy.actor
     share = actor.observation_share(batch.observations)
-    from policy import in_prefix
-
     fixed = in_prefix(spec, batch.observations), batch.actions
     loss, _ = losses.q_loss(actor, critic, batch.observations, share, noise, 2, 8, fixed=fixed)
     proposed = losses.sample(actor, share, noise, 2, 8)
@@ -121,10 +122,6 @@ def test_a_run_learns_to_continue_its_prefix(dataset_path: Path, tmp_path: Path)
     assert (spec.prefix_max, spec.provenance.config["prefix_max"]) == (2, 2)
     assert policy.observation_mean[spec.obs_dim :].tolist() == [0.0] * (spec.input_dim - spec.obs_dim)
     assert policy.observation_std[spec.obs_dim :].tolist() == [1.0] * (spec.input_dim - spec.obs_dim)
-
-    from kernels.backend import SampleBatch
-    from kernels.reference import ReferenceBackend
-    from policy import network_input
 
     rng = np.random.default_rng(0)
     observation = np.tile(policy.observation_mean[: spec.obs_dim].numpy(), (64, 1))

@@ -19,8 +19,8 @@ from sorl_client.episodes import EpisodeSeeds, control_hz, make_env, reset
 from sorl_client.statistics import jerk
 
 from kernels.backend import Backend, SampleBatch
-from kernels.coherence import Commitment
-from policy import PolicySpec, network_input
+from kernels.commitment import Commitment, network_input
+from policy import PolicySpec
 from training.episodes import EpisodeResult, Job
 from training.evaluation.facts import discount_of
 from training.evaluation.selection import choose

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from kernels.backend import SampleBatch, SampleResult
-from kernels.coherence import Commitment, coherent_index
+from kernels.commitment import Commitment, coherent_index
 from kernels.philox import philox4x32
 from training.episodes import Selection
 

@@ -142,7 +142,7 @@ def test_errors_name_the_fault(path: Path, tmp_path: Path) -> None:
         evaluate_policy(EvaluateConfig(policy=path, execute=(1, 2)))
     with pytest.raises(ValueError, match="--delay must be at most 0, the policy's action_horizon minus 1"):
         evaluate_policy(EvaluateConfig(policy=path, delay=1))
-    with pytest.raises(ValueError, match="--coherence must be 0 to 1"):
+    with pytest.raises(ValueError, match=r"--coherence must be from 0 to 1, got 1\.5"):
         EvaluateConfig(policy=path, coherence=1.5)
     with pytest.raises(ValueError, match="--execute must be at least 1, got 0"):
         EvaluateConfig(policy=path, execute=(0,))

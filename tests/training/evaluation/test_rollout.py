@@ -13,9 +13,9 @@ from sorl_client.episodes import EpisodeSeeds, make_env, reset
 
 import training.evaluation.rollout
 from kernels.backend import SampleBatch
-from kernels.coherence import coherent_index
+from kernels.commitment import coherent_index, network_input
 from kernels.reference import ReferenceBackend
-from policy import Policy, Provenance, network_input
+from policy import Policy, Provenance
 from tests.policies import random_policy
 from tests.training.conftest import TASK
 from training.episodes import EpisodeResult, Job, Selection

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernels.coherence import coherent_index
+from kernels.commitment import coherent_index
 
 
 def by_search(candidates: np.ndarray, q: np.ndarray, committed: np.ndarray, coherence: Fraction) -> int:

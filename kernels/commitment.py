@@ -1,0 +1,72 @@
+"""Commitments: a chunk's first actions, which a robot executes while it is computed: the rest of the chunk before.
+
+Chunks that best-of-N picks one after the other may belong to different modes: to pass an obstacle on the left, then on
+the right. So the next one is picked by value among the candidates that begin most like what the robot does meanwhile
+(`coherent_index`). This is the backward coherence of Bidirectional Decoding (arXiv 2408.17355), without its decay: all
+committed actions will be executed, the last as surely as the first. Networks with a `prefix_max` know these actions
+too (`network_input`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from policy import PolicySpec, with_prefix
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Commitment:
+    """What robots are committed to, and how much that counts.
+
+    Attributes:
+        actions: (B, d, action_dim) in [-1, 1], the first d actions of each row's chunk.
+        coherence: in [0, 1], the share of candidates that are left out for lying far from them.
+    """
+
+    actions: Float32
+    coherence: float
+
+
+def coherent_index(candidates: Float32, q: Float32, committed: Float32, coherence: float) -> int:
+    """The candidate of the highest value among the ceil((1 - coherence) N), at least one, that are nearest.
+
+    The distance is the root mean square of the differences to the committed actions. Equal candidates are ordered by
+    their index, in distance as in value. With coherence 0 it is the candidate of the highest value.
+
+    Args:
+        candidates: (N, chunk_dim) in [-1, 1].
+        q: (N,).
+        committed: (d, action_dim) in [-1, 1].
+    """
+    count = len(q)
+    keep = max(1, math.ceil(round((1 - coherence) * count, 9)))  # 0.9 of 10 leaves 1, not 1.0000000000000002
+    differences = candidates[:, : committed.size].astype(np.float64) - committed.reshape(-1)
+    nearest = np.sort(np.argsort(np.square(differences).sum(axis=1), kind="stable")[:keep])
+    return int(nearest[np.argmax(q[nearest])])
+
+
+def network_input(spec: PolicySpec, observation: Float32, committed: Float32 | None = None) -> Float32:
+    """What a backend takes, (B, input_dim): the observation itself for policies without prefixes.
+
+    Args:
+        observation: (B, obs_dim).
+        committed: (B, d, action_dim) in [-1, 1]; of more than `prefix_max` actions the first ones count.
+    """
+    if spec.prefix_max == 0:
+        return observation
+    rows = len(observation)
+    actions = np.zeros((rows, spec.prefix_max, spec.action_dim), np.float32)
+    length = 0
+    if committed is not None:
+        length = min(committed.shape[1], spec.prefix_max)
+        actions[:, :length] = committed[:, :length]
+    counts = torch.full((rows,), length)
+    inputs: Float32 = with_prefix(spec, torch.tensor(observation), torch.from_numpy(actions), counts).numpy()
+    return inputs
