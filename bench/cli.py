@@ -13,10 +13,7 @@ COMMANDS = {
     "serve": ("bench.serving.cli", "our server and peers: peak, head-of-line blocking, overload; our protocols"),
     "drill": ("bench.drill.cli", "faults under load, in every protocol: reloads, restarts, hang-ups, poison"),
     "swap": ("bench.swap", "a served policy swapped again and again under requests with deadlines: who was late"),
-    "fleet": (
-        "bench.fleet.cli",
-        "simulated robots beside an open loop: success by load and by how they ask",
-    ),
+    "fleet": ("bench.fleet.cli", "simulated robots beside an open loop: success by load and by how they ask"),
     "hostile": ("bench.hostile", "a robot and a closed loop beside idle websockets and clients that send too slowly"),
     "ray": ("bench.ray", "requests/s of Ray Serve by replicas, against one plain server (needs wrk and Ray)"),
     "metrics": ("bench.metrics", "time that recording metrics adds to a request of one candidate and one step"),

@@ -90,15 +90,18 @@ class Fleet:
             RuntimeError: a robot's process ended, or its requests were refused as wrong.
         """
         left = iter(drives)
-        busy = [pipe for pipe, drive in zip(self._pipes, left, strict=False) if _send(pipe, drive)]
+        busy = []
+        for pipe, drive in zip(self._pipes, left, strict=False):
+            pipe.send(drive)
+            busy.append(pipe)
         while busy:
-            for pipe in wait(busy):
-                assert isinstance(pipe, Pipe)
-                outcome = _receive(pipe)
-                if (drive := next(left, None)) is not None:
-                    _send(pipe, drive)
+            for ready in wait(busy):
+                assert isinstance(ready, Pipe)
+                outcome = _receive(ready)
+                if (following := next(left, None)) is not None:
+                    ready.send(following)
                 else:
-                    busy.remove(pipe)
+                    busy.remove(ready)
                 yield outcome
 
 
@@ -210,11 +213,6 @@ def _work(robot: Robot, pipe: Pipe) -> None:
                 pipe.send(drive_episode(env, robot, drive))
             except Exception as error:
                 pipe.send(f"{type(error).__name__}: {error}")
-
-
-def _send(pipe: Pipe, drive: Drive) -> bool:
-    pipe.send(drive)
-    return True
 
 
 def _receive(pipe: Pipe) -> Any:

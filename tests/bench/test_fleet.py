@@ -9,7 +9,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +26,7 @@ from sorl_client.episodes import EpisodeSeeds
 from bench.fleet import cli, load, report
 from bench.fleet.cli import FleetBenchConfig
 from bench.fleet.client import NotingClient
+from bench.fleet.interrupts import children_ignore_ctrl_c
 from bench.fleet.load import loading, saturation
 from bench.fleet.report import Point, comparisons, row_of
 from bench.fleet.robots import Drive, Driven, Fleet, Robot, drive_episode, robots
@@ -30,7 +34,7 @@ from bench.fleet.rules import Rule, rules_of
 from bench.openloop import GeneratorTooSlow, OpenLoad, Samples, poisson_arrivals
 from bench.serving.models import planted_cell
 from policy import Budget, save_policy
-from tests.bench.planted import Request, planted_server, reply
+from tests.bench.planted import Answering, Request, planted_server, reply
 from tests.policies import random_policy
 
 MAZE = "pointmaze-medium-navigate-singletask-task1-v0"
@@ -91,14 +95,25 @@ def answer(action: list[float], degraded: object = False) -> bytes:
     return reply(fields)
 
 
-def beside_server(answers: Callable[[Request], Awaitable[bytes]], work: Callable[[str], Any]) -> Any:
-    """What `work(url)` returns, in a thread, while a server gives `answers`."""
+@contextmanager
+def served(answering: Answering) -> Iterator[str]:
+    """Context manager: a planted server in a thread of its own; yields its URL."""
+    server = planted_server(answering)
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
+        ended = asyncio.Event()
+        url: Future[str] = Future()
 
-    async def run() -> Any:
-        async with planted_server(answers) as url:
-            return await asyncio.to_thread(work, url)
+        async def serve() -> None:
+            async with server as found:
+                url.set_result(found)
+                await ended.wait()
 
-    return asyncio.run(run())
+        serving = thread.submit(runner.run, serve())
+        try:
+            yield url.result(PATIENCE)
+        finally:
+            runner.get_loop().call_soon_threadsafe(ended.set)
+            serving.result(PATIENCE)
 
 
 def test_a_robot_that_is_refused_repeats_its_last_action() -> None:
@@ -110,9 +125,8 @@ def test_a_robot_that_is_refused_repeats_its_last_action() -> None:
         return answers[request.number]
 
     arm, rule = Arm(), Rule("best fixed", Budget(4, 2))
-    found: Driven = beside_server(
-        answering, lambda url: drive_episode(arm, Robot(url, "", 2.0, 500.0), Drive(7, rule.fields))
-    )
+    with served(answering) as url:
+        found = drive_episode(arm, Robot(url, "", 2.0, 500.0), Drive(7, rule.fields))
     assert arm.moved == [[0.5, -1.0], [0.5, -1.0], [0.5, -1.0], [0.25, 1.0]]
     assert (found.success, found.ticks, found.misses, found.failed) == (True, 4, 2, 0)
     assert (found.granted, found.degraded, len(found.latencies_ms)) == ([(4, 2)] * 2, 1, 2)
@@ -132,9 +146,8 @@ def test_an_elastic_robot_asks_with_nothing_but_the_deadline() -> None:
         asked.append(set(wire.decode(request.body, request.headers["content-type"])))
         return answer([0.0, 0.0])
 
-    beside_server(
-        answering, lambda url: drive_episode(Arm(), Robot(url, "", 20.0, 50.0, max_steps=1), Drive(7, Rule("e").fields))
-    )
+    with served(answering) as url:
+        drive_episode(Arm(), Robot(url, "", 20.0, 50.0, max_steps=1), Drive(7, Rule("elastic").fields))
     assert asked == [{"observation", "deadline_ms", "on_late", "seed"}]
 
 
@@ -147,15 +160,11 @@ def test_a_refusal_corrects_what_late_answers_made_a_robot_keep_back() -> None:
             await asyncio.Event().wait()  # late
         return reply({}, 503)
 
-    def ask(url: str) -> int:
-        client = NotingClient(url)
+    with served(answering) as url, closing(NotingClient(url)) as client:
         for late in [True] * 7 + [False] * 2:
             with pytest.raises(DeadlineExceeded if late else Overloaded):
                 client.act([0.0], deadline_ms=200.0)
-        client.close()
-        return client.failed
-
-    assert beside_server(answering, ask) == 0
+    assert client.failed == 0
     assert told[0] == pytest.approx(199)
     assert told[7] == pytest.approx(200 - 2**7)  # each of seven late answers doubled the first millisecond
     assert told[8] > told[7]
@@ -174,16 +183,11 @@ def test_other_errors_are_counted_and_the_next_request_is_answered(bytes_: bytes
     async def answering(request: Request) -> bytes:
         return answer([1.0, 2.0]) if request.number else bytes_
 
-    def ask(url: str) -> NotingClient:
-        client = NotingClient(url)
+    with served(answering) as url, closing(NotingClient(url)) as client:
         with pytest.raises(SorlError) as raised:
             client.act([0.0], deadline_ms=1e3 * PATIENCE)
         assert raised.value.code == code
         assert client.act([0.0], deadline_ms=1e3 * PATIENCE).action.tolist() == [1.0, 2.0]
-        client.close()
-        return client
-
-    client = beside_server(answering, ask)
     assert (client.failed, len(client.granted)) == (1, 1)
 
 
@@ -191,8 +195,8 @@ def test_requests_that_are_refused_as_wrong_end_the_episode() -> None:
     async def answering(request: Request) -> bytes:
         return reply({"detail": "expected 2 numbers"}, 422)
 
-    with pytest.raises(RequestRefused, match="expected 2 numbers"):
-        beside_server(answering, lambda url: drive_episode(Arm(), Robot(url, "", 2.0, 500.0), Drive(7, {})))
+    with served(answering) as url, pytest.raises(RequestRefused, match="expected 2 numbers"):
+        drive_episode(Arm(), Robot(url, "", 2.0, 500.0), Drive(7, {}))
 
 
 def test_a_robot_that_cannot_go_on_is_an_error() -> None:
@@ -203,6 +207,27 @@ def test_a_robot_that_cannot_go_on_is_an_error() -> None:
         list(fleet.drive([Drive(seed, {}) for seed in range(3)]))
 
 
+def test_ctrl_c_waits_until_processes_are_started_and_never_reaches_them() -> None:
+    blocked = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    shown, over = [], threading.Event()
+
+    def start() -> None:
+        with children_ignore_ctrl_c():
+            os.kill(os.getpid(), signal.SIGINT)
+            shown.append(subprocess.run([sys.executable, "-c", blocked], stdout=subprocess.PIPE, text=True).stdout)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests may run where it is ignored
+    with ThreadPoolExecutor(1) as other:
+        other.submit(over.wait)  # a thread that takes the signal where this one does not
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                start()
+        finally:
+            over.set()
+            signal.signal(signal.SIGINT, before)
+    assert shown == ["True\n"]
+
+
 # Load
 
 
@@ -211,25 +236,19 @@ def test_the_load_lasts_until_it_is_ended(monkeypatch: pytest.MonkeyPatch) -> No
     first = len(poisson_arrivals(100.0, 0.2, 3 * load.SEEDS))
     received: list[dict[str, Any]] = []
 
-    async def run() -> list[Samples]:
-        second_segment = asyncio.Event()
+    second_segment = threading.Event()
 
-        async def answering(request: Request) -> bytes:
-            received.append(json.loads(request.body))
-            if len(received) > first:
-                second_segment.set()
-            return reply({"num_candidates": 4, "num_steps": 2})
+    async def answering(request: Request) -> bytes:
+        received.append(json.loads(request.body))
+        if len(received) > first:
+            second_segment.set()
+        return reply({"num_candidates": 4, "num_steps": 2})
 
-        async with planted_server(answering) as url, asyncio.timeout(PATIENCE):
-            endless = OpenLoad(url, {"num_candidates": 4}, 100.0, 1.0, deadline_ms=1e3 * PATIENCE, seed=3)
-            with_load = loading(endless)
-            finish = await asyncio.to_thread(with_load.__enter__)
-            await second_segment.wait()
-            segments = await asyncio.to_thread(finish)
-            await asyncio.to_thread(with_load.__exit__, None, None, None)
-            return segments
-
-    segments = asyncio.run(run())
+    with served(answering) as url:
+        sent = OpenLoad(url, {"num_candidates": 4}, 100.0, 1.0, 1e3 * PATIENCE, 1e3 * PATIENCE, seed=3)
+        with loading(sent) as finish:
+            assert second_segment.wait(PATIENCE)
+            segments = finish()
     assert len(segments) >= 2
     for number, found in enumerate(segments):
         np.testing.assert_array_equal(found.intended, poisson_arrivals(100.0, 0.2, 3 * load.SEEDS + number))
