@@ -353,6 +353,8 @@ class Conversation:
             if reply is None:
                 self._transit.missed(call.end - sent)
             raise self._too_late(call) from (outcome if isinstance(outcome, Exception) else None)
+        if call.deadline and isinstance(outcome, httpx.Response) and reply is None:
+            self._transit.turned_down(now - sent)
         raise self._fault(outcome, call.end - call.started)
 
     def _reserve_s(self, call: Call[T]) -> float:

@@ -20,6 +20,9 @@ class Transit:
     A reply that comes after its deadline can't be measured. Each such miss doubles a guess, which holds until the next
     reply: a network that has become slow is so found out. A guess is at most three quarters of the deadline.
 
+    A refusal does not say how long the server took over it, but the network took no longer than the whole, and a guess is
+    at most that. It would else outlast refusals for too short a deadline, and be their cause.
+
     A call that is refused because its deadline is too short forgets the largest transit. An estimate beyond every
     deadline would else never be corrected.
     """
@@ -42,6 +45,11 @@ class Transit:
         with self._lock:
             self._measured_s.append(seconds - server_s)
             self._guess_s = 0.0
+
+    def turned_down(self, seconds: float) -> None:
+        """The server answered with an error after `seconds`."""
+        with self._lock:
+            self._guess_s = min(self._guess_s, max(0.0, seconds))
 
     def missed(self, deadline_s: float) -> None:
         """No reply came within `deadline_s` seconds of sending, though the server was told to be ready earlier."""

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import weakref
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -155,6 +156,45 @@ def test_a_stop_of_the_server_does_not_leave_it_a_quarter_of_the_deadline(script
             client.act(OBSERVATION, deadline_ms=20.0)
     assert network.told_ms[10] == pytest.approx(5.0)  # the first call after it
     assert network.told_ms[11:] == pytest.approx([19.0] * 9)
+
+
+def test_refusals_do_not_keep_up_the_guess_that_causes_them(scripted, clock, good):
+    """The server refuses at once what leaves it less than 10 ms. Four stops make the client keep back 15 of 20 ms."""
+    network = Network(clock, good, transit_ms=1.0, compute_ms=2.0)
+    told_ms = []
+
+    def stopped(request, _):
+        clock.now += request.extensions["timeout"]["read"]
+        return httpx.ReadTimeout("")
+
+    def strict(request, fields):
+        told_ms.append(fields["deadline_ms"])
+        if fields["deadline_ms"] >= 10.0:
+            return network(request, fields)
+        clock.now += 0.001
+        problem = {"code": "deadline_exceeded", "detail": "too short for this budget"}
+        return httpx.Response(504, json=problem, headers={"Content-Type": "application/problem+json"})
+
+    client = scripted(Script(network, *[stopped] * 4, strict))
+    client.act(OBSERVATION, deadline_ms=20.0)
+    for _ in range(4):
+        with pytest.raises(DeadlineExceeded):
+            client.act(OBSERVATION, deadline_ms=20.0)
+    with suppress(DeadlineExceeded):
+        client.act(OBSERVATION, deadline_ms=20.0, on_late="reject")
+    client.act(OBSERVATION, deadline_ms=20.0, on_late="reject")
+    assert (told_ms[0], told_ms[-1]) == pytest.approx((5.0, 19.0))
+
+
+def test_a_refusal_bounds_a_guess_and_leaves_what_was_measured():
+    transit = Transit(0.001)
+    transit.replied(0.004, 0.0)
+    for _ in range(3):
+        transit.missed(0.02)
+    assert transit.reserve_s() == 0.015
+    for seconds, reserve_s in ((0.5, 0.015), (0.01, 0.01), (0.002, 0.004)):
+        transit.turned_down(seconds)
+        assert transit.reserve_s() == reserve_s
 
 
 @pytest.mark.parametrize("total", [float("nan"), float("inf"), -1.0, 1e9])
