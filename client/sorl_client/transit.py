@@ -20,8 +20,8 @@ class Transit:
     A reply that comes after its deadline can't be measured. Each such miss doubles a guess, which holds until the next
     reply: a network that has become slow is so found out. A guess is at most three quarters of the deadline.
 
-    A refusal does not say how long the server took over it, but the network took no longer than the whole, and a guess is
-    at most that. It would else outlast refusals for too short a deadline, and be their cause.
+    A refusal does not say how long the server took over it, but the network took no longer than the whole. A guess is
+    at most that: it would else outlast refusals for too short a deadline, and be their cause.
 
     A call that is refused because its deadline is too short forgets the largest transit. An estimate beyond every
     deadline would else never be corrected.
