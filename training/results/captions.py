@@ -16,7 +16,9 @@ def figure(measurements: Measurements, name: str, text: str) -> str:
 def network(row: Row) -> str:
     """ "actor 3 x 256, 2 critics 3 x 256", from a row of the table "policies"."""
     actor, critic = (layers(row[name].split()) for name in ("actor_hidden", "critic_hidden"))
-    return f"actor {actor}, {row['ensemble_size']} critics {critic}"
+    horizon = int(row.get("action_horizon", 1))
+    chunks = "" if horizon == 1 else f", chunks of {horizon} actions, all executed"
+    return f"actor {actor}, {row['ensemble_size']} critics {critic}{chunks}"
 
 
 def training(row: Row) -> str:

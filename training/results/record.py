@@ -23,6 +23,10 @@ Row = dict[str, Any]
 _CONDITIONS = ("policy_sha256", "task", "engine")
 
 
+UNSAID: Row = {"action_horizon": 1}
+"""Facts that records made before there was another value do not state."""
+
+
 class Record:
     """The measurements in `folder`, of one policy.
 
@@ -33,7 +37,7 @@ class Record:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.facts: Row = json.loads((folder / "policy.json").read_text())
+            self.facts: Row = UNSAID | json.loads((folder / "policy.json").read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise RecordError(f"{folder / 'policy.json'} can't be read: {error}") from None
         self._rows: dict[tuple[Cell, int], EpisodeRow] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from policy import load_policy, save_policy
+from tests.policies import random_policy
 from tests.training.conftest import TASK
 from tests.training.results.conftest import SMALL, InProcess, save_run
 from training.episode_table import COLUMNS
@@ -199,6 +202,23 @@ def test_a_page_is_extended_without_its_old_policy_files(runs: tuple[Path, Path]
     assert "Everything planned was run." in text
     assert [row["label"] for row in table(experiments.folder, "policies")] == ["seed 0", "seed 1"]
     assert {row["label"] for row in table(experiments.folder, "curves")} == {"seed 0", "seed 1"}
+
+
+def test_a_policy_of_chunks_joins_a_page_from_before_there_were_any(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    first, second = runs
+    experiments = experiments_of(tmp_path, outcomes)
+    study(experiments, find_runs((first,)), [])
+    for path in (experiments.folder / "policies").glob("*/policy.json"):
+        facts = json.loads(path.read_text())
+        del facts["action_horizon"]
+        path.write_text(json.dumps(facts))
+    for path in second.glob("*.safetensors"):
+        policy = load_policy(path)
+        chunks = random_policy(obs_dim=2, action_dim=2, action_horizon=4, provenance=policy.spec.provenance)
+        save_policy(chunks, path)
+    text = study(experiments_of(tmp_path, outcomes), find_runs((second,)), [], add=True).read_text()
+    assert [row["action_horizon"] for row in table(experiments.folder, "policies")] == ["1", "4"]
+    assert text.count("chunks of 4 actions, all executed") == 1
 
 
 def test_quartile_cells_join_a_page_and_run_alone(runs: tuple[Path, Path], tmp_path: Path) -> None:
