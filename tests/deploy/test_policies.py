@@ -21,15 +21,21 @@ POLICIES = sorted((ROOT / "deploy" / "policies").glob("*.safetensors"))
 BIN = ROOT / ".venv" / "bin"
 
 
-def test_four_are_shipped() -> None:
-    assert {path.stem for path in POLICIES} == {"cube-single", "cube-double", "pointmaze-medium", "scene"}
+SINGLE_ACTIONS = {"cube-single", "cube-double", "pointmaze-medium", "scene"}
+CHUNKS = {"cube-single-h5", "pointmaze-medium-h5"}
+
+
+def test_what_is_shipped() -> None:
+    assert {path.stem for path in POLICIES} == SINGLE_ACTIONS | CHUNKS
+    for path in POLICIES:
+        assert load_policy(path).spec.action_horizon == (5 if path.stem in CHUNKS else 1)
 
 
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
 def test_a_card_has_a_policys_origin_and_results(path: Path) -> None:
     spec = load_policy(path).spec
     assert spec.name == path.stem
-    assert spec.provenance.environment.startswith(spec.name)
+    assert spec.provenance.environment.startswith(spec.name.removesuffix("-h5"))
     assert spec.provenance.updates > 0
     assert len(spec.provenance.dataset_sha256) == 64
     assert len(spec.frontier) >= 6
@@ -54,7 +60,16 @@ def test_float32_agrees_with_float64(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "least"), [("pointmaze-medium", 0.8), ("scene", 0.7), ("cube-double", 0.7)])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("pointmaze-medium", 0.8),
+        ("scene", 0.7),
+        ("cube-double", 0.7),
+        ("cube-single-h5", 0.7),
+        ("pointmaze-medium-h5", 0.8),
+    ],
+)
 def test_a_policy_reaches_its_goal(name: str, least: float) -> None:
     """Ten episodes, with seeds that nothing else uses. Rounding differs between machines, so the limit is below the
     headlines: a policy of 90.5 % fails 4 of 10 with probability 1/90, one of 96 % with 1/2000."""
