@@ -78,6 +78,7 @@ class Episode:
     actions                the applied actions, (steps, action_dim)
     engine, model_version  of the last reply; None if there was none
     chunks                 what came of the chunks; None where the simulation waited for each action
+    waited                 of the misses, the ticks before the first reply, which a robot begins with
     """
 
     episode: int
@@ -92,6 +93,7 @@ class Episode:
     engine: str | None
     model_version: str | None
     chunks: ChunkStatistics | None = None
+    waited: int = 0
 
 
 def run_episode(

@@ -410,7 +410,7 @@ def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, ma
     observation = episodes.reset(env, seeds.episode)
     actions: list[FloatArray] = []
     latencies: list[float] = []
-    degraded = 0
+    degraded = waited = 0
     success = False
     reply: Action | None = None
     loop.reset()
@@ -419,6 +419,7 @@ def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, ma
         latencies.append(tick.latency_ms)
         actions.append(tick.action)
         reply = reply if tick.reply is None else tick.reply
+        waited += reply is None
         degraded += bool(tick.reply is not None and tick.reply.degraded)
         raw, _, terminated, truncated, info = env.step(tick.action)
         observation = np.asarray(raw, dtype=np.float32)
@@ -440,6 +441,7 @@ def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, ma
         engine=None if reply is None else reply.engine,
         model_version=None if reply is None else reply.model_version,
         chunks=statistics.chunks,
+        waited=waited,
     )
 
 

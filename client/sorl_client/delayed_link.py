@@ -69,8 +69,8 @@ class DelayedLink:
                 await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
             finally:
                 back.close()
-        except OSError:
-            pass  # either end is gone: the client sees its connection end
+        except (OSError, asyncio.CancelledError):
+            pass  # an end is gone, or the link: the client sees its connection end. asyncio would log what is raised
         finally:
             writer.close()
 

@@ -38,6 +38,7 @@ class Summary:
     holds: int
     degraded: int
     jerk: float
+    waited: int = 0
 
     def text(self) -> str:
         """The summary in four lines."""
@@ -45,7 +46,8 @@ class Summary:
             [
                 f"success   {self.success_text()}",
                 f"latency   {self.latency_text()} ms over {self.steps} ticks",
-                f"misses    {self.misses_text()} of {self.limit_ms:g} ms; held {self.holds}, degraded {self.degraded}",
+                f"misses    {self.misses_text()} of {self.limit_ms:g} ms; held {self.holds}, degraded {self.degraded}"
+                + (f"; {self.waited} before the first replies" if self.waited else ""),
                 f"jerk      {self.jerk:.4g} {JERK_UNIT} (mean norm of the second difference of actions x rate^2)",
             ]
         )
@@ -86,6 +88,7 @@ def summarise(seed_policy: SeedPolicy, driven: Sequence[Episode], hz: float) -> 
         holds=sum(episode.holds for episode in driven),
         degraded=sum(episode.degraded for episode in driven),
         jerk=jerk([episode.actions for episode in driven], hz),
+        waited=sum(episode.waited for episode in driven),
     )
 
 
@@ -111,6 +114,7 @@ def as_json(episode: Episode, hz: float) -> dict[str, Any]:
         "misses": episode.misses,
         "holds": episode.holds,
         "degraded": episode.degraded,
+        "waited": episode.waited,
         "jerk": jerk([episode.actions], hz),
         "chunks": None if episode.chunks is None else asdict(episode.chunks),
         "actions_sha256": hashlib.sha256(episode.actions.tobytes()).hexdigest(),

@@ -67,13 +67,14 @@ def test_bytes_come_whole_in_order_and_a_round_trip_later(echo: str) -> None:
         assert connection.recv(1) == b""  # the end is passed on too, both ways
 
 
-def test_it_ends_with_connections_open(echo: str) -> None:
+def test_it_ends_with_connections_open(echo: str, caplog: pytest.LogCaptureFixture) -> None:
     with DelayedLink(echo, 1.0) as link:
         connection = connect(link)
         connection.sendall(b"x")
         assert receive(connection, 1) == b"x"
     assert connection.recv(1) == b""
     connection.close()
+    assert caplog.records == []
 
 
 def test_a_server_that_is_not_there(fake_server) -> None:

@@ -171,6 +171,7 @@ def test_chunks_are_driven_by_a_control_loop(fake_server, fast, drive, tmp_path)
     assert (written["execute"], written["commit"], written["latency_ms"]) == (3, True, None)
     chunks = written["drives"][0]["per_episode"][0]["chunks"]
     assert set(chunks) == {"chunks", "misses", "seam", "within"}
+    assert written["drives"][0]["waited"] == written["drives"][0]["per_episode"][0]["waited"]
 
 
 def test_single_actions_that_are_not_waited_for_miss_behind_a_slow_network(fake_server, fast, drive):
@@ -179,6 +180,7 @@ def test_single_actions_that_are_not_waited_for_miss_behind_a_slow_network(fake_
     status, out, _ = drive(server.url, "--episodes", 1, "--execute", 1, "--latency-ms", 60)
     assert status == 0
     assert "misses    5/5 = 100.0 %" in out
+    assert "held 5, degraded 0; 5 before the first replies" in out
 
 
 @pytest.mark.parametrize(
