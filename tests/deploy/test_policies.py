@@ -52,7 +52,7 @@ def test_float32_agrees_with_float64(path: Path) -> None:
     policy = load_policy(path)
     rng = np.random.default_rng(0)
     mean, std = policy.observation_mean.numpy(), policy.observation_std.numpy()
-    observation = (mean + std * rng.standard_normal((64, policy.spec.obs_dim))).astype(np.float32)
+    observation = (mean + std * rng.standard_normal((64, policy.spec.input_dim))).astype(np.float32)
     batch = SampleBatch.of(observation, 1, 4, range(64))
     single = ReferenceBackend(policy).sample_and_score(batch)
     double = ReferenceBackend(load_policy(path), dtype=torch.float64).sample_and_score(batch)
