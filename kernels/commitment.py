@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from policy import PolicySpec, with_prefix
+if (
+    TYPE_CHECKING
+):  # torch is imported where it is needed: the scheduler's requests hold commitments, and it does without
+    from policy import PolicySpec
 
 Float32 = NDArray[np.float32]
 
@@ -61,6 +64,10 @@ def network_input(spec: PolicySpec, observation: Float32, committed: Float32 | N
     """
     if spec.prefix_max == 0:
         return observation
+    import torch
+
+    from policy import with_prefix
+
     rows = len(observation)
     actions = np.zeros((rows, spec.prefix_max, spec.action_dim), np.float32)
     length = 0

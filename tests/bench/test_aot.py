@@ -57,6 +57,7 @@ def test_all_tiles_compile_without_breaches(capsys: pytest.CaptureFixture[str]) 
     assert f"{len(pairs())} kernels, 0 breaches" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_one_tile_compiles_here_and_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tile = TILES["16x64/split"]
     monkeypatch.setattr(aot, "pairs", lambda: [(tile, "sm_90")])

@@ -76,6 +76,7 @@ def test_no_room_imports_one_above_it() -> None:
     assert above(ARROWS) == []
 
 
+@pytest.mark.slow
 def test_every_arrow_is_needed() -> None:
     """An arrow that no import follows would allow one that nobody has thought about."""
     for room, others in ARROWS.items():
