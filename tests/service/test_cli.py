@@ -17,6 +17,7 @@ from service.cli import main
 from tests.service.process import WAIT, served
 
 
+@pytest.mark.slow
 def test_same_bits_from_two_processes(checkpoint: Path, observations: Callable[[int], list[list[float]]]) -> None:
     replies = []
     for _ in range(2):
@@ -65,6 +66,7 @@ def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 import msgpack
+import pytest
 import zmq
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -148,12 +149,14 @@ def log_at(level: str, checkpoint: Path, speak: Callable[[Process, dict[str, int
     return log
 
 
+@pytest.mark.slow
 def test_what_clients_send_is_not_in_the_log(checkpoint: Path) -> None:
     log = log_at("info", checkpoint, speak_everything)
     assert [line for line in log.splitlines() if MARK in line] == []
     assert "SIGTERM: draining" in log
 
 
+@pytest.mark.slow
 def test_it_is_at_debug(checkpoint: Path) -> None:
     """So the test above looks where something could be."""
 

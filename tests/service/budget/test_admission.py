@@ -201,20 +201,23 @@ def test_degrade_is_what_brute_force_finds(
     if n is not None and m is not None and seconds(n, m, b) <= left - 1e-9:
         assert got == (n, m, False)
         return
-    kept = [
-        c
-        for c in cells
-        if not any(
-            d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and d.low > c.high for d in cells
-        )
-        and c.num_candidates <= (n or 64)
-        and c.num_steps <= (m or 8)
-        and seconds(c.num_candidates, c.num_steps, b) <= left
-    ]
-    answers = {(1, 1)} if not kept else set()
-    for best in (c for c in kept if c.success == max(k.success for k in kept)):
-        tied = [c for c in kept if c.high >= best.low]
-        answers.add(max((c.num_candidates, c.num_steps) for c in tied))
+    answers: set[tuple[int, int]] = set()
+    for within in (left - 1e-9, left + 1e-9):  # a cell that takes all that is left, to the bit, may be in or out
+        kept = [
+            c
+            for c in cells
+            if not any(
+                d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and d.low > c.high for d in cells
+            )
+            and c.num_candidates <= (n or 64)
+            and c.num_steps <= (m or 8)
+            and seconds(c.num_candidates, c.num_steps, b) <= within
+        ]
+        if not kept:
+            answers.add((1, 1))
+        for best in (c for c in kept if c.success == max(k.success for k in kept)):
+            tied = [c for c in kept if c.high >= best.low]
+            answers.add(max((c.num_candidates, c.num_steps) for c in tied))
     assert got[:2] in answers
     less = (n is not None and got[0] < n) or (m is not None and got[1] < m)
     assert bool(got[2]) == less

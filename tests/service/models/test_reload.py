@@ -184,6 +184,7 @@ async def test_back_to_a_version_in_memory_needs_no_second_copy(serve: Any, writ
         assert len(made) == 2
 
 
+@pytest.mark.slow
 async def test_no_request_fails_while_versions_change(
     client: httpx.AsyncClient, write: Any, observations: Rows
 ) -> None:

@@ -173,6 +173,7 @@ async def test_a_server_that_stops_has_sent_its_spans(
     assert (described["service.name"], described["robot.fleet"]) == ("sorl-serve", "blue")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installed", [True, False])
 def test_without_tracing_it_is_not_imported(installed: bool) -> None:
     """In a process of its own, as other tests have imported it here. The API is there anyway: FastAPI needs it."""
@@ -187,6 +188,7 @@ def test_without_tracing_it_is_not_imported(installed: bool) -> None:
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_asked_for_without_the_extra_it_is_one_line() -> None:
     program = (
         "import sys; sys.modules['opentelemetry.exporter.otlp'] = None\n"

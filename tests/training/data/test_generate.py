@@ -96,6 +96,7 @@ def test_errors_name_settings_out_of_range(change: dict[str, int]) -> None:
         replace(SMALL, **change)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TASKS))
 def test_an_episode_depends_on_its_seed_and_number_only(name: str) -> None:
     task = TASKS[name]

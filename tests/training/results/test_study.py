@@ -192,6 +192,7 @@ def test_the_best_checkpoint_has_the_most_successes(runs: tuple[Path, Path], tmp
     assert "over 6 cells and 2 checkpoints" in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_page_is_extended_without_its_old_policy_files(runs: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = runs
     study(experiments_of(tmp_path, outcomes), find_runs((first,)), [])
@@ -204,6 +205,7 @@ def test_a_page_is_extended_without_its_old_policy_files(runs: tuple[Path, Path]
     assert {row["label"] for row in table(experiments.folder, "curves")} == {"seed 0", "seed 1"}
 
 
+@pytest.mark.slow
 def test_a_policy_of_chunks_joins_a_page_from_before_there_were_any(runs: tuple[Path, Path], tmp_path: Path) -> None:
     first, second = runs
     experiments = experiments_of(tmp_path, outcomes)
@@ -221,6 +223,7 @@ def test_a_policy_of_chunks_joins_a_page_from_before_there_were_any(runs: tuple[
     assert text.count("chunks of 4 actions, all executed") == 1
 
 
+@pytest.mark.slow
 def test_quartile_cells_join_a_page_and_run_alone(runs: tuple[Path, Path], tmp_path: Path) -> None:
     """Best of 4 wins on even episodes, the upper quartile of 4 on all, one candidate on every fourth."""
     jobs: list[Job] = []
