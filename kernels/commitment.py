@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 if (
     TYPE_CHECKING
 ):  # torch is imported where it is needed: the scheduler's requests hold commitments, and it does without
+    from kernels.backend import SampleResult
     from policy import PolicySpec
 
 Float32 = NDArray[np.float32]
@@ -53,6 +54,25 @@ def coherent_index(candidates: Float32, q: Float32, committed: Float32, coherenc
     differences = candidates[:, : committed.size].astype(np.float64) - committed.reshape(-1)
     nearest = np.sort(np.argsort(np.square(differences).sum(axis=1), kind="stable")[:keep])
     return int(nearest[np.argmax(q[nearest])])
+
+
+def choose(result: SampleResult, commitment: Commitment, rows: slice = slice(None)) -> tuple[Float32, Float32, Float32]:
+    """The choice by `coherent_index` in each of `rows`: actions (B, chunk_dim), values and their deviations, (B,) each.
+
+    Args:
+        result: of a batch with `return_candidates`.
+        commitment: of the B requests in `rows`.
+    """
+    assert result.candidates is not None
+    assert result.candidate_q is not None
+    assert result.candidate_q_std is not None
+    columns = result.candidates[rows], result.candidate_q[rows], result.candidate_q_std[rows]
+    chosen = []
+    for committed, candidates, q, q_std in zip(commitment.actions, *columns, strict=True):
+        index = coherent_index(candidates, q, committed, commitment.coherence)
+        chosen.append((candidates[index], q[index], q_std[index]))
+    actions, values, deviations = (np.array(column) for column in zip(*chosen, strict=True))
+    return actions, values, deviations
 
 
 def network_input(spec: PolicySpec, observation: Float32, committed: Float32 | None = None) -> Float32:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from kernels.backend import Backend, DeviceFailure, MadeInSteps, SampleResult, SelfChecking
-from kernels.commitment import Commitment, coherent_index
+from kernels.commitment import choose
 from policy import Policy
 from service.budget import TERMS, CostModel
 from service.engine.calibration import Calibration
@@ -207,7 +207,8 @@ class Engine:
             row = int(np.argmax(result.nonfinite[rows]))
             return NonfiniteOutput(f"the policy gave NaN or infinity for observation row {row}; no action was chosen")
         if request.commitment is not None:
-            action, q, q_std = self._coherent(request.commitment, result, rows)
+            chosen, q, q_std = choose(result, request.commitment, rows)
+            action = self.spec.action_to_environment(chosen)
         else:
             action, q, q_std = converted.action[rows], result.q[rows], result.q_std[rows]
         candidates = candidate_q = None
@@ -226,19 +227,6 @@ class Engine:
             candidates=candidates,
             candidate_q=candidate_q,
         )
-
-    def _coherent(self, commitment: Commitment, result: SampleResult, rows: slice) -> tuple[Float32, Float32, Float32]:
-        """The rows' actions (B, *action_shape), their values and the values' spreads, chosen by `coherent_index`."""
-        assert result.candidates is not None
-        assert result.candidate_q is not None
-        assert result.candidate_q_std is not None
-        chosen = []
-        for committed, row in zip(commitment.actions, range(rows.start, rows.stop), strict=True):
-            candidates, q = result.candidates[row], result.candidate_q[row]
-            index = coherent_index(candidates, q, committed, commitment.coherence)
-            chosen.append((candidates[index], q[index], result.candidate_q_std[row][index]))
-        actions, q, q_std = (np.array(column) for column in zip(*chosen, strict=True))
-        return self.spec.action_to_environment(actions), q, q_std
 
     def _mean_request(self, observations: int, num_candidates: int, num_steps: int) -> SampleRequest:
         seeds = np.arange(observations, dtype=np.uint64)

@@ -19,7 +19,7 @@ import numpy as np
 from kernels.backend import Backend, BackendUnavailable, SampleBatch, SampleResult
 from kernels.choice import create_backend, engine_choice
 from kernels.commands import command
-from kernels.commitment import Commitment, coherent_index, network_input
+from kernels.commitment import choose, network_input
 from kernels.threads import limit_torch_threads, serving_threads
 from policy import CheckpointError, Policy, PolicyFile, PolicySpec, policy_files
 from service.recording.format import Record, Recording, RecordingError, read_recording
@@ -59,7 +59,7 @@ class Replayer:
         result = self._sample(record, slice(None), request.commitment is not None)
         chosen, values = result.action, result.q
         if request.commitment is not None:
-            chosen, values = _coherent(result, request.commitment)
+            chosen, values, _ = choose(result, request.commitment)
         action = self._spec.action_to_environment(chosen)
         differences = self._difference(action, record.action)
         for row, difference in enumerate(differences.tolist()):
@@ -106,19 +106,6 @@ class Replayer:
         best = record.q[row] if record.request.commitment is not None else result.q[0]
         equal = result.candidate_q[0] >= best - _slack(record, row)
         return bool((same & equal).any())
-
-
-def _coherent(result: SampleResult, commitment: Commitment) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's choice by `coherent_index`, (B, chunk_dim), and its value, (B,)."""
-    assert result.candidates is not None
-    assert result.candidate_q is not None
-    pairs = [
-        (candidates[index], q[index])
-        for candidates, q, committed in zip(result.candidates, result.candidate_q, commitment.actions, strict=True)
-        for index in (coherent_index(candidates, q, committed, commitment.coherence),)
-    ]
-    chosen, values = (np.array(column) for column in zip(*pairs, strict=True))
-    return chosen, values
 
 
 def _slack(record: Record, row: int) -> float:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -18,21 +17,19 @@ import torch
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import load_policy, save_policy, with_prefix
-from service.protocol import ActReply, decode_array, encode_array
+from service.protocol import decode_array, encode_array
 from service.recording import read_recording
 from service.recording.replay import main as replay
 from tests.client.conftest import array
 from tests.policies import random_policy
 from tests.service.listening import listening
+from tests.service.test_chunks import FIELDS, HIGH, LOW, SEED, M, N, act
 from tests.service.web.test_openpi import ask as ask_openpi
 from tests.service.web.test_openpi import session, unpack
 
 pytestmark = pytest.mark.anyio
 
 Rows = Callable[[int], list[list[float]]]
-LOW, HIGH = np.array([-2.0, -1.0, 0.0]), np.array([1.0, 1.0, 4.0])
-N, M, SEED = 12, 3, 9
-FIELDS: dict[str, Any] = {"num_candidates": N, "num_steps": M, "seed": SEED}
 
 
 @pytest.fixture(params=[0, 2], ids=["plain", "prefixes"])
@@ -77,14 +74,6 @@ def expected(path: Path, rows: Any, committed: np.ndarray, coherence: float) -> 
         alone = SampleBatch.of(inputs[row : row + 1].numpy(), 1, M, seeds[row], first_candidate=winner)
         spreads.append(backend.sample_and_score(alone).q_std[0])
     return np.array(chunks), np.array(values), np.array(spreads)
-
-
-async def act(client: httpx.AsyncClient, **fields: Any) -> dict[str, Any]:
-    response = await client.post("/act", json={**FIELDS, **fields})
-    assert response.status_code == 200, response.text
-    reply: dict[str, Any] = response.json()
-    ActReply.model_validate(reply, strict=True)
-    return reply
 
 
 @pytest.mark.parametrize("max_batch_rows", [1024, 7], ids=["whole", "in parts"])
