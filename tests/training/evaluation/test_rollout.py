@@ -122,24 +122,28 @@ class Robot:
         return reply
 
 
+@pytest.fixture
+def robots(monkeypatch: pytest.MonkeyPatch) -> list[Robot]:
+    """The environments that runners make from now on."""
+    made: list[Robot] = []
+
+    def make(task: str) -> Robot:
+        made.append(Robot(short_env(task)))
+        return made[-1]
+
+    monkeypatch.setattr(training.evaluation.rollout, "make_env", make)
+    return made
+
+
 @pytest.mark.parametrize("select", ["best", "worst"])
 @pytest.mark.parametrize("execute", [None, 4, 3, 1])
-def test_a_chunk_is_executed_action_by_action(
-    monkeypatch: pytest.MonkeyPatch, execute: int | None, select: Selection
-) -> None:
+def test_a_chunk_is_executed_action_by_action(robots: list[Robot], execute: int | None, select: Selection) -> None:
     """The first k of its four actions, in environment units, one a tick; then the policy is asked again, with the noise
     of that tick. Compared with the candidates that a backend returns for the observations that the robot saw."""
     policy = random_policy(
         obs_dim=2, action_dim=2, action_low=(-0.5, -1.0), action_high=(0.5, 3.0), action_horizon=4,
         provenance=Provenance(environment=TASK, config={"discount": 0.9}),
     )  # fmt: skip
-    robots: list[Robot] = []
-
-    def make(task: str) -> Robot:
-        robots.append(Robot(short_env(task)))
-        return robots[-1]
-
-    monkeypatch.setattr(training.evaluation.rollout, "make_env", make)
     (result,) = run(policy, [Job(11, 4, 2, select=select, execute=execute)], lanes=1)
     k = execute or 4
     asked = list(range(0, STEPS, k))
@@ -172,7 +176,7 @@ def test_a_chunk_is_executed_action_by_action(
     ("delay", "execute", "prefix_max"), [(1, None, 0), (1, 2, 0), (2, 1, 0), (2, None, 3), (3, 1, 1)]
 )
 def test_a_robot_executes_the_rest_of_a_chunk_until_the_next_one_comes(
-    monkeypatch: pytest.MonkeyPatch, delay: int, execute: int | None, prefix_max: int, commit: bool
+    robots: list[Robot], delay: int, execute: int | None, prefix_max: int, commit: bool
 ) -> None:
     """Tick by tick, by hand: what is asked at tick t is executed from tick t + delay on, and of the first chunk all
     that is due before."""
@@ -180,13 +184,6 @@ def test_a_robot_executes_the_rest_of_a_chunk_until_the_next_one_comes(
         obs_dim=2, action_dim=2, action_low=(-0.5, -1.0), action_high=(0.5, 3.0), action_horizon=4,
         prefix_max=prefix_max, coherence=0.5, provenance=Provenance(environment=TASK, config={"discount": 0.9}),
     )  # fmt: skip
-    robots: list[Robot] = []
-
-    def make(task: str) -> Robot:
-        robots.append(Robot(short_env(task)))
-        return robots[-1]
-
-    monkeypatch.setattr(training.evaluation.rollout, "make_env", make)
     (result,) = run(policy, [Job(11, 8, 2, execute=execute, delay=delay, commit=commit)], lanes=1)
     k = execute or 4 - delay
     planned: dict[int, np.ndarray] = {}  # by tick, in [-1, 1]
