@@ -21,8 +21,8 @@ class NotingClient:
     """A client for `sorl_client.ControlLoop`, with one connection.
 
     It keeps back from a deadline what `sorl_client` does, and differs from it in two points. A refusal is not asked
-    again: the next tick asks anew. And a refusal counts as a measurement of the network, where `sorl_client` takes it as
-    an upper bound of a guess.
+    again: the next tick asks anew. And a refusal counts as a measurement of the network, where `sorl_client` takes it
+    as an upper bound of a guess.
 
     Attributes:
         granted: (N, M) of every answer.
