@@ -109,6 +109,9 @@ class TrainConfig:
     backup_candidates: Annotated[int, Range(1, 1024)] = 1
     """Number n of actions sampled for a TD target, which takes the best of them by the target critics, as the service
     executes the best of N. 1: as in the paper."""
+    backup_steps: Annotated[int, PowerOfTwo(4096)] | None = None
+    """Number of steps of the actions sampled for TD targets, as the service will execute them. Needs
+    --critic-conditioning none. Default: uniform over 1, 2, 4, ..., --max-backprop-steps, as in the paper."""
     normalise_q_loss: bool = True
     """Divide the Q loss by the batch's mean |Q|, as released."""
     t_epsilon: Annotated[float, Range(0, 1, below=True)] = 1e-5
@@ -161,6 +164,14 @@ class TrainConfig:
             raise ValueError(
                 f"--max-backprop-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), "
                 f"got {self.max_backprop_steps}"
+            )
+        if self.backup_steps is not None and self.backup_steps > self.denoise_timesteps:
+            raise ValueError(
+                f"--backup-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), got {self.backup_steps}"
+            )
+        if self.backup_steps is not None and self.critic_conditioning == "steps":
+            raise ValueError(
+                "--backup-steps needs --critic-conditioning none: critics that see a number of steps must meet every one"
             )
         for name in ("freeze_actor", "new_critics"):
             if getattr(self, name) and self.start_from is None:

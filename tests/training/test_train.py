@@ -199,7 +199,7 @@ def test_a_run_of_an_older_version_continues(config: TrainConfig) -> None:
     assert config.run_dir is not None
     path = config.run_dir / "resume.pt"
     state = torch.load(path, weights_only=True)
-    for name in ("action_horizon", "backup_candidates", "freeze_actor", "new_critics"):
+    for name in ("action_horizon", "backup_candidates", "backup_steps", "freeze_actor", "new_critics"):
         del state["stream"][name]
     torch.save(state, path)
     assert load_policy(train(replace(config, updates=13))).spec.provenance.updates == 13
@@ -308,6 +308,8 @@ def test_td_targets_are_clipped_to_possible_returns(config: TrainConfig, dataset
         {"discount": 1.0},
         {"denoise_timesteps": 6},
         {"max_backprop_steps": 16},
+        {"backup_steps": 16, "critic_conditioning": "none"},
+        {"backup_steps": 8},
         {"action_horizon": 65},
         {"updates": 0},
     ],

@@ -68,7 +68,10 @@ class Learner:
             self._train_actor = CapturedStep(self._update_actor, lambda draws: draws.q_k)
 
     def draw(self, stream: RandomStream) -> Draws:
-        """One update's randomness: k uniform over {1, 2, 4, ..., M_BTT}, times on their grids, standard normals."""
+        """One update's randomness: k uniform over {1, 2, 4, ..., M_BTT}, times on their grids, standard normals.
+
+        With `backup_steps` the critic's k is that; the stream goes on as without.
+        """
         size, dims, candidates = self.config.batch_size, self.policy.spec.chunk_dim, self.config.backup_candidates
         noise = torch.randn((candidates + 3, size, dims), generator=stream.device, device=self.device)
         critic_noise, (flow_noise, consistency_noise, q_noise) = noise[:candidates], noise[candidates:]
@@ -78,7 +81,7 @@ class Learner:
         flow_grid = self.config.denoise_timesteps
         consistency_grid = torch.exp2(self.levels)
         return Draws(
-            critic_k=1 << k[0],
+            critic_k=self.config.backup_steps or 1 << k[0],
             critic_noise=critic_noise.flatten(0, 1),
             flow_t=torch.floor(uniform[0] * flow_grid) / flow_grid,
             flow_noise=flow_noise,

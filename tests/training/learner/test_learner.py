@@ -170,6 +170,28 @@ def test_one_backup_candidate_takes_the_numbers_that_were_drawn_before_there_wer
         assert torch.equal(found, expected)
 
 
+def test_backup_steps_are_those_of_every_td_target_and_change_no_other_draw(dataset: Dataset) -> None:
+    """Against a sample of eight steps in float64, with the target critic's values of it."""
+    config = TrainConfig(hidden=(16, 16), batch_size=10, max_backprop_steps=4, critic_conditioning="none").resolved()
+    torch.manual_seed(0)
+    free, fixed = (Learner(make_spec(c, dataset), c) for c in (config, replace(config, backup_steps=8)))
+    fixed.load_state_dict(copy.deepcopy(free.state_dict()))
+    batch = dataset.train.sample(10, torch.Generator().manual_seed(0))._replace(masks=torch.ones(10))
+    for seed in range(8):
+        expected, found = draw(free, seed), draw(fixed, seed)
+        assert (expected.critic_k <= 4, found.critic_k, found.q_k) == (True, 8, expected.q_k)
+        assert all(map(torch.equal, found.tensors(), expected.tensors()))
+    actor, critic = (copy.deepcopy(net).double() for net in (fixed.policy.actor, fixed.target_critic))
+    with torch.no_grad():
+        observation, x = batch.next_observations.double(), found.critic_noise.double()
+        share, d = actor.observation_share(observation), torch.full((10, 1), 3.0, dtype=torch.float64)
+        for step in range(8):
+            x = x + actor(share, x, torch.full_like(d, step / 8), d) / 8
+        q = critic(observation, x.clamp(-1, 1), d).mean(0).flatten()
+        targets = batch.rewards.double() + (config.discount or 0.0) * q
+    assert float(fixed.update(batch, found)["td_target_mean"]) == pytest.approx(float(targets.mean()), rel=1e-5)
+
+
 @pytest.mark.parametrize("candidates", [1, 4])
 def test_a_leaked_td_gradient_reaches_the_actor_by_the_best_candidate(dataset: Dataset, candidates: int) -> None:
     """The gradient is that of an update which samples this candidate alone."""
