@@ -226,7 +226,10 @@ async def test_no_request_fails_while_versions_change(
 async def test_what_was_accepted_for_a_version_is_answered_by_it(
     serve: Any, gated: Any, write: Any, observations: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A queue of full batches, each held until the reload's next call waits: the swap comes in between."""
+    """A queue of full batches, each held until the reload's next call waits: the swap comes in between.
+
+    The queue is filled up before every call, so that it outlasts any number of them.
+    """
     make_backend, made = gated
     truth, row = Truth(), observations(1)[0]
     path = write("cube", 1)
@@ -235,7 +238,13 @@ async def test_what_was_accepted_for_a_version_is_answered_by_it(
         runtime = client.app.state.runtime
         call_in_worker, call_waits, swapped = runtime.scheduler.call, threading.Event(), threading.Event()
 
+        def send(count: int) -> None:
+            seeds = range(len(accepted), len(accepted) + count)
+            accepted.extend(asyncio.ensure_future(act(client, observation=row, seed=seed)) for seed in seeds)
+
         async def call_and_tell(function: Callable[[], Any]) -> Any:
+            send(29 - runtime.scheduler.queued)
+            await until(lambda: runtime.scheduler.queued >= 20)  # the worker may take some of the 29 meanwhile
             call = asyncio.ensure_future(call_in_worker(function))
             await asyncio.sleep(0)  # lets it reach the scheduler
             call_waits.set()
@@ -250,7 +259,8 @@ async def test_what_was_accepted_for_a_version_is_answered_by_it(
         monkeypatch.setattr(runtime.reloader, "_call_in_worker", call_and_tell)
         made[0].shut()
         made[0].spoil = hold
-        accepted = [asyncio.ensure_future(act(client, observation=row, seed=seed)) for seed in range(30)]
+        accepted: list[asyncio.Future[Any]] = []
+        send(30)
         await asyncio.to_thread(made[0].entered.acquire, timeout=WAIT)
         await until(lambda: runtime.scheduler.queued == 29)
         after = truth.add(write("cube", 2))
