@@ -167,11 +167,12 @@ class TrainConfig:
             )
         if self.backup_steps is not None and self.backup_steps > self.denoise_timesteps:
             raise ValueError(
-                f"--backup-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), got {self.backup_steps}"
+                f"--backup-steps must be at most --denoise-timesteps ({self.denoise_timesteps}), "
+                f"got {self.backup_steps}"
             )
         if self.backup_steps is not None and self.critic_conditioning == "steps":
             raise ValueError(
-                "--backup-steps needs --critic-conditioning none: critics that see a number of steps must meet every one"
+                "--backup-steps needs --critic-conditioning none: critics that see a number of steps must meet them all"
             )
         for name in ("freeze_actor", "new_critics"):
             if getattr(self, name) and self.start_from is None:

@@ -30,7 +30,7 @@ def help_without_a_reader(name: str) -> tuple[int, str]:
 
 
 def test_all_commands_are_known() -> None:
-    names = ("evaluate", "export", "generate", "import", "parity", "results", "sweep", "train")
+    names = ("domain", "evaluate", "export", "generate", "import", "parity", "results", "sweep", "train")
     assert [f"sorl-{name}" for name in names] == COMMANDS
 
 

@@ -34,6 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "train": {"arguments", "batch", "config", "data", "files", "learner", "logs", "losses"}
     | {"prefixes", "revision", "signals"},
     "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
+    "domains": COMMAND | {"config", "evaluation", "files", "reporting"},
     "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
     "release": COMMAND | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results", "tasks"},
     "sweep": COMMAND
