@@ -16,6 +16,7 @@ from service.budget.cost_model import CostModel
 from service.errors import BudgetTooLarge, DeadlineExceeded, InvalidRequest, Overloaded
 from service.sample import SampleRequest
 from service.timing import BatchSize, TimeLeft
+from tests.service.budget.newcombe import lower_limit
 
 LIMITS = Limits(max_candidates=64, max_steps=100, max_batch=4, max_returned=100, max_seconds=10.0)
 GRID = [(n, m) for n in (1, 2, 4, 8, 32) for m in (1, 2, 4, 8)]
@@ -207,7 +208,8 @@ def test_degrade_is_what_brute_force_finds(
             c
             for c in cells
             if not any(
-                d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and d.low > c.high for d in cells
+                d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and lower_limit(d, c) > 0
+                for d in cells
             )
             and c.num_candidates <= (n or 64)
             and c.num_steps <= (m or 8)
@@ -216,7 +218,7 @@ def test_degrade_is_what_brute_force_finds(
         if not kept:
             answers.add((1, 1))
         for best in (c for c in kept if c.success == max(k.success for k in kept)):
-            tied = [c for c in kept if c.high >= best.low]
+            tied = [c for c in kept if lower_limit(best, c) <= 0]
             answers.add(max((c.num_candidates, c.num_steps) for c in tied))
     assert got[:2] in answers
     less = (n is not None and got[0] < n) or (m is not None and got[1] < m)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sorl_client.statistics import wilson_interval
 
 from policy.spec import Budget, Measurement
 from service.budget.frontier import Frontier, unmeasured
+from tests.service.budget.newcombe import lower_limit
 
 patient = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
@@ -26,7 +28,8 @@ def cells(draw: st.DrawFn) -> list[Measurement]:
     found = []
     for n, m in sizes:
         low, success, high = sorted(draw(st.tuples(*[st.integers(0, 20)] * 3)))
-        found.append(cell(n, m, low / 20, success / 20, high / 20))
+        # Powers, so that no difference is on the edge of its interval, where rounding decides.
+        found.append(cell(n, m, *((value / 20) ** 1.5 for value in (low, success, high))))
     return found
 
 
@@ -37,13 +40,13 @@ def brute_force(found: list[Measurement], allowed: Callable[[int, int], bool], d
         for c in found
         if not drop
         or not any(
-            d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and d.low > c.high for d in found
+            d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and lower_limit(d, c) > 0 for d in found
         )
     ]
     kept = [c for c in kept if allowed(c.num_candidates, c.num_steps)]
     answers = []
     for best in (c for c in kept if c.success == max(k.success for k in kept)):
-        tied = [c for c in kept if c.high >= best.low and best.high >= c.low]
+        tied = [c for c in kept if lower_limit(best, c) <= 0]
         top = max(tied, key=lambda c: (c.num_candidates, c.num_steps))
         answers.append(Budget(top.num_candidates, top.num_steps))
     return answers
@@ -77,7 +80,7 @@ FRONTIER = Frontier(
         cell(1, 4, 0.5, 0.6, 0.7),
         cell(4, 2, 0.55, 0.65, 0.75),
         cell(4, 4, 0.80, 0.85, 0.90),
-        cell(8, 4, 0.60, 0.70, 0.82),
+        cell(8, 4, 0.62, 0.74, 0.84),
         cell(32, 1, 0.0, 0.05, 0.09),
         cell(32, 8, 0.6, 0.65, 0.79),
     ]
@@ -98,6 +101,19 @@ FRONTIER = Frontier(
 def test_one_frontier_by_hand(most: int, chosen: tuple[int, int] | None) -> None:
     found = FRONTIER.best(lambda n, m: n * m <= most)
     assert found == (None if chosen is None else Budget(*chosen))
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "surely"),
+    [((56, 70), (48, 80), True), ((9, 10), (3, 10), True), ((6, 7), (2, 7), True), ((5, 56), (0, 29), False)],
+)
+def test_surely_better_is_newcombes_interval(better: tuple[int, int], worse: tuple[int, int], surely: bool) -> None:
+    """His table II, method 10: lower limits 0.0524, 0.1705, 0.0582 and -0.0381."""
+    found = [
+        Measurement(n, 1, won / episodes, *wilson_interval(won, episodes), episodes=episodes)
+        for n, (won, episodes) in ((1, better), (2, worse))
+    ]
+    assert Frontier(found).best(lambda n, m: True) == Budget(1 if surely else 2, 1)
 
 
 def test_a_surpassed_cell_counts_only_where_n_or_m_is_fixed() -> None:
