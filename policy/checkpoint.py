@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import mmap
 import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import safetensors
 import torch
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from policy.errors import CheckpointError, SpecError
 from policy.networks import Policy
 from policy.spec import PolicySpec
+from policy.tensor_file import parse
 
 METADATA_KEY = "sorl_policy"
 SUFFIX = ".safetensors"
@@ -47,12 +46,12 @@ class PolicyFile:
 
     Attributes:
         path: where the file was read.
-        data: its whole content.
+        data: its whole content, in memory of its own.
         version: sha256 of `data`.
     """
 
     path: Path
-    data: bytes = field(repr=False)
+    data: mmap.mmap = field(repr=False)
     version: str
 
     @classmethod
@@ -66,22 +65,21 @@ class PolicyFile:
         try:
             with path.open("rb") as file:
                 before = os.fstat(file.fileno())
-                data = file.read()
+                if before.st_size == 0:
+                    raise CheckpointError(f"{path}: truncated or not a safetensors file (0 bytes)")
+                data = mmap.mmap(-1, before.st_size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                count = file.readinto(data)
                 after = os.fstat(file.fileno())
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, len(data)):
+        if (before.st_mtime_ns, before.st_size) != (after.st_mtime_ns, count):
             raise CheckpointError(f"{path}: written to while it was read; replace a policy file by a rename")
         return cls(path, data, hashlib.sha256(data).hexdigest())
 
     def policy(self) -> Policy:
-        """Parse and check the bytes. Returns and raises the same as `load_policy`."""
-        path, data = self.path, self.data
-        try:
-            tensors = load_tensors(data)
-        except (safetensors.SafetensorError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{path}: truncated or not a safetensors file ({len(data)} bytes): {error}") from None
-        metadata = _metadata(data)
+        """Parse and check the bytes. Returns and raises the same as `load_policy`. Its tensors are views of `data`."""
+        path = self.path
+        tensors, metadata = parse(path, self.data)
         if METADATA_KEY not in metadata:
             raise CheckpointError(f"{path}: safetensors, but not a policy: metadata key {METADATA_KEY!r} is missing")
         try:
@@ -126,14 +124,6 @@ def policy_files(source: Path) -> list[Path]:
     return found
 
 
-def _metadata(data: bytes) -> dict[str, str]:
-    """The metadata of a file that safetensors has accepted: its library reads metadata from paths only."""
-    # The file begins with the header's length (eight bytes), then the header in JSON.
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    metadata: dict[str, str] = header.get("__metadata__") or {}
-    return metadata
-
-
 def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
     missing = sorted(expected.keys() - found.keys())
     extra = sorted(found.keys() - expected.keys())
@@ -146,8 +136,6 @@ def _check_tensors(path: Path, expected: dict[str, torch.Tensor], found: dict[st
                 f"{path}: tensor {name!r} has shape {tuple(tensor.shape)}, "
                 f"expected {tuple(expected[name].shape)} (from the spec)"
             )
-        if tensor.dtype != torch.float32:
-            raise CheckpointError(f"{path}: tensor {name!r} has dtype {tensor.dtype}, expected torch.float32")
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path}: tensor {name!r} has NaN or infinite values")
     if (found["observation_std"] <= 0).any():
