@@ -20,6 +20,7 @@ from service.web import (
     make_application,
     open_inference_routes,
     page_routes,
+    prepare,
     public_routes,
 )
 
@@ -46,6 +47,7 @@ def create_app(settings: Settings, make_backend: MakeBackend | None = None) -> F
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await prepare(app)
         runtime.start()
         if groot is not None:
             groot.start()

@@ -2,7 +2,7 @@
 
 from service.web.act import Act
 from service.web.admin import admin_routes
-from service.web.application import make_application
+from service.web.application import make_application, prepare
 from service.web.http_protocol import ConnectionLimits, HttpProtocol
 from service.web.open_inference import infer_routes, open_inference_routes
 from service.web.openpi import Websockets
@@ -19,5 +19,6 @@ __all__ = [
     "make_application",
     "open_inference_routes",
     "page_routes",
+    "prepare",
     "public_routes",
 ]
