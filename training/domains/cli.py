@@ -14,7 +14,7 @@ from policy import CheckpointError
 from training.arguments import parse_arguments
 from training.config import non_default_settings
 from training.domains.contestants import Contestant, find_contestants
-from training.domains.measuring import Rules, measure, selection_rates
+from training.domains.measuring import Rules, learning_curve, measure, selection_rates
 from training.domains.page import page, tasks_table, with_table
 from training.domains.scores import DomainError, read_scores, write_scores
 from training.files import OutputError, read_json, require_file, require_folder, write_json, write_text
@@ -35,6 +35,8 @@ class DomainConfig:
     """Folder of domains.csv, domains.md and the reports in domains/."""
     readme: Path | None = None
     """A Markdown file whose table of means is written anew, between two lines that mark it."""
+    curves: bool = False
+    """Also evaluate every policy that the run folders have kept, at the chosen (N, M) on selection seeds."""
 
     num_candidates: Annotated[tuple[Annotated[int, CANDIDATES], ...], OneOrMore()] = (1, 2, 4, 8, 16, 32)
     """Numbers of candidates N to choose from."""
@@ -94,7 +96,8 @@ def run(config: DomainConfig) -> str:
     domain = contestants[0].domain
     folder = config.out / "domains" / domain
     scores = measure(folder, contestants, config.rules())
-    write_json(folder / "recipe.json", _recipe(folder, contestants))
+    curve = learning_curve(folder, contestants, config.rules()) if config.curves else []
+    write_json(folder / "recipe.json", _recipe(folder, contestants) | {"learning_curve": curve})
     write_scores(csv, [score for score in kept if score.domain != domain] + scores)
     everything = read_scores(csv)
     recipes = [read_json(path) for path in sorted((config.out / "domains").glob("*/recipe.json"))]

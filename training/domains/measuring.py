@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from training.domains.contestants import Contestant
-from training.domains.scores import Score, mean_score, task_score
+from training.domains.scores import TASKS, Score, mean_score, task_score
 from training.evaluation import EvaluateConfig, evaluate_policy
 from training.files import read_json, write_json
 
@@ -56,6 +56,28 @@ def selection_rates(folder: Path, contestants: Sequence[Contestant]) -> dict[tup
     chose = [one for one in contestants if one.version in budget["chosen_by"]]
     reports = [read_json(_path(folder, one, "selection")) for one in chose]
     return _pooled([report["cells"] for report in reports])
+
+
+def learning_curve(folder: Path, contestants: Sequence[Contestant], rules: Rules) -> list[dict[str, Any]]:
+    """Success of every kept policy of the run folders at the domain's budget, on selection seeds.
+
+    Returns, for each number of updates that all tasks' runs have kept, {"updates", "success": [tasks 1 to 5]}: means
+    over training seeds. Evaluates what `folder` does not hold.
+    """
+    n, m = _budget(folder, contestants, rules)
+    found: dict[int, dict[int, list[float]]] = {}
+    for one in contestants:
+        for path in sorted(one.path.parent.glob("policy-*.safetensors")):
+            updates = int(path.stem.removeprefix("policy-"))
+            purpose = f"updates-{updates}"
+            report = _evaluate(folder, one, purpose, (n,), (m,), rules.first_seed, rules.episodes, rules, path)
+            (cell,) = report["cells"]
+            found.setdefault(updates, {}).setdefault(one.number, []).append(cell["success"])
+    return [
+        {"updates": updates, "success": [sum(rates[task]) / len(rates[task]) for task in TASKS]}
+        for updates, rates in sorted(found.items())
+        if rates.keys() == set(TASKS)
+    ]
 
 
 def _budget(folder: Path, contestants: Sequence[Contestant], rules: Rules) -> tuple[int, int]:
@@ -104,8 +126,13 @@ def _evaluate(
     first_seed: int,
     episodes: int,
     rules: Rules,
+    policy: Path | None = None,
 ) -> dict[str, Any]:
-    """The report at these budgets on these seeds: the kept one if it is that, or a new one."""
+    """The report at these budgets on these seeds: the kept one if it is that, or a new one.
+
+    Args:
+        policy: an earlier policy of `one`'s run, to evaluate in its place.
+    """
     path = _path(folder, one, purpose)
     report: dict[str, Any] | None = read_json(path)
     cells = [(n, m) for n in num_candidates for m in num_steps]
@@ -115,7 +142,7 @@ def _evaluate(
             return report
     return evaluate_policy(
         EvaluateConfig(
-            policy=one.path,
+            policy=policy or one.path,
             num_candidates=num_candidates,
             num_steps=num_steps,
             first_seed=first_seed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from training.domains.published import PUBLISHED
@@ -103,8 +104,14 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     cells = ", ".join(
         f"({one['num_candidates']}, {one['num_steps']}) {100 * one['success']:.1f}" for one in recipe["selection"]
     )
+    curve = [
+        [f"{point['updates']:,}", *(f"{100 * rate:.0f}" for rate in (*point["success"], fmean(point["success"])))]
+        for point in recipe["learning_curve"]
+    ]
+    learning = table(["updates", *(f"task {task}" for task in TASKS), "mean"], curve)
     return (
         f"**{recipe['domain']}**: {recipe['updates']:,} updates a task{start}. "
         f"Settings other than the defaults: {settings}. Data `{recipe['dataset_sha256'][:12]}`. "
         f"Policies: {policies}. Mean success over all tasks' selection episodes by (N, M), per cent: {cells}."
+        + (f" Its learning curve, at the chosen (N, M) on selection episodes:\n\n{learning}" if curve else "")
     )

@@ -12,7 +12,7 @@ import pytest
 from sorl_client.statistics import wilson_interval
 
 import training.domains.measuring
-from policy import Provenance, save_policy
+from policy import Provenance, load_policy, save_policy
 from tests.policies import random_policy
 from training.domains.cli import DomainConfig, run
 from training.domains.page import BEGIN, END, with_table
@@ -50,7 +50,8 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> Evaluated:
     calls: Evaluated = []
 
     def evaluate(config: EvaluateConfig) -> dict[str, Any]:
-        _, task, seed = config.policy.stem.rsplit("-", 2)
+        origin = load_policy(config.policy).spec.provenance
+        task, seed = str(origin.environment)[-4], str(origin.seed)
         purpose = "report" if config.first_seed == 20_000 else "selection"
         calls.append((int(task), int(seed), purpose))
         worse = {1: 3, 4: 0, 16: 0}
@@ -141,6 +142,24 @@ def test_domains_are_kept_beside_each_other(
     assert "old" not in text
     assert "| SORL |" in text
     assert "(docs/results/domains.md)" in text
+
+
+def test_learning_curves_are_of_kept_policies_at_the_chosen_budget(
+    evaluated: Evaluated, config: Callable[..., DomainConfig], tmp_path: Path
+) -> None:
+    runs = []
+    for task in range(1, 6):
+        run_folder = tmp_path / f"run{task}"
+        save(run_folder, task).rename(run_folder / "policy.safetensors")
+        for updates in (10, 20):
+            save(run_folder, task).rename(run_folder / f"policy-{updates}.safetensors")
+        runs.append(run_folder)
+    (tmp_path / "run5" / "policy-20.safetensors").unlink()
+    run(config(runs, curves=True))
+    assert [call[2] for call in evaluated] == ["selection"] * 5 + ["report"] * 5 + ["selection"] * 9
+    text = (tmp_path / "results" / "domains.md").read_text()
+    assert "| 10 | 10 | 20 | 30 | 40 | 50 | 30 |" in text
+    assert "\n| 20 |" not in text
 
 
 @pytest.mark.parametrize(
