@@ -1,9 +1,8 @@
-"""A robot's connection to POST /act: one request a tick, and notes of what came of each."""
+"""A robot's client: `sorl_client`'s, which sends once a tick, with notes of what came of each request."""
 
 from __future__ import annotations
 
-import http.client
-import time
+import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -13,16 +12,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from sorl_client import Action
 
-TIMEOUT_SECONDS = 10.0
-"""The longest wait for a connection, or for an answer without a deadline."""
+CONNECT_SECONDS = 10.0
+"""The longest wait for the first connection."""
 
 
 class NotingClient:
-    """A client for `sorl_client.ControlLoop`, with one connection.
-
-    It keeps back from a deadline what `sorl_client` does, and differs from it in two points. A refusal is not asked
-    again: the next tick asks anew. And a refusal counts as a measurement of the network, where `sorl_client` takes it
-    as an upper bound of a guess.
+    """A client for `sorl_client.ControlLoop`. A refusal is not asked again: the next tick asks anew.
 
     Attributes:
         granted: (N, M) of every answer.
@@ -32,20 +27,22 @@ class NotingClient:
     """
 
     def __init__(self, url: str) -> None:
-        from sorl_client.transit import Transit
+        """Raises OSError if there is no server: in an episode, that would be a miss at every tick."""
+        from sorl_client import Client, RetryPolicy
 
-        self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT_SECONDS)
-        self._connection.connect()
-        self._transit = Transit(TRANSIT_MS / 1e3)
+        address = urlsplit(url)
+        socket.create_connection((address.hostname, address.port), CONNECT_SECONDS).close()
+        self._client = Client(url, transit_ms=TRANSIT_MS, retry=RetryPolicy(attempts=1))
         self.granted: list[tuple[int, int]] = []
         self.latencies_ms: list[float] = []
         self.degraded = 0
         self.failed = 0
 
     def models(self) -> list[dict[str, Any]]:
-        raise NotImplementedError("the loop is told all that it needs")
+        """See `sorl_client.Client.models`."""
+        return self._client.models()
 
-    def act(self, observation: npt.ArrayLike, *, deadline_ms: float | None = None, **asked: Any) -> Action:
+    def act(self, observation: npt.ArrayLike, **asked: Any) -> Action:
         """See `sorl_client.Client.act`.
 
         Raises:
@@ -55,7 +52,7 @@ class NotingClient:
         from sorl_client import DeadlineExceeded, Overloaded, SorlError
 
         try:
-            reply = self._ask({"observation": observation, **asked}, deadline_ms)
+            reply = self._client.act(observation, **asked)
         except (DeadlineExceeded, Overloaded):
             raise
         except SorlError:
@@ -67,44 +64,4 @@ class NotingClient:
         return reply
 
     def close(self) -> None:
-        self._connection.close()
-
-    def _ask(self, fields: dict[str, Any], deadline_ms: float | None) -> Action:
-        import httpx
-        from sorl_client import Action, ConnectionFailed, DeadlineExceeded, InvalidReply, wire
-        from sorl_client.conversation import problem
-
-        began, limit_s = time.monotonic(), TIMEOUT_SECONDS
-        if deadline_ms is not None:
-            limit_s = deadline_ms / 1e3
-            left_s = limit_s - self._transit.reserve_s()
-            if left_s <= 0:
-                self._transit.refused(limit_s)
-                raise DeadlineExceeded(f"the {deadline_ms:g} ms left are less than the network takes")
-            fields = fields | {"deadline_ms": left_s * 1e3}
-        body = wire.encode({name: value for name, value in fields.items() if value is not None})
-        try:
-            if self._connection.sock is None:
-                self._connection.connect()
-            self._connection.sock.settimeout(limit_s)
-            self._connection.request("POST", "/act", body, {"Content-Type": wire.MSGPACK, "Accept": wire.MSGPACK})
-            response = self._connection.getresponse()
-            content = response.read()
-        except TimeoutError:
-            self._connection.close()
-            self._transit.missed(limit_s)
-            raise DeadlineExceeded(f"no answer within {limit_s * 1e3:g} ms") from None
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise ConnectionFailed(f"no answer: {error or type(error).__name__}") from error
-        seconds = time.monotonic() - began
-        kind = response.getheader("Content-Type", "")
-        if response.status != 200:
-            self._transit.replied(seconds, 0.0)
-            raise problem(httpx.Response(response.status, headers={"Content-Type": kind}, content=content))
-        try:
-            action = Action.from_reply(wire.decode(content, kind), latency_ms=seconds * 1e3, attempts=1)
-            self._transit.replied(seconds, action.timing_ms["total"] / 1e3)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidReply(f"the answer can't be read: {error}", status=200) from error
-        return action
+        self._client.close()
