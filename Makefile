@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
+# Tests that may share the cores, a process for each core; and the others, which start servers or Ray, or measure time.
+TOGETHER := -n auto --dist worksteal tests/kernels tests/policy tests/training --ignore=tests/training/sweep
+ALONE := --ignore=tests/kernels --ignore=tests/policy --ignore-glob='tests/training/[!s]*'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve demo test test-all check bench-gpu drill fuzz images lock sbom format clean
@@ -36,11 +39,13 @@ demo: $(READY) ## Serve cube-single and drive the simulated arm through HTTP: te
 	deploy/demo.sh
 
 test: $(READY) ## Quick tests and the GPU compile gate, under five minutes
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(TOGETHER)
+	$(BIN)/python -m pytest -m 'not slow and not gpu' $(ALONE)
 	$(BIN)/sorl-bench aot
 
 test-all: $(READY_ALL) ## The rest: shipped policies in real environments, Ray, the page in a browser, and what deploy/ starts
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(TOGETHER)
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(ALONE)
 
 check: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
