@@ -112,6 +112,10 @@ class TrainConfig:
     backup_steps: Annotated[int, PowerOfTwo(4096)] | None = None
     """Number of steps of the actions sampled for TD targets, as the service will execute them. Needs
     --critic-conditioning none. Default: uniform over 1, 2, 4, ..., --max-backprop-steps, as in the paper."""
+    next_actions: Path | None = None
+    """File of the actions of all TD targets: the frozen actor samples --backup-candidates of them once for every next
+    observation, and not anew at every update. Made if it is missing; runs for other tasks of the data may share it.
+    Needs --freeze-actor and --backup-steps, on a CPU."""
     normalise_q_loss: bool = True
     """Divide the Q loss by the batch's mean |Q|, as released."""
     t_epsilon: Annotated[float, Range(0, 1, below=True)] = 1e-5
@@ -177,6 +181,10 @@ class TrainConfig:
         for name in ("freeze_actor", "new_critics"):
             if getattr(self, name) and self.start_from is None:
                 raise ValueError(f"{flag(name)} needs --start-from, the policy file that the actor comes from")
+        if self.next_actions is not None and not (
+            self.freeze_actor and self.backup_steps is not None and self.device == "cpu"
+        ):
+            raise ValueError("--next-actions needs --freeze-actor and --backup-steps, and --device cpu")
         if self.freeze_actor and (self.preset == "reference" or self.leak_td_gradient or self.shared_optimizer):
             raise ValueError(
                 "--freeze-actor excludes --leak-td-gradient, --shared-optimizer and --preset reference: "
@@ -207,7 +215,8 @@ class TrainConfig:
     def provenance(self) -> dict[str, Any]:
         """Plain values for a policy file's provenance. Paths of the training machine are left out."""
         values = self.as_json()
-        return values | {"dataset": self.dataset.name if self.dataset else None, "run_dir": None, "start_from": None}
+        names = {name: path.name if (path := getattr(self, name)) else None for name in ("dataset", "next_actions")}
+        return values | names | {"run_dir": None, "start_from": None}
 
     def identity(self) -> dict[str, Any]:
         """The settings that determine the sequence of updates. A resumed run must agree on them.
@@ -219,14 +228,16 @@ class TrainConfig:
             "updates",
             "anneal_updates",
             "start_from",  # the file's version is compared instead
+            "next_actions",  # the file's own metadata is compared instead
             "control_hz",
             "observation_keys",
         }
-        return {
+        named = {
             field.name: list(value) if isinstance(value := getattr(self, field.name), tuple) else value
             for field in fields(self)
             if field.name not in free
         }
+        return named | {"next_actions": "sampled anew" if self.next_actions is None else "sampled once"}
 
 
 def parse_observation_keys(text: str | None) -> tuple[ObservationKey, ...]:

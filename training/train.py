@@ -23,10 +23,11 @@ from training.arguments import parse_arguments
 from training.batch import Batch
 from training.config import TrainConfig, parse_observation_keys
 from training.data import Dataset, StatedUnits, load_dataset
-from training.files import atomic_path, require_folder, write_json
+from training.files import atomic_path, require_file, require_folder, write_json
 from training.learner import Learner, RandomStream
 from training.logs import RunLog
 from training.losses import Info
+from training.next_actions import load_or_draw
 from training.prefixes import with_prefixes
 from training.revision import code_revision
 from training.signals import stop_requests
@@ -68,23 +69,58 @@ class Trainer:
         self.done = 0
         self.saved: int | None = None  # the update of resume.pt
         self.batch: Batch | None = None  # of the last update
+        self.next_actions: torch.Tensor | None = None  # (T, n, chunk_dim), of all TD targets, drawn ahead
 
     def update(self) -> Info:
         """Draw a batch and the update's randomness from the run's stream, and learn from them."""
-        batch = self.dataset.train.sample(self.config.batch_size, self.random.device)
+        index = self.dataset.train.draw(self.config.batch_size, self.random.device)
+        self.batch = batch = self._seen(self.dataset.train.at(index), self.random.device)
+        left = (self.config.updates - self.done) / max(self.config.anneal_updates, 1)
+        self.learner.set_learning_rate(self.config.learning_rate * min(1.0, left))
+        next_actions = None if self.next_actions is None else self.next_actions[index].transpose(0, 1).flatten(0, 1)
+        info = self.learner.update(batch, self.learner.draw(self.random), next_actions)
+        self.done += 1
+        return info
+
+    def draw_ahead(self) -> None:
+        """Have the candidates of all TD targets: those in the file `next_actions`, or new ones, which are saved there.
+
+        Raises:
+            NextActionsError: the file holds others, e.g. of another actor; the message names what differs.
+        """
+        config, data = self.config, self.dataset.train
+        assert config.next_actions is not None
+        assert config.backup_steps is not None
+        assert self.start is not None
+        candidates, steps = config.backup_candidates, config.backup_steps
+        origin = {
+            "actor_from": self.start.version,
+            "dataset_sha256": self.dataset.sha256,
+            "backup_candidates": str(candidates),
+            "backup_steps": str(steps),
+            "seed": str(config.seed),
+        }
+        noise = torch.Generator().manual_seed(config.seed)
+
+        def sample(index: torch.Tensor) -> torch.Tensor:
+            observations = self._seen(data.at(index), torch.Generator()).next_observations
+            shape = (candidates * len(index), self.learner.policy.spec.chunk_dim)
+            with torch.no_grad(), self.learner.compute.autocast():
+                found = self.learner.sample_next_actions(observations, torch.randn(shape, generator=noise), steps)
+            return found.float().view(candidates, len(index), -1).transpose(0, 1)
+
+        self.next_actions = load_or_draw(config.next_actions, origin, len(data), sample)
+
+    def _seen(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """The batch as the networks see it."""
         if self.config.prefix_max > 0:
-            batch = with_prefixes(batch, self.learner.policy.spec, self.random.device)
+            batch = with_prefixes(batch, self.learner.policy.spec, generator)
         if self.config.normaliser == "standardise":
             standardise = self.learner.policy.standardise
             batch = batch._replace(
                 observations=standardise(batch.observations), next_observations=standardise(batch.next_observations)
             )
-        self.batch = batch
-        left = (self.config.updates - self.done) / max(self.config.anneal_updates, 1)
-        self.learner.set_learning_rate(self.config.learning_rate * min(1.0, left))
-        info = self.learner.update(batch, self.learner.draw(self.random))
-        self.done += 1
-        return info
+        return batch
 
     def save(self) -> None:
         """Write resume.pt, then policy.safetensors, each atomically."""
@@ -246,6 +282,8 @@ def train(config: TrainConfig) -> Path:
     torch.set_float32_matmul_precision("medium")
     require_device(config.device)
     require_folder("--run-dir", config.run_dir)
+    if config.next_actions is not None:
+        require_file("--next-actions", config.next_actions)
     stated = StatedUnits(config.control_hz, config.action_low, config.action_high)
     windows = config.action_horizon, config.discount or 0.0
     trainer = Trainer(config, load_dataset(config.task, config.dataset, config.device, stated, *windows))
@@ -253,6 +291,8 @@ def train(config: TrainConfig) -> Path:
     config.run_dir.mkdir(parents=True, exist_ok=True)
     if trainer.resume():
         print(f"continuing {config.run_dir} from update {trainer.done:,}")
+    if config.next_actions is not None:
+        trainer.draw_ahead()
     write_json(config.run_dir / "config.json", config.as_json())
     log = RunLog(config.run_dir, trainer.done)
     try:

@@ -30,9 +30,10 @@ ARROWS: dict[str, set[str]] = {
     "data": COMMAND | {"batch", "files", "signals", "tasks"},
     "losses": {"batch"},
     "prefixes": {"batch"},
+    "next_actions": {"files"},
     "learner": {"batch", "config", "losses"},
     "train": {"arguments", "batch", "config", "data", "files", "learner", "logs", "losses"}
-    | {"prefixes", "revision", "signals"},
+    | {"next_actions", "prefixes", "revision", "signals"},
     "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
     "domains": COMMAND | {"config", "evaluation", "files", "reporting"},
     "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import os
 import signal
@@ -11,12 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from kernels.reference import euler_sample
 from policy import CheckpointError, ObservationKey, load_policy
 from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.data.dataset import Dataset, load_dataset
+from training.learner.draws import RandomStream
 from training.learner.learner import Learner
+from training.next_actions import NextActionsError
 from training.ranges import flag
 from training.train import Interrupted, ResumeError, StartError, Trainer, return_bounds, train
 
@@ -194,12 +199,62 @@ def test_a_policy_of_chunks(config: TrainConfig, tmp_path: Path) -> None:
         train(replace(config, run_dir=tmp_path / "second", start_from=whole, action_horizon=2))
 
 
+def test_next_actions_sampled_once_are_those_of_the_frozen_actor(config: TrainConfig, tmp_path: Path) -> None:
+    """They are in every TD target; another run with the file learns the same; and a file of others is refused."""
+    start = train(replace(config, run_dir=tmp_path / "start", updates=3))
+    frozen = replace(
+        config,
+        start_from=start,
+        freeze_actor=True,
+        new_critics=True,
+        critic_conditioning="none",
+        backup_candidates=2,
+        backup_steps=4,
+        next_actions=tmp_path / "next.safetensors",
+        normaliser="identity",
+        discount=0.9,
+        updates=4,
+    ).resolved()
+    first = train(replace(frozen, run_dir=tmp_path / "first"))
+    kept = load_file(tmp_path / "next.safetensors")["next_actions"]
+    assert frozen.dataset is not None
+    dataset = load_dataset(TASK, frozen.dataset)
+    assert kept.shape == (len(dataset.train), 2, 2)
+    actor = load_policy(start).actor.double()
+    noise = torch.randn((2 * len(dataset.train), 2), generator=torch.Generator().manual_seed(frozen.seed))
+    with torch.no_grad():
+        share = actor.observation_share(dataset.train.next_observations.double()).repeat(2, 1)
+        expected = euler_sample(actor, share, noise.double(), 4, frozen.denoise_timesteps)
+    torch.testing.assert_close(kept, expected.view(2, -1, 2).transpose(0, 1).float(), rtol=1e-4, atol=1e-5)
+
+    trainer = Trainer(frozen, dataset)
+    trainer.draw_ahead()
+    index = dataset.train.draw(frozen.batch_size, RandomStream("cpu", frozen.seed).device)
+    critic, batch = copy.deepcopy(trainer.learner.target_critic).double(), dataset.train.at(index)
+    k = torch.zeros((len(index), 1), dtype=torch.float64)
+    with torch.no_grad():
+        q = [critic(batch.next_observations.double(), kept[index, n].double(), k).mean(0).flatten() for n in (0, 1)]
+    target = batch.rewards.double() + 0.9 * batch.masks * torch.maximum(*q)
+    assert float(trainer.update()["td_target_mean"]) == pytest.approx(float(target.mean()), rel=1e-4)
+
+    again = train(replace(frozen, run_dir=tmp_path / "again"))
+    for name, tensor in parameters(first).items():
+        assert torch.equal(tensor, parameters(again)[name]), name
+    with pytest.raises(NextActionsError, match=r"other backup_steps \(4 there, 2 here\)"):
+        train(replace(frozen, run_dir=tmp_path / "other", backup_steps=2))
+    with pytest.raises(ResumeError, match=r"next_actions \(there 'sampled once', here 'sampled anew'\)"):
+        train(replace(frozen, run_dir=tmp_path / "first", next_actions=None, updates=8))
+    (tmp_path / "next.safetensors").write_bytes(b"no")
+    with pytest.raises(NextActionsError, match="not a file of next actions"):
+        train(replace(frozen, run_dir=tmp_path / "other"))
+
+
 def test_a_run_of_an_older_version_continues(config: TrainConfig) -> None:
     train(config)
     assert config.run_dir is not None
     path = config.run_dir / "resume.pt"
     state = torch.load(path, weights_only=True)
-    for name in ("action_horizon", "backup_candidates", "backup_steps", "freeze_actor", "new_critics"):
+    for name in ("action_horizon", "backup_candidates", "backup_steps", "freeze_actor", "new_critics", "next_actions"):
         del state["stream"][name]
     torch.save(state, path)
     assert load_policy(train(replace(config, updates=13))).spec.provenance.updates == 13
@@ -310,6 +365,7 @@ def test_td_targets_are_clipped_to_possible_returns(config: TrainConfig, dataset
         {"max_backprop_steps": 16},
         {"backup_steps": 16, "critic_conditioning": "none"},
         {"backup_steps": 8},
+        {"next_actions": Path("next.safetensors")},
         {"action_horizon": 65},
         {"updates": 0},
     ],

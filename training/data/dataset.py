@@ -42,9 +42,16 @@ class Transitions:
 
     def sample(self, size: int, generator: torch.Generator) -> Batch:
         """A batch of `size` transitions, drawn uniformly with replacement."""
+        return self.at(self.draw(size, generator))
+
+    def draw(self, size: int, generator: torch.Generator) -> Tensor:
+        """The numbers of `size` transitions, (size,), drawn uniformly with replacement."""
         import torch
 
-        index = torch.randint(len(self), (size,), generator=generator, device=self.rewards.device)
+        return torch.randint(len(self), (size,), generator=generator, device=self.rewards.device)
+
+    def at(self, index: Tensor) -> Batch:
+        """The transitions of these numbers, (B,)."""
         return Batch(*(column[index] for column in self.columns()))
 
     def columns(self) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ from training import losses
 from training.batch import Batch
 from training.config import TrainConfig
 from training.learner.compute import choose_compute
-from training.learner.cuda_graphs import CapturedStep
+from training.learner.cuda_graphs import CapturedStep, Step
 from training.learner.draws import Draws, RandomStream
 from training.losses import Info
 
@@ -62,7 +62,8 @@ class Learner:
         shared = self.critic_source is self.policy.critic  # then one packing of its weights serves both losses
         self._critic_of_actor_loss = self._critic if shared else compute.critic(self.critic_source)
         self.levels = losses.consistency_levels(config.batch_size, config.denoise_timesteps, self.device)
-        self._train_critic, self._train_actor = self._update_critic, self._update_actor
+        self._train_critic: Step = self._update_critic
+        self._train_actor: Step = self._update_actor
         if compute.captures:
             self._train_critic = CapturedStep(self._update_critic, lambda draws: draws.critic_k)
             self._train_actor = CapturedStep(self._update_actor, lambda draws: draws.q_k)
@@ -100,7 +101,7 @@ class Learner:
                 else:
                     group["lr"] = learning_rate
 
-    def update(self, batch: Batch, draws: Draws) -> Info:
+    def update(self, batch: Batch, draws: Draws, next_actions: Tensor | None = None) -> Info:
         """One update of all networks, or with `freeze_actor` of the critics alone.
 
         Returns detached scalars for logs; they hold until the next update.
@@ -108,15 +109,30 @@ class Learner:
         Args:
             batch: B = `config.batch_size` transitions.
             draws: from `draw`.
+            next_actions: (n * B, chunk_dim), B rows of each candidate, from `sample_next_actions`; None: sampled here.
+                Only with `freeze_actor`, on a CPU.
         """
+        if next_actions is not None:
+            return self._update_critic(batch, draws, next_actions)
         info = self._train_critic(batch, draws)
         return info if self.config.freeze_actor else info | self._train_actor(batch, draws)
 
-    def _update_critic(self, batch: Batch, draws: Draws) -> Info:
+    def sample_next_actions(self, next_observations: Tensor, noise: Tensor, num_steps: int) -> Tensor:
+        """The online actor's candidates for TD targets, (n * B, chunk_dim), B rows of each candidate.
+
+        Args:
+            next_observations: (B, input_dim), as the networks see them.
+            noise: (n * B, chunk_dim).
+        """
+        candidates = len(noise) // len(next_observations)
+        share = self._actor.observation_share(next_observations).repeat(candidates, 1)
+        return losses.sample(self._actor, share, noise, num_steps, self.config.denoise_timesteps)
+
+    def _update_critic(self, batch: Batch, draws: Draws, next_actions: Tensor | None = None) -> Info:
         if self.config.lagged_targets:
             self._move_average(self.actor_source, self.policy.actor, 1.0)
             self._move_average(self.critic_source, self.policy.critic, 1.0)
-        info = self._critic_step(batch, draws)
+        info = self._critic_step(batch, draws, next_actions)
         self._move_average(self.target_critic, self.critic_source, self.config.tau)
         return info
 
@@ -125,17 +141,17 @@ class Learner:
         self._move_average(self.target_actor, self.actor_source, self.config.tau)
         return info
 
-    def _critic_step(self, batch: Batch, draws: Draws) -> Info:
-        config, actor = self.config, self._actor
+    def _critic_step(self, batch: Batch, draws: Draws, next_actions: Tensor | None = None) -> Info:
+        config = self.config
         with self.compute.autocast():
-            with torch.set_grad_enabled(config.leak_td_gradient):
-                share = actor.observation_share(batch.next_observations).repeat(config.backup_candidates, 1)
-                next_action = losses.sample(actor, share, draws.critic_noise, draws.critic_k, config.denoise_timesteps)
+            if next_actions is None:
+                with torch.set_grad_enabled(config.leak_td_gradient):
+                    next_actions = self.sample_next_actions(batch.next_observations, draws.critic_noise, draws.critic_k)
             loss, info = losses.critic_loss(
                 self._critic,
                 self._target_critic,
                 batch,
-                next_action,
+                next_actions,
                 draws.critic_k,
                 (config.discount or 0.0) ** config.action_horizon,
                 self.policy.spec.q_agg,
