@@ -14,12 +14,13 @@ from sorl_client.statistics import wilson_interval
 import training.domains.measuring
 from policy import Provenance, load_policy, save_policy
 from tests.policies import random_policy
+from tests.rooms import ROOT
 from training.domains.cli import DomainConfig, run
-from training.domains.page import BEGIN, END, with_table
+from training.domains.page import BEGIN, END, page, with_table
 from training.domains.published import PUBLISHED
 from training.domains.scores import DomainError, mean_score, read_scores, task_score
 from training.evaluation import EvaluateConfig
-from training.files import write_json
+from training.files import read_json, write_json
 
 Evaluated = list[tuple[int, int, str]]
 """Task, training seed, and "selection" or "report"."""
@@ -200,6 +201,17 @@ def test_the_interval_of_the_mean_is_about_that_of_all_episodes_where_tasks_are_
     exact = mean_score([task_score("scene", task, [200], [200], (4, 8)) for task in range(1, 6)])
     assert exact.success == exact.high == 1.0
     assert exact.low == pytest.approx(1 - (1 - wilson_interval(200, 200)[0]) / math.sqrt(5))
+
+
+def test_the_projects_own_tables_are_made_from_its_scores() -> None:
+    scores = read_scores(ROOT / "docs/results/domains.csv")
+    readme = (ROOT / "README.md").read_text()
+    assert with_table(readme, scores, "docs/results/domains.md") == readme
+    recipes = [read_json(path) for path in sorted((ROOT / "docs/results/domains").glob("*/recipe.json"))]
+    assert page(scores, recipes) == (ROOT / "docs/results/domains.md").read_text()
+    for domain in {score.domain for score in scores}:
+        tasks = [score for score in scores if score.domain == domain]
+        assert tasks[-1] == mean_score(tasks[:-1])
 
 
 def test_a_readme_without_marks_is_named() -> None:
