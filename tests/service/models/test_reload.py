@@ -372,7 +372,7 @@ BROKEN: dict[str, tuple[Callable[[Path, Any], object], str]] = {
     "missing": (lambda path, write: path.unlink(), "cannot be read"),
     "folder": (lambda path, write: (path.unlink(), path.mkdir()), "cannot be read"),
     "nan": (lambda path, write: edit(path, "actor.layers.0.bias", lambda t: t * torch.nan), "has NaN"),
-    "dtype": (lambda path, write: edit(path, "actor.layers.0.bias", torch.Tensor.half), "has dtype torch.float16"),
+    "dtype": (lambda path, write: edit(path, "actor.layers.0.bias", torch.Tensor.half), "has dtype F16"),
     "shape": (lambda path, write: edit(path, "actor.layers.0.bias", lambda t: t[:-1]), "has shape"),
     "spec": (lambda path, write: edit(path, "actor.layers.0.bias", lambda t: t, "{}"), "cube.safetensors: "),
     "name": (lambda path, write: write("block", 9, file="cube"), "holds 'block' now, not 'cube'"),
