@@ -26,6 +26,9 @@ def make_task(task: str) -> Any:
     from sorl_client.episodes import make_env
 
     try:
+        # OGBench takes any word for the kind of data.
+        if "-singletask" in task and not DATA_KINDS.keys() & set(task.split("-")):
+            raise gymnasium.error.UnregisteredEnv
         return make_env(task)
     except gymnasium.error.UnregisteredEnv:
         why = ""
@@ -36,8 +39,6 @@ def make_task(task: str) -> Any:
 
 def suggestion(task: str) -> str:
     """Names of single tasks that are similar to `task`, as a question; or the form of a name."""
-    import ogbench  # noqa: F401  registers its environments
-
     names = single_tasks()
     near = difflib.get_close_matches(task, names, n=3, cutoff=0.6)
     if task and not near:
@@ -47,6 +48,8 @@ def suggestion(task: str) -> str:
 
 def single_tasks() -> list[str]:
     """Every single task on vector observations, with every kind of data that its environment has."""
+    import ogbench  # noqa: F401  registers its environments
+
     names = []
     for name in gymnasium.registry:
         environment, marker, task = name.partition("-singletask-task")

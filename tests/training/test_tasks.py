@@ -25,6 +25,7 @@ def test_every_kind_of_data_of_an_environment_is_known() -> None:
     ("task", "meant"),
     [
         ("cube-singel-play-singletask-task2-v0", "did you mean cube-single-play-singletask-task2-v0 or "),
+        ("cube-single-pley-singletask-task2-v0", "did you mean cube-single-play-singletask-task2-v0 or "),
         ("cube-single-singletask-task2-v0", "did you mean cube-single-play-singletask-task2-v0 or "),
         ("cube_single_play_singletask_task2_v0", "did you mean cube-single-play-singletask-task2-v0 or "),
         ("cube-single-play-singletask-task9-v0", "did you mean cube-single-play-singletask-task"),

@@ -36,11 +36,12 @@ def check_arrays(where: str, arrays: Mapping[str, np.ndarray], flat: Collection[
         axes = 1 if key in flat else 2
         if array.dtype.kind not in "biuf":
             raise DatasetError(f"{where}: {key!r} must hold numbers, and its dtype is {array.dtype}")
+        if array.ndim and not len(array):  # an empty array may have lost its other axes
+            raise DatasetError(f"{where}: {key!r} has no rows, and its shape is {array.shape}")
         if array.ndim != axes:
             raise DatasetError(f"{where}: {key!r} must have {axes} axes, and its shape is {array.shape}")
         if not array.size:
-            what = "rows" if not len(array) else "columns"
-            raise DatasetError(f"{where}: {key!r} has no {what}, and its shape is {array.shape}")
+            raise DatasetError(f"{where}: {key!r} has no columns, and its shape is {array.shape}")
     first = "observations" if "observations" in arrays else next(iter(arrays))
     rows = len(arrays[first])
     for key, array in arrays.items():

@@ -198,6 +198,7 @@ FAULTS: list[tuple[Rows, str]] = [
     (robot_rows() | {"action_low": [1.0, 1.0], "action_high": [-1.0, -1.0]}, "ascending"),
     (robot_rows() | {"terminals": np.zeros(60), "timeouts": np.zeros(60)}, "where do episodes end"),
     (robot_rows() | {"terminals": np.zeros(60), "timeouts": np.ones(60)}, "all are timeouts; add 'next_observations'"),
+    ({key: np.zeros(0) for key in robot_rows()}, r"'observations' has no rows, and its shape is \(0,\)"),
     ({key: value[:0] for key, value in robot_rows().items()}, r"'observations' has no rows, and its shape is \(0, 3\)"),
     (spoil("observations", 17, np.nan), "'observations' row 17 is NaN or infinite"),
     (spoil("rewards", 18, 1e300), "'rewards' row 18 is NaN or infinite"),

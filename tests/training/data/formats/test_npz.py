@@ -33,6 +33,7 @@ FAULTS: list[tuple[Rows, str]] = [
         point_maze_rows() | {"actions": np.zeros(520, np.float32)},
         r"'actions' must have 2 axes, and its shape is \(520,\)",
     ),
+    ({key: np.zeros(0) for key in point_maze_rows()}, r"'observations' has no rows"),
     ({key: array[:0] for key, array in point_maze_rows().items()}, r"'observations' has no rows"),
     (point_maze_rows() | {"qvel": np.zeros((520, 0))}, r"'qvel' has no columns, and its shape is \(520, 0\)"),
     (spoil("observations", 17, np.nan), "'observations' row 17 is NaN or infinite"),
