@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-if (
-    TYPE_CHECKING
-):  # torch is imported where it is needed: the scheduler's requests hold commitments, and it does without
+if TYPE_CHECKING:  # requests hold commitments, and the scheduler does without torch
     from kernels.backend import SampleResult
     from policy import PolicySpec
 

@@ -282,7 +282,7 @@ def train(config: TrainConfig) -> Path:
     torch.set_float32_matmul_precision("medium")
     require_device(config.device)
     require_folder("--run-dir", config.run_dir)
-    if config.next_actions is not None:
+    if config.next_actions is not None and not config.next_actions.exists():
         require_file("--next-actions", config.next_actions)
     stated = StatedUnits(config.control_hz, config.action_low, config.action_high)
     windows = config.action_horizon, config.discount or 0.0

@@ -143,7 +143,7 @@ def drive_episode(env: Any, robot: Robot, drive: Drive) -> Driven:
         OSError: there is no server.
     """
     from sorl_client import Ask, ControlLoop
-    from sorl_client.control_loop import run_in_loop
+    from sorl_client.control import run_in_loop
     from sorl_client.episodes import EpisodeSeeds
 
     began, simulation = time.process_time(), _MeteredEnvironment(env)

@@ -1,9 +1,11 @@
-"""The control loop of one episode: observe, request an action, apply it, at the environment's rate.
+"""One episode of a simulated robot: observe, request an action, apply it, at the environment's rate.
 
-Unlike a real robot, a simulation waits. An action that arrives after its tick is applied late: the simulation stands
-still until then, later ticks are shifted, and the tick counts as a deadline miss. A tick whose deadline is exceeded
-gets no action and holds: the environment gets zeros, which command no motion in OGBench (no torque for legged robots).
-It counts as a miss too.
+`run_episode` asks and waits, as a simulation can, unlike a real robot. An action that arrives after its tick is applied
+late: the simulation stands still until then, later ticks are shifted, and the tick counts as a deadline miss. A tick
+whose deadline is exceeded gets no action and holds: the environment gets zeros, which command no motion in OGBench (no
+torque for legged robots). It counts as a miss too.
+
+`run_in_loop` waits for no reply: a `ControlLoop` has an action for every tick.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,9 @@ from sorl_client.chunk_schedule import ChunkStatistics
 from sorl_client.conversation import OnLate
 from sorl_client.errors import DeadlineExceeded
 from sorl_client.pace import Pace
+
+if TYPE_CHECKING:  # it imports `Ask` from here
+    from sorl_client.control_loop import ControlLoop
 
 
 class Acts(Protocol):
@@ -164,4 +169,48 @@ def run_episode(
         actions=np.stack(actions) if actions else np.zeros((0, *hold.shape), np.float32),
         engine=reply.engine if reply else None,
         model_version=reply.model_version if reply else None,
+    )
+
+
+def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, max_steps: int | None = None) -> Episode:
+    """Drive one episode in real time with a new `loop`, until the goal, the environment's time limit or `max_steps`.
+
+    The simulation waits for no reply, as a robot does not. Latencies are those of ticks. A miss is a tick that was not
+    fresh, and all misses hold.
+    """
+    observation = episodes.reset(env, seeds.episode)
+    actions: list[npt.NDArray[np.float32]] = []
+    latencies: list[float] = []
+    degraded = waited = 0
+    success = False
+    reply: Action | None = None
+    loop.reset()
+    while max_steps is None or len(actions) < max_steps:
+        tick = loop.step(observation, seed=seeds.action(len(actions)))
+        latencies.append(tick.latency_ms)
+        actions.append(tick.action)
+        reply = reply if tick.reply is None else tick.reply
+        waited += reply is None
+        degraded += bool(tick.reply is not None and tick.reply.degraded)
+        raw, _, terminated, truncated, info = env.step(tick.action)
+        observation = np.asarray(raw, dtype=np.float32)
+        success = bool(info["success"])
+        if terminated or truncated:
+            break
+        loop.wait()
+    statistics = loop.statistics()
+    return Episode(
+        episode=seeds.episode,
+        success=success,
+        steps=len(actions),
+        latencies_ms=latencies,
+        limit_ms=loop.limit_ms,
+        misses=statistics.misses,
+        holds=statistics.misses,
+        degraded=degraded,
+        actions=np.stack(actions) if actions else np.zeros((0, *env.action_space.shape), np.float32),
+        engine=None if reply is None else reply.engine,
+        model_version=None if reply is None else reply.model_version,
+        chunks=statistics.chunks,
+        waited=waited,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 import weakref
 from collections import Counter, deque
@@ -14,10 +13,11 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sorl_client import episodes, parameters
+from sorl_client import parameters
 from sorl_client.action import Action, FloatArray
+from sorl_client.asker import Asker, Came, ThreadAsker
 from sorl_client.chunk_schedule import ChunkSchedule, ChunkStatistics, Planned
-from sorl_client.control import Acts, Ask, Episode
+from sorl_client.control import Acts, Ask
 from sorl_client.errors import DeadlineExceeded, InvalidArgument, InvalidReply, RequestRefused, SorlError
 from sorl_client.pace import Pace
 from sorl_client.statistics import percentiles
@@ -94,28 +94,6 @@ class LoopStatistics:
     latency_p50_ms: float | None
     latency_p99_ms: float | None
     chunks: ChunkStatistics
-
-
-class Came(NamedTuple):
-    """What came of the question of tick `number`; when it was asked and when it came, on the loop's clock."""
-
-    number: int
-    outcome: Action | Exception
-    asked: float
-    at: float
-
-
-class Asker(Protocol):
-    """Asks in the background, for one tick at a time."""
-
-    def ask(self, number: int, question: Callable[[], Action]) -> None:
-        """Ask for tick `number`, as soon as the question before has its answer. Replaces a question that waits."""
-
-    def receive(self, number: int, until: float) -> list[Came]:
-        """What came since the last call, in its order. Waits for tick `number`'s, at most until a time of the clock;
-        number -1 waits for nothing."""
-
-    def close(self) -> None: ...
 
 
 class ControlLoop:
@@ -343,106 +321,6 @@ class ControlLoop:
             None if planned is None else planned.chunk,
             None if planned is None else planned.index,
         )
-
-
-class ThreadAsker:
-    """An `Asker` with one daemon thread: one question at a time is under way, and the newest waits for it."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._waiting: tuple[int, Callable[[], Action], float] | None = None
-        self._came: list[Came] = []
-        self._changed = threading.Condition()
-        self._closed = False
-        self._thread: threading.Thread | None = None
-
-    def ask(self, number: int, question: Callable[[], Action]) -> None:
-        """See `Asker`."""
-        with self._changed:
-            if self._closed:
-                raise RuntimeError("the control loop is closed")
-            self._waiting = number, question, self._clock()
-            self._changed.notify_all()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="sorl-control-loop", daemon=True)
-                self._thread.start()
-
-    def receive(self, number: int, until: float) -> list[Came]:
-        """See `Asker`."""
-        with self._changed:
-            while all(one.number != number for one in self._came) and (left_s := until - self._clock()) > 0.0:
-                self._changed.wait(left_s)
-            came, self._came = self._came, []
-        return came
-
-    def close(self) -> None:
-        """See `Asker`."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while self._waiting is None and not self._closed:
-                    self._changed.wait()
-                if self._closed or self._waiting is None:
-                    return
-                number, question, asked = self._waiting
-                self._waiting = None
-            outcome: Action | Exception
-            try:
-                outcome = question()
-            except Exception as error:
-                outcome = error
-            with self._changed:
-                self._came.append(Came(number, outcome, asked, self._clock()))
-                self._changed.notify_all()
-            del question, outcome  # they would live until the next question
-
-
-def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, max_steps: int | None = None) -> Episode:
-    """Drive one episode in real time with a new `loop`, until the goal, the environment's time limit or `max_steps`.
-
-    The simulation waits for no reply, as a robot does not. Latencies are those of ticks. A miss is a tick that was not
-    fresh, and all misses hold.
-    """
-    observation = episodes.reset(env, seeds.episode)
-    actions: list[FloatArray] = []
-    latencies: list[float] = []
-    degraded = waited = 0
-    success = False
-    reply: Action | None = None
-    loop.reset()
-    while max_steps is None or len(actions) < max_steps:
-        tick = loop.step(observation, seed=seeds.action(len(actions)))
-        latencies.append(tick.latency_ms)
-        actions.append(tick.action)
-        reply = reply if tick.reply is None else tick.reply
-        waited += reply is None
-        degraded += bool(tick.reply is not None and tick.reply.degraded)
-        raw, _, terminated, truncated, info = env.step(tick.action)
-        observation = np.asarray(raw, dtype=np.float32)
-        success = bool(info["success"])
-        if terminated or truncated:
-            break
-        loop.wait()
-    statistics = loop.statistics()
-    return Episode(
-        episode=seeds.episode,
-        success=success,
-        steps=len(actions),
-        latencies_ms=latencies,
-        limit_ms=loop.limit_ms,
-        misses=statistics.misses,
-        holds=statistics.misses,
-        degraded=degraded,
-        actions=np.stack(actions) if actions else np.zeros((0, *env.action_space.shape), np.float32),
-        engine=None if reply is None else reply.engine,
-        model_version=None if reply is None else reply.model_version,
-        chunks=statistics.chunks,
-        waited=waited,
-    )
 
 
 def _row(name: str, value: npt.ArrayLike, width: int | None) -> FloatArray:

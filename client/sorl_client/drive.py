@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 from sorl_client import episodes, parameters, report
 from sorl_client.client import Client
-from sorl_client.control import Ask, Episode, run_episode
-from sorl_client.control_loop import ControlLoop, run_in_loop
+from sorl_client.control import Ask, Episode, run_episode, run_in_loop
+from sorl_client.control_loop import ControlLoop
 from sorl_client.delayed_link import DelayedLink
 from sorl_client.errors import InvalidArgument, SorlError
 from sorl_client.parameters import Real, Whole

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sorl_client import Action, Ask, ControlLoop, DeadlineExceeded, InvalidArgument, InvalidReply, Overloaded
-from sorl_client.control_loop import Came
+from sorl_client.asker import Came
 
 from tests.client.conftest import FakeClock, reply_to
 from tests.client.test_control_loop import SimulatedAsker as OneActionAsker

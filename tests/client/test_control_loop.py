@@ -21,7 +21,7 @@ from sorl_client import (
     Overloaded,
     RequestRefused,
 )
-from sorl_client.control_loop import Came
+from sorl_client.asker import Came
 
 from tests.client.conftest import FakeClock, reply_to
 from tests.client.network import silent

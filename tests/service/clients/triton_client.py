@@ -99,3 +99,5 @@ for line in sys.stdin:
     except ConnectionRefusedError:
         answer = {"error": "refused"}
     print(json.dumps(answer), flush=True)
+# Left to the interpreter's end, gRPC's channel sometimes waits for a thread that is gone by then.
+client.close()
