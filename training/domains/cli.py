@@ -97,7 +97,7 @@ def run(config: DomainConfig) -> str:
     folder = config.out / "domains" / domain
     scores = measure(folder, contestants, config.rules())
     curve = learning_curve(folder, contestants, config.rules()) if config.curves else []
-    write_json(folder / "recipe.json", _recipe(folder, contestants) | {"learning_curve": curve})
+    write_json(folder / "recipe.json", _recipe(folder, contestants, config.rules()) | {"learning_curve": curve})
     write_scores(csv, [score for score in kept if score.domain != domain] + scores)
     everything = read_scores(csv)
     recipes = [read_json(path) for path in sorted((config.out / "domains").glob("*/recipe.json"))]
@@ -107,7 +107,7 @@ def run(config: DomainConfig) -> str:
     return tasks_table(scores)
 
 
-def _recipe(folder: Path, contestants: list[Contestant]) -> dict[str, object]:
+def _recipe(folder: Path, contestants: list[Contestant], rules: Rules) -> dict[str, object]:
     """What made the scores: settings, policies, and what the selection episodes said."""
     first = contestants[0]
     settings = non_default_settings({"task": first.task, **first.recipe})
@@ -122,7 +122,7 @@ def _recipe(folder: Path, contestants: list[Contestant]) -> dict[str, object]:
         ],
         "selection": [
             {"num_candidates": n, "num_steps": m, "success": success}
-            for (n, m), success in selection_rates(folder, contestants).items()
+            for (n, m), success in selection_rates(folder, contestants, rules).items()
         ],
     }
 
