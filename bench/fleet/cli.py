@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from bench.machine import describe
 from bench.openloop import OpenLoad
 from bench.process import NO_GRACE, serving, sorl_serve
 from bench.serving.bodies import observation
-from bench.table import run_subcommand
+from bench.table import run_subcommand, write_json
 from policy import PolicySpec, load_policy
 
 WARM_UP_SECONDS = 1.0
@@ -109,6 +109,8 @@ class FleetBenchConfig:
 def run(config: FleetBenchConfig) -> dict[str, Any]:
     """Measure all points. Returns the report that `--json` writes; writes fleet.csv and fleet.png to `out` if set.
 
+    After each round, all files are written with the rounds so far. Ctrl-C prints their report, too.
+
     Raises:
         CheckpointError: `model` is not a policy.
         FileNotFoundError: wrk is not installed, and no saturation is given.
@@ -129,20 +131,43 @@ def run(config: FleetBenchConfig) -> dict[str, Any]:
         if full is None and any(config.loads):
             full = saturation(server.url, policy, config.model, config.deadline_ms, config.saturation_seconds)
         with robots(replace(robot, url=server.url), config.robots) as fleet:
-            points = _drive_all(config, server.url, spec.obs_dim, rules, fleet, full or 0.0)
-    report = {
-        "machine": describe(),
-        "policy": spec.name,
-        "version": policy.version,
-        "task": robot.task,
-        "robots": config.robots,
-        "hz": robot.hz,
-        "deadline_ms": config.deadline_ms,
-        "episodes": config.episodes,
-        "first_seed": config.first_seed,
-        "rounds": config.rounds,
-        "saturation/s": full,
-        "contestants": [str(rule) for rule in rules],
+            about = {
+                "machine": describe(),
+                "policy": spec.name,
+                "version": policy.version,
+                "task": robot.task,
+                "robots": config.robots,
+                "hz": robot.hz,
+                "deadline_ms": config.deadline_ms,
+                "first_seed": config.first_seed,
+                "saturation/s": full or 0.0,
+                "contestants": [str(rule) for rule in rules],
+            }
+            return _reported(config, about, _rounds(config, server.url, spec.obs_dim, rules, fleet, full or 0.0))
+
+
+def _reported(config: FleetBenchConfig, about: dict[str, Any], rounds: Iterator[list[Point]]) -> dict[str, Any]:
+    """The report of all rounds, whose first part is `about`. See `run`."""
+    report: dict[str, Any] = {}
+    try:
+        for number, points in enumerate(rounds, 1):
+            report = about | _figures(config, points, number)
+            write_json(config.json, report)
+            if config.out is not None:
+                write(report, config.out)
+    except KeyboardInterrupt:
+        if report:
+            print(f"\ninterrupted after {report['rounds']} of {config.rounds} rounds")
+            print_report(report)
+        raise
+    return report
+
+
+def _figures(config: FleetBenchConfig, points: Sequence[Point], rounds: int) -> dict[str, Any]:
+    """The part of the report that the points make, after some rounds."""
+    return {
+        "episodes": len(points[0].driven),
+        "rounds": rounds,
         "rows": [row_of(point, config.deadline_ms, config.robots) for point in points],
         "comparisons": comparisons(points),
         "by episode": [
@@ -158,9 +183,6 @@ def run(config: FleetBenchConfig) -> dict[str, Any]:
             for one in sorted(point.driven, key=lambda one: one.seed)
         ],
     }
-    if config.out is not None:
-        write(report, config.out)
-    return report
 
 
 def _robot(config: FleetBenchConfig, spec: PolicySpec) -> Robot:
@@ -187,9 +209,10 @@ def _robot(config: FleetBenchConfig, spec: PolicySpec) -> Robot:
     return Robot("", task, hz, config.deadline_ms, spec.action_horizon, config.max_steps)
 
 
-def _drive_all(
+def _rounds(
     config: FleetBenchConfig, url: str, obs_dim: int, rules: tuple[Rule, ...], fleet: Fleet, full: float
-) -> list[Point]:
+) -> Iterator[list[Point]]:
+    """The points, after each round: all that was measured so far."""
     from tqdm import tqdm
 
     points = {(load, rule.name): Point(load, rule.name) for load in config.loads for rule in rules}
@@ -204,7 +227,7 @@ def _drive_all(
                     beside = OpenLoad(url, fields, load * full, 1.0, config.deadline_ms, 4 * config.deadline_ms, number)
                     drives = [Drive(seed, rule.fields) for seed in part]
                     _drive(fleet, drives, beside, points[load, rule.name], progress.update)
-    return [*points.values()]
+            yield [*points.values()]
 
 
 def _drive(fleet: Fleet, drives: list[Drive], beside: OpenLoad, point: Point, driven: Callable[[], object]) -> None:

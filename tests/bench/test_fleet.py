@@ -351,22 +351,26 @@ def test_elastic_is_compared_with_the_others_on_the_same_episodes() -> None:
         comparisons([points[0], replace(points[1], driven=points[1].driven[1:])])
 
 
+ABOUT: dict[str, Any] = {
+    "machine": "a machine",
+    "policy": "scene",
+    "task": "scene-task",
+    "robots": 4,
+    "hz": 20.0,
+    "deadline_ms": 25.0,
+    "saturation/s": 400.0,
+    "contestants": ["elastic: chooses", "best fixed: does not"],
+}
+
+
 def test_the_report_becomes_a_table_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     points = [
         Point(level, name, [driven(0, level < 1)], [samples((200, 1.0))] if level else [])
         for level in (0.0, 1.0)
         for name in ("elastic", "best fixed")
     ]
-    made = {
-        "machine": "a machine",
-        "policy": "scene",
-        "task": "scene-task",
-        "robots": 4,
-        "hz": 20.0,
-        "deadline_ms": 25.0,
+    made: dict[str, Any] = ABOUT | {
         "episodes": 1,
-        "saturation/s": 400.0,
-        "contestants": ["elastic: chooses", "best fixed: does not"],
         "rows": [row_of(point, 25.0, 4) for point in points],
         "comparisons": comparisons(points),
     }
@@ -447,12 +451,34 @@ def test_contestants_take_turns_at_the_same_episodes() -> None:
     fleet = InstantFleet()
     config = FleetBenchConfig(episodes=3, first_seed=10, rounds=2, loads=(0.0,))
     rules = (Rule("elastic"), Rule("best fixed", Budget(8, 2)), Rule("cheapest", Budget(1, 1)))
-    points = cli._drive_all(config, "http://nowhere", 3, rules, cast(Fleet, fleet), 100.0)
+    rounds = cli._rounds(config, "http://nowhere", 3, rules, cast(Fleet, fleet), 100.0)
+    counts = [[len(point.driven) for point in points] for points in rounds]
+    assert counts == [[2, 2, 2], [3, 3, 3]]
+    fleet.drives.clear()
+    *_, points = cli._rounds(config, "http://nowhere", 3, rules, cast(Fleet, fleet), 100.0)
     first, second = [[(n, seed) for n in ("any", "8", "1") for seed in part] for part in ([10, 12], [11])]
     assert fleet.drives == [*first, *second[::-1]]
     assert [(point.load, point.contestant) for point in points] == [(0.0, rule.name) for rule in rules]
     assert all(sorted(one.seed for one in point.driven) == [10, 11, 12] for point in points)
     assert all(point.samples == [] for point in points)
+
+
+def test_after_an_interruption_the_rounds_so_far_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rounds() -> Iterator[list[Point]]:
+        yield points
+        raise KeyboardInterrupt
+
+    points = [Point(0.0, name, [driven(1, True), driven(2, False)]) for name in ("elastic", "cheapest")]
+    config = FleetBenchConfig(rounds=3, json=tmp_path / "fleet.json", out=tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        cli._reported(config, ABOUT, rounds())
+    assert "interrupted after 1 of 3 rounds" in capsys.readouterr().out
+    found = json.loads((tmp_path / "fleet.json").read_text())
+    assert (found["rounds"], found["episodes"]) == (1, 2)
+    assert [row["episodes"] for row in found["rows"]] == [2, 2]
+    assert (tmp_path / "out" / "fleet.csv").exists()
 
 
 # In earnest
