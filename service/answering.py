@@ -17,7 +17,7 @@ from service.access import Access
 from service.errors import ClientGone, DeadlineExceeded, InternalError, ServiceError
 from service.lifecycle import Lifecycle
 from service.models import Catalog
-from service.observability import Observer, RequestTimeline
+from service.observability import Observer, RequestTimeline, loggable
 from service.protocol import Answer, Incoming, row_seeds, timing_ms
 from service.recording import Record, Recorder
 from service.sample import SampleReply, SampleRequest
@@ -76,7 +76,7 @@ class Answerer:
                 error.name_deadline(timeline.request.deadline_ms)
             return incoming.refused(error)
         except Exception as error:
-            request_id = incoming.request_id
+            request_id = loggable(incoming.request_id)
             log.error("request %s failed", request_id, exc_info=error, extra={"request_id": request_id})
             return incoming.refused(InternalError())
         finally:
@@ -101,6 +101,7 @@ class Answerer:
             time=self._deadlines.time_left(deadline, request.priority),
             on_late=request.on_late,
             return_candidates=request.return_candidates,
+            max_rows=caller.most_rows,
         )
         # Small enough for a JSON number. The system's own generator takes a call of 13 us.
         seed = _random.getrandbits(53) if request.seed is None else request.seed

@@ -1,30 +1,31 @@
 """Errors that clients see. Each class has an HTTP status and a stable code; `web/problem.py` makes the reply.
 
 ServiceError
-├── MalformedRequest      400 malformed_request       what came is not HTTP
-├── InvalidRequest        422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
-│   └── BudgetTooLarge    422 budget_too_large        more compute than one request may ask for
-├── Unauthorized          401 unauthorized            the key is missing or wrong
-├── AdminDisabled         403 admin_disabled          the server has no key of the role admin
-├── CrossSite             403 cross_site              a call that a browser makes for another site's page
-├── NotFound              404 not_found               no such page
-├── UnknownModel          404 unknown_model
-├── MethodNotAllowed      405 method_not_allowed
-├── RequestTimeout        408 request_timeout         the rest of the request did not come in time
-├── VersionGone           409 version_gone            the model is served, in another version
-├── ReloadFailed          409 reload_failed           the file is not fit to serve; what was served before still is
-├── PayloadTooLarge       413 payload_too_large
-├── UnsupportedMediaType  415 unsupported_media_type
-├── RateLimited           429 rate_limited            a limit of its key; try again after `retry_after_ms`
-├── HeadersTooLarge       431 headers_too_large
-├── ClientGone            499 client_gone             nobody reads this one; it is for the metrics
-├── InternalError         500 internal_error          a fault of the server outside its engine
-├── EngineFailed          500 engine_failed           the engine raised, died or got stuck with this request
-├── NonfiniteOutput       500 nonfinite_output        the policy gave NaN or infinity: nothing to send to a motor
-├── Unavailable           503                         try again after `retry_after_ms`
-│   ├── NotReady          503 not_ready               warming up, or draining
-│   └── Overloaded        503 overloaded              too much is queued ahead of it, or no time now for its deadline
-└── DeadlineExceeded      504 deadline_exceeded       passed before the reply, or can't be met on an idle server
+├── MalformedRequest        400 malformed_request       what came is not HTTP
+├── InvalidRequest          422 invalid_request         a field is missing, unknown, of a wrong type, shape or range
+│   ├── BudgetTooLarge      422 budget_too_large        more compute than one request may ask for
+│   └── ObservationTooLarge 422 observation_too_large such that the policy gives NaN or infinity for it
+├── Unauthorized            401 unauthorized            the key is missing or wrong
+├── AdminDisabled           403 admin_disabled          the server has no key of the role admin
+├── CrossSite               403 cross_site              a call that a browser makes for another site's page
+├── NotFound                404 not_found               no such page
+├── UnknownModel            404 unknown_model
+├── MethodNotAllowed        405 method_not_allowed
+├── RequestTimeout          408 request_timeout         the rest of the request did not come in time
+├── VersionGone             409 version_gone            the model is served, in another version
+├── ReloadFailed            409 reload_failed           the file is not fit to serve; what was served before still is
+├── PayloadTooLarge         413 payload_too_large
+├── UnsupportedMediaType    415 unsupported_media_type
+├── RateLimited             429 rate_limited            a limit of its key; try again after `retry_after_ms`
+├── HeadersTooLarge         431 headers_too_large
+├── ClientGone              499 client_gone             nobody reads this one; it is for the metrics
+├── InternalError           500 internal_error          a fault of the server outside its engine
+├── EngineFailed            500 engine_failed           the engine raised, died or got stuck with this request
+├── NonfiniteOutput         500 nonfinite_output        the policy gave NaN or infinity: nothing to send to a motor
+├── Unavailable             503                         try again after `retry_after_ms`
+│   ├── NotReady            503 not_ready               warming up, or draining
+│   └── Overloaded          503 overloaded              too much is queued ahead of it, or no time now for its deadline
+└── DeadlineExceeded        504 deadline_exceeded       passed before the reply, or can't be met on an idle server
 """
 
 from __future__ import annotations
@@ -91,6 +92,12 @@ class BudgetTooLarge(InvalidRequest):
     """num_candidates, num_steps, or their product with the rows, is above what one request may ask for."""
 
     code = "budget_too_large"
+
+
+class ObservationTooLarge(InvalidRequest):
+    """A value of the observation is so large that the policy gives NaN or infinity. Known once it is computed."""
+
+    code = "observation_too_large"
 
 
 class Unauthorized(ServiceError):

@@ -81,7 +81,9 @@ def _quiet(record: logging.LogRecord) -> bool:
     level, clients could fill the log.
     """
     if "websockets" in record.pathname:
-        of_client = record.levelno <= logging.INFO or "from client" in str(record.msg)
+        # The last is what uvicorn says of a websocket that was refused by an HTTP reply.
+        said = str(record.msg)
+        of_client = record.levelno <= logging.INFO or "from client" in said or "without completing handshake" in said
     else:
         of_client = "httptools" in record.pathname and record.levelno <= logging.WARNING
     return not of_client or log.isEnabledFor(logging.DEBUG)

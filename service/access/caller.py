@@ -35,6 +35,11 @@ class Caller:
         self._requests = None if requests is None else TokenBucket(requests, max(1.0, requests * BURST_SECONDS), clock)
         self._rows = None if rows is None else TokenBucket(rows, rows * BURST_SECONDS, clock)
 
+    @property
+    def most_rows(self) -> float:
+        """The most network rows of one request."""
+        return math.inf if self._rows is None else self._rows.burst
+
     def spend_request(self) -> None:
         """One request. Raises RateLimited if there have been too many."""
         if self._requests is not None:
@@ -45,9 +50,9 @@ class Caller:
         """Raises RateLimited unless `rows` network rows are left; BudgetTooLarge if there are never so many."""
         if self._rows is None:
             return
-        if rows > self._rows.burst:
+        if rows > self.most_rows:
             raise BudgetTooLarge(
-                f"num_candidates: expected at most {self._rows.burst:g} network rows (observations x candidates), "
+                f"num_candidates: expected at most {self.most_rows:g} network rows (observations x candidates), "
                 f"what this server's key {self.name!r} may spend at once; this request has {rows}",
                 field="num_candidates",
             )

@@ -8,11 +8,14 @@
       on_late = degrade      a given value is a ceiling; (1, 1) at least
       on_late = reject       a given value is exact; refused at once if there is time for no cell
 
+An N that the server chooses is no more than the limits allow, its own and those of the request's key.
+
 docs/scheduling.md explains the rule, with an example.
 """
 
 from __future__ import annotations
 
+import math
 import reprlib
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn, Protocol
@@ -91,6 +94,7 @@ class Admission:
         time: TimeLeft | None = None,
         on_late: Literal["degrade", "reject"] = "degrade",
         return_candidates: bool = False,
+        max_rows: float = math.inf,
     ) -> Grant:
         """N and M for a request.
 
@@ -100,6 +104,8 @@ class Admission:
             time: what the deadline leaves; None: there is no deadline.
             on_late: see above.
             return_candidates: the reply will hold all candidates.
+            max_rows: the most network rows (B * N) that whoever asks may spend at once. It bounds what the server
+                chooses; whether a given N is within it is for the caller to check.
 
         Raises:
             InvalidRequest: more observations than `max_batch`.
@@ -119,9 +125,10 @@ class Admission:
         if m is not None and m > limits.max_steps:
             _refuse("num_steps", f"1 to {limits.max_steps} (max_steps)", reprlib.repr(m))
         if time is None:
-            grant = Grant(n or self._default.num_candidates, m or self._default.num_steps)
+            default = self._default
+            grant = Grant(n or _affordable(default.num_candidates, observations, max_rows), m or default.num_steps)
         else:
-            most = self._most(observations, return_candidates)
+            most = self._most(observations, return_candidates, max_rows)
             choose = self._exact if on_late == "reject" else self._below
             grant = choose(observations, most, n, m, time)
         self._check(observations, grant, return_candidates)
@@ -154,9 +161,9 @@ class Admission:
             degraded=request.degraded or "load",
         )
 
-    def _most(self, observations: int, return_candidates: bool) -> Budget:
+    def _most(self, observations: int, return_candidates: bool, max_rows: float) -> Budget:
         """The largest N and M that the server may choose."""
-        most = self.limits.max_candidates
+        most = _affordable(self.limits.max_candidates, observations, max_rows)
         if return_candidates:
             most = max(1, min(most, self.limits.max_returned // observations))
         return Budget(most, self.limits.max_steps)
@@ -234,6 +241,11 @@ class Admission:
         if seconds > limits.max_seconds:
             expected = f"at most {limits.max_seconds:g} s of predicted compute (max_queue_seconds)"
             _refuse("num_candidates", expected, f"{seconds:.3g} s for {observations} rows, N = {n}, M = {m}")
+
+
+def _affordable(most: int, observations: int, max_rows: float) -> int:
+    """The largest N up to `most` for which B * N is at most `max_rows`; 1 at least."""
+    return most if most * observations <= max_rows else max(1, int(max_rows // observations))
 
 
 def _refuse(field: str, expected: str, found: str) -> NoReturn:

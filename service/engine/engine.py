@@ -21,11 +21,17 @@ from service.budget import TERMS, CostModel
 from service.engine.calibration import Calibration
 from service.engine.device import Device
 from service.engine.partial_result import PartialResult, batch_of
-from service.errors import NonfiniteOutput
+from service.errors import NonfiniteOutput, ObservationTooLarge
 from service.sample import Float32, RequestPart, SampleReply, SampleRequest
 from service.timing import BatchSize, CostEstimate
 
 log = logging.getLogger(__name__)
+
+
+_FLOAT32_MAX = np.finfo(np.float32).max
+NoAction = NonfiniteOutput | ObservationTooLarge
+_LARGE = 1e6
+"""Above, an observation can be the cause of NaN or infinity. sorl-train warns of such data."""
 
 
 class BatchReport(NamedTuple):
@@ -121,7 +127,7 @@ class Engine:
             if fitting := self._fitting(batch):
                 yield partial(self._check_finite, fitting)
 
-    def run(self, parts: list[RequestPart]) -> Sequence[SampleReply | PartialResult | NonfiniteOutput]:
+    def run(self, parts: list[RequestPart]) -> Sequence[SampleReply | PartialResult | NoAction]:
         """Compute a batch and report it. See `service.scheduling.Engine.run`.
 
         Raises:
@@ -159,7 +165,7 @@ class Engine:
 
     def _check_finite(self, requests: list[SampleRequest]) -> None:
         for result in self._compute([RequestPart.whole(request) for request in requests]):
-            if isinstance(result, NonfiniteOutput):
+            if isinstance(result, (NonfiniteOutput, ObservationTooLarge)):
                 raise result
 
     def _fit(self, calibration: Calibration) -> None:
@@ -167,11 +173,11 @@ class Engine:
         terms = ", ".join(f"{self.cost.coefficient(term) * 1e6:.3g} us a {term}" for term in TERMS)
         log.info("%s: cost model: %s, relative error %.2f", self.name, terms, self.cost.relative_error)
 
-    def _compute(self, parts: list[RequestPart]) -> list[SampleReply | PartialResult | NonfiniteOutput]:
+    def _compute(self, parts: list[RequestPart]) -> list[SampleReply | PartialResult | NoAction]:
         batch, present = batch_of(self.spec, parts)
         result = self._backend.sample_and_score(batch)
         converted = self._convert(result, batch.observation)
-        results: list[SampleReply | PartialResult | NonfiniteOutput] = []
+        results: list[SampleReply | PartialResult | NoAction] = []
         start = 0
         for part, observations in zip(parts, present, strict=True):
             request = part.request
@@ -194,18 +200,21 @@ class Engine:
     def _convert(self, result: SampleResult, observation: Float32) -> _Converted:
         """Once a batch: once for each of its requests would hold the interpreter's lock for 30 us each."""
         raw = observation[:, : self.spec.obs_dim]  # behind it is a prefix
+        with np.errstate(over="ignore"):  # 3e38 in units of a small deviation
+            z = np.abs((raw - self.observation_mean) / self.observation_std).max(axis=1)
         return _Converted(
             result=result,
+            observation=raw,
             action=self.spec.action_to_environment(result.action),
-            observation_z_max=np.abs((raw - self.observation_mean) / self.observation_std).max(axis=1),
+            observation_z_max=np.minimum(z, _FLOAT32_MAX),
             nonfinite=bool(result.nonfinite.any()),
         )
 
-    def _reply(self, request: SampleRequest, converted: _Converted, rows: slice) -> SampleReply | NonfiniteOutput:
+    def _reply(self, request: SampleRequest, converted: _Converted, rows: slice) -> SampleReply | NoAction:
         result = converted.result
         if converted.nonfinite and result.nonfinite[rows].any():
             row = int(np.argmax(result.nonfinite[rows]))
-            return NonfiniteOutput(f"the policy gave NaN or infinity for observation row {row}; no action was chosen")
+            return _nonfinite(row, converted.observation[rows][row])
         if request.commitment is not None:
             chosen, q, q_std = choose(result, request.commitment, rows)
             action = self.spec.action_to_environment(chosen)
@@ -236,18 +245,32 @@ class Engine:
         self._compute([RequestPart.whole(self._mean_request(observations, num_candidates, num_steps))])
 
 
+def _nonfinite(row: int, observation: Float32) -> NoAction:
+    """What to say where the policy gave NaN or infinity for `observation`, (obs_dim,), row `row` of its request."""
+    index = int(np.argmax(np.abs(observation)))
+    if abs(observation[index]) > _LARGE:
+        return ObservationTooLarge(
+            f"observation: expected values for which the policy's output is finite; found {observation[index]:g} at "
+            f"[{row}, {index}]; no action was chosen",
+            field="observation",
+        )
+    return NonfiniteOutput(f"the policy gave NaN or infinity for observation row {row}; no action was chosen")
+
+
 @dataclass(frozen=True)
 class _Converted:
     """A batch's result in environment units.
 
     Attributes:
         result: R rows.
+        observation: (R, obs_dim), as it came.
         action: (R, *action_shape).
         observation_z_max: (R,).
         nonfinite: some row of it is.
     """
 
     result: SampleResult
+    observation: Float32
     action: Float32
     observation_z_max: Float32
     nonfinite: bool

@@ -185,7 +185,7 @@ class _InferCall:
     __slots__ = ("_body", "_given_id", "_metadata", "_request", "gone", "protocol", "request_id")
 
     def __init__(self, body: bytes, metadata: Mapping[str, Any]) -> None:
-        self.protocol: ProtocolName = "open-inference"
+        self.protocol: ProtocolName = "open-inference-grpc"
         self._body = body
         self._metadata = metadata
         given = metadata.get("x-request-id")

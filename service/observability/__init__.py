@@ -2,7 +2,7 @@
 
 from service.observability.logs import configure_logging
 from service.observability.metrics import ClosedFor, Metrics
-from service.observability.observer import Observer
+from service.observability.observer import Observer, loggable
 from service.observability.stats import Stats
 from service.observability.timeline import RequestTimeline
 from service.observability.tracing import TracingUnavailable, otlp_tracer
@@ -15,5 +15,6 @@ __all__ = [
     "Stats",
     "TracingUnavailable",
     "configure_logging",
+    "loggable",
     "otlp_tracer",
 ]

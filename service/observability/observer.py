@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping
 
@@ -13,6 +14,13 @@ from service.observability.timeline import RequestTimeline
 from service.observability.tracing import Tracer
 
 log = logging.getLogger(__name__)
+
+_UUID = re.compile(r"[0-9a-fA-F-]+")
+
+
+def loggable(request_id: str) -> str:
+    """`request_id` for a line above debug. Clients choose ids, and one that could be a text is not shown."""
+    return request_id if _UUID.fullmatch(request_id) else "(its id is shown at debug)"
 
 
 class Observer:
@@ -47,7 +55,7 @@ class Observer:
         trace = None if self.tracer is None else self.tracer.record(timeline, headers, request_id)
         level = logging.WARNING if timeline.error is not None and timeline.error.status == 500 else logging.DEBUG
         if log.isEnabledFor(level):
-            _log(level, timeline, request_id, trace)
+            _log(level, timeline, request_id if log.isEnabledFor(logging.DEBUG) else loggable(request_id), trace)
 
     def close(self) -> None:
         """Send the spans that have not been sent. May block: not from the event loop."""

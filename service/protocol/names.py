@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-ProtocolName = Literal["http", "openvla", "openpi", "open-inference", "groot"]
+ProtocolName = Literal["http", "openvla", "openpi", "open-inference", "open-inference-grpc", "groot"]
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)

@@ -93,7 +93,7 @@ ACT_ERRORS: Mapping[int, str] = {
     409: "version_gone",
     413: "payload_too_large",
     415: "unsupported_media_type",
-    422: "invalid_request or budget_too_large",
+    422: "invalid_request, budget_too_large or observation_too_large",
     429: "rate_limited, with Retry-After",
     500: "engine_failed or nonfinite_output",
     503: "overloaded or not_ready, with Retry-After",

@@ -73,6 +73,20 @@ def test_without_a_deadline_exactly_what_is_given(frontier: Any) -> None:
     assert ask(rule, None, num_candidates=5, num_steps=3, on_late="reject") == (5, 3, False)
 
 
+@pytest.mark.parametrize("frontier", [(), measured(SUCCESS)])
+def test_what_the_server_chooses_is_within_the_rows_of_the_key(frontier: Any) -> None:
+    rule = admission(frontier)
+    assert ask(rule, None, max_rows=5) == (5, 4, False)
+    assert ask(rule, None, b=2, max_rows=5) == (2, 4, False)
+    assert ask(rule, None, b=4, max_rows=1.5) == (1, 4, False)  # what is too much still is for the caller to refuse
+    assert ask(rule, None, max_rows=8) == (8, 4, False)
+    for on_late in ("degrade", "reject"):
+        for b in (1, 2):
+            n, m, degraded = ask(rule, time(1.0), b=b, max_rows=9.5, on_late=on_late)
+            assert (n * b <= 9.5, n >= 2, m, degraded) == (True, True, 4, False)
+    assert ask(rule, time(1.0), num_candidates=20, max_rows=5)[0] == (8 if frontier else 20)  # it was given
+
+
 def test_with_time_for_both_they_are_granted_even_where_less_was_measured_better() -> None:
     assert ask(admission(measured(SUCCESS)), time(1.0), num_candidates=32, num_steps=8) == (32, 8, False)
 

@@ -14,7 +14,7 @@ from kernels.backend import DeviceFailure, DeviceLost, SampleBatch, SampleResult
 from kernels.reference import ReferenceBackend
 from policy import Policy
 from service.engine import BatchReport, Device, Engine
-from service.errors import EngineFailed, NonfiniteOutput
+from service.errors import EngineFailed, NonfiniteOutput, ObservationTooLarge
 from service.sample import RequestPart, SampleReply, SampleRequest
 from service.scheduling import Scheduler
 from service.scheduling.engine_calls import EngineCalls
@@ -151,6 +151,31 @@ def test_every_batch_is_reported_with_its_sums() -> None:
     assert report.size == BatchSize(observations=4, actor_rows=20, critic_rows=10)
     assert (report.requests, report.nonfinite) == (2, 1)
     assert report.seconds > 0
+
+
+@pytest.mark.parametrize("parts", [[(0, 6)], [(0, 2), (2, 6)]])
+def test_an_observation_that_no_network_can_take_is_the_fault_of_its_request(parts: list[tuple[int, int]]) -> None:
+    reports: list[BatchReport] = []
+    engine, _ = make_engine(1, reports=reports)
+    huge = make_request(2)
+    huge.observation[1, 3] = -3e38
+    result: object = None
+    for start, stop in parts:
+        good, result = engine.run([RequestPart.whole(make_request(1)), RequestPart(huge, start, stop, result)])
+        assert isinstance(good, SampleReply)
+        np.testing.assert_allclose(good.action, expected(1, make_request(1)), atol=1e-5)
+    assert isinstance(result, ObservationTooLarge)
+    assert (result.status, result.field) == (422, "observation")
+    assert "-3e+38 at [1, 3]" in result.detail
+    assert [report.nonfinite for report in reports] == [0] * len(parts)
+
+
+def test_distance_from_the_data_is_a_number_for_every_observation() -> None:
+    engine, backend = make_engine(1)
+    engine.observation_std[:] = 1e-6
+    result = backend.sample_and_score(SampleBatch.of(make_request(1).observation, 3, 2, make_request(1).seeds))
+    converted = engine._convert(result, np.full((2, 11), 3e38, np.float32))
+    assert np.isfinite(converted.observation_z_max).all()
 
 
 @pytest.mark.anyio

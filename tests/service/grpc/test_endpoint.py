@@ -69,7 +69,7 @@ def arrays(reply: Any) -> dict[str, np.ndarray]:
 async def count(client: httpx.AsyncClient, outcome: str) -> float:
     text = (await client.get("/metrics")).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    labels = {"protocol": "open-inference", "outcome": outcome}
+    labels = {"protocol": "open-inference-grpc", "outcome": outcome}
     return sum(
         sample.value
         for sample in samples

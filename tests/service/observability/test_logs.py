@@ -13,9 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from kernels.backend import SampleBatch, SampleResult
+from service.errors import NonfiniteOutput
+from service.observability.key_metrics import KeyMetrics
 from service.observability.logs import JsonFormatter
+from service.observability.observer import Observer
+from service.observability.request_metrics import RequestMetrics
+from service.observability.stats import Stats
+from service.observability.timeline import RequestTimeline
 
 ROOT = Path(__file__).parents[3]
 Rows = Callable[[int], list[list[float]]]
@@ -51,6 +58,26 @@ def test_a_line_is_an_object(lines: Callable[[], list[dict[str, Any]]]) -> None:
     assert "exception" not in first
     assert second["exception"].splitlines()[-1] == "ValueError: why"
     assert set(second) == {"time", "level", "logger", "message", "exception"}
+
+
+@pytest.mark.parametrize(
+    ("request_id", "shown"),
+    [("0f8fad5b-d9cd-469f-a165-70867728950e", True), ("ab" * 16, True), ("password=hunter2", False), ("é", False)],
+)
+@pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO])
+def test_a_fault_of_the_server_names_a_request_by_an_id_that_is_no_text(
+    caplog: pytest.LogCaptureFixture, request_id: str, shown: bool, level: int
+) -> None:
+    timeline = RequestTimeline(0.0)
+    timeline.error = NonfiniteOutput("row 0")
+    registry = CollectorRegistry()
+    observer = Observer(RequestMetrics(registry), KeyMetrics(registry), Stats(), None)
+    with caplog.at_level(level, "service.observability.observer"):
+        observer.begin()
+        observer.end(timeline, {}, request_id)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert (request_id in record.getMessage()) == (request_id == record.request_id) == (shown or level == logging.DEBUG)
 
 
 def test_half_a_surrogate_pair_is_logged() -> None:

@@ -160,6 +160,17 @@ async def test_rows_are_observations_times_granted_candidates(
     assert samples["sorl_key_requests_total", "robot", "error"] == 1
 
 
+async def test_what_the_server_chooses_is_what_the_key_may_spend(serve: Any, observations: Rows, clock: Clock) -> None:
+    row = observations(1)[0]
+    async with serve(keys=line("robot", ROBOT, "act", rows_per_second=5)) as client:
+        stop_time(client, clock)
+        for deadline in ({}, {"deadline_ms": 10_000}, {"deadline_ms": 10_000, "on_late": "reject"}):
+            reply = await ask(client, row, **deadline)
+            assert reply.status_code == 200, reply.text
+            assert 1 <= reply.json()["num_candidates"] <= 5  # 8 by default
+            clock.now += 1.0
+
+
 async def test_what_the_queue_refuses_spends_no_rows(
     serve: Any, observations: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
