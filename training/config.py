@@ -87,6 +87,8 @@ class TrainConfig:
     most --action-horizon minus 1."""
     hidden: Annotated[tuple[Annotated[int, Range(1, 2**16)], ...], OneOrMore()] = (512, 512, 512, 512)
     """Hidden widths of actor and critics."""
+    critic_hidden: Annotated[tuple[Annotated[int, Range(1, 2**16)], ...], OneOrMore()] | None = None
+    """Hidden widths of the critics, where they are not those of --hidden."""
     batch_size: Annotated[int, Range(1, 2**24)] = 256
     """Transitions per update."""
     learning_rate: Annotated[float, POSITIVE] = 1e-4

@@ -246,7 +246,7 @@ def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:
         action_low=dataset.action_bounds.low,
         action_high=dataset.action_bounds.high,
         actor_hidden=tuple(config.hidden),
-        critic_hidden=tuple(config.hidden),
+        critic_hidden=tuple(config.critic_hidden or config.hidden),
         ensemble_size=config.ensemble_size,
         q_agg=config.q_agg or "mean",
         critic_conditioning=config.critic_conditioning,

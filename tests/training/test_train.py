@@ -105,6 +105,15 @@ def test_a_start_with_other_networks_is_refused(config: TrainConfig, tmp_path: P
         train(replace(config, run_dir=tmp_path / "second", start_from=first, hidden=(8,)))
 
 
+def test_critics_of_another_width(config: TrainConfig, tmp_path: Path) -> None:
+    first = train(config)
+    wider = replace(config, run_dir=tmp_path / "second", start_from=first, critic_hidden=(24,))
+    with pytest.raises(StartError, match=r"expected critic_hidden \(24,\).*found \(16, 16\)"):
+        train(wider)
+    spec = load_policy(train(replace(wider, new_critics=True, run_dir=tmp_path / "third"))).spec
+    assert (spec.actor_hidden, spec.critic_hidden) == ((16, 16), (24,))
+
+
 def test_a_frozen_actor_stays_to_the_bit_while_critics_learn(config: TrainConfig, tmp_path: Path) -> None:
     """Also when the run is resumed; its policies, log and provenance say what was trained."""
     first = train(replace(config, q_loss_coef=0.0))
