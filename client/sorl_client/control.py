@@ -34,7 +34,7 @@ class Acts(Protocol):
 
     def act(
         self,
-        observation: npt.ArrayLike,
+        observation: Any,  # an `Observation`; of a loop that is given vectors only, vectors
         *,
         num_candidates: int | None = None,
         num_steps: int | None = None,
@@ -50,7 +50,10 @@ class Acts(Protocol):
 
 @dataclass(frozen=True)
 class Ask:
-    """The arguments of every tick's request, see `Client.act`. Raises InvalidArgument by a field's name."""
+    """The arguments of every tick's request, see `Client.act`. Without `model`, the server's default one is asked.
+
+    Raises InvalidArgument by a field's name.
+    """
 
     model: str | None = None
     num_candidates: int | None = None
@@ -176,8 +179,9 @@ def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, ma
     """Drive one episode in real time with a new `loop`, until the goal, the environment's time limit or `max_steps`.
 
     The simulation waits for no reply, as a robot does not. Latencies are those of ticks. A miss is a tick that was not
-    fresh, and all misses hold.
+    fresh, and all misses hold. Raises InvalidArgument for a `max_steps` that is no integer of at least 0.
     """
+    max_steps = parameters.COUNT.or_none("max_steps", max_steps)
     observation = episodes.reset(env, seeds.episode)
     actions: list[npt.NDArray[np.float32]] = []
     latencies: list[float] = []

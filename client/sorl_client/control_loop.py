@@ -8,22 +8,25 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sorl_client import observation as observations
 from sorl_client import parameters
 from sorl_client.action import Action, FloatArray
 from sorl_client.asker import Asker, Came, ThreadAsker
 from sorl_client.chunk_schedule import ChunkSchedule, ChunkStatistics, Planned
 from sorl_client.control import Acts, Ask
 from sorl_client.errors import DeadlineExceeded, InvalidArgument, InvalidReply, RequestRefused, SorlError
+from sorl_client.observation import Observation, Rows
 from sorl_client.pace import Pace
+from sorl_client.served import Served
 from sorl_client.statistics import percentiles
 
 Source = Literal["fresh", "held", "fallback", "stopped"]
-OnMiss = Literal["hold", "stop"] | Callable[[FloatArray], npt.ArrayLike]
+OnMiss = Literal["hold", "stop"] | Callable[[Any], npt.ArrayLike]
 
 SHARE_OF_PERIOD = 0.8  # for the reply, by default; the rest is for observing and moving
 RECENT = 10_000  # ticks that the percentiles are over
@@ -105,8 +108,9 @@ class ControlLoop:
     runs on, to its end.
 
     client    a `Client`; its owner closes it
-    ask       the arguments of every request. `deadline_ms` is when its reply is due, at most h periods; by default in
-              time for its last action. `step` waits as long at most, and 80 % of a period if that is more than one
+    ask       the arguments of every request. Without `model` the server's default one is asked. `deadline_ms` is when
+              the reply is due, at most h periods; by default in time for its last action. `step` waits as long at most,
+              and 80 % of a period if that is more than one
     hz        ticks a second; by default the model's control rate
     action_horizon  h; by default the model's
     execute   k, from 1 to h: after so many actions of a chunk the next one is due; by default h
@@ -118,7 +122,8 @@ class ControlLoop:
               "hold"      repeat the last fresh action, or do `initial` if there is none yet. Mind what that means where
                           actions are velocities
               "stop"      do `initial`, at this and every later tick, and ask no more until `reset`
-              a function  of the observation, (obs_dim,), that returns an action, (action_dim,), fast
+              a function  of the observation, (obs_dim,) or a dict of parts (d,), that returns an action,
+                          (action_dim,), fast
     initial   (action_dim,); by default zeros
     clock, sleep, asker  replace `time.monotonic`, `time.sleep` and the thread that asks (for tests)
 
@@ -150,7 +155,7 @@ class ControlLoop:
         rest = None if initial is None else _row("initial", initial, None)
         horizon = parameters.AT_LEAST_ONE.or_none("action_horizon", action_horizon)
         if hz is None or rest is None or horizon is None:
-            served = _served(client.models(), ask.model)
+            served = Served.of(client.models(), ask.model)
             hz = served.hz if hz is None else hz
             horizon = served.action_horizon if horizon is None else horizon
             rest = np.zeros(served.width, np.float32) if initial is None else _row("initial", initial, served.width)
@@ -161,7 +166,8 @@ class ControlLoop:
         reply_ms = (horizon - 1) * period_ms + share_ms if ask.deadline_ms is None else ask.deadline_ms
         if not 0.0 < reply_ms <= horizon * period_ms:
             longest = "the period" if horizon == 1 else f"{horizon} periods"
-            fault = f"expected a number above 0, at most {longest} of {period_ms:g} ms; found {reply_ms:g}"
+            expected = f"a number of milliseconds above 0, at most {longest} of {period_ms:g}"
+            fault = f"expected {expected}; found {reply_ms:g}"
             raise InvalidArgument(f"deadline_ms: {fault}", field="deadline_ms")
         self._client = client
         self._ask = ask
@@ -196,16 +202,18 @@ class ControlLoop:
         self._stopped = False
         self._pace.restart()
 
-    def step(self, observation: npt.ArrayLike, *, seed: int | None = None) -> Tick:
-        """What to do at this tick, given what the robot observes, (obs_dim,). Returns by the tick's deadline.
+    def step(self, observation: Observation, *, seed: int | None = None) -> Tick:
+        """What to do at this tick, given what the robot observes. Returns by the tick's deadline.
+
+        The observation is (obs_dim,), or its parts by name, each (d,) or a number, see `Client.act`. It is copied.
 
         Misses are no errors. What is raised: InvalidArgument for an observation or seed at fault; RequestRefused if the
-        server refuses the request (4xx), since it would refuse the next one too; what the function `on_miss` raises, or
-        InvalidArgument for an action at fault from it.
+        server refuses the request (4xx), as for a part that is missing, since it would refuse the next one too; what
+        the function `on_miss` raises, or InvalidArgument for an action at fault from it.
         """
         began = self._clock()
         seed = parameters.SEED.or_none("seed", seed)
-        seen = _row("observation", observation, None)
+        seen = observations.row_of(observation)
         number, end = self._number, began + self._limit_s
         self._number += 1
         late = self._take(self._asker.receive(-1, began), number, end)
@@ -221,14 +229,14 @@ class ControlLoop:
         if planned is not None:
             self._last = planned.action
             return self._tick(number, began, planned.action, "fresh", planned=planned, late=late)
-        error = self._error or DeadlineExceeded(f"no reply within the tick's {self._limit_s * 1e3:g} ms")
+        error = self._error or self._too_late()
         if self._on_miss == "hold":
             return self._tick(number, began, self._last, "held", error=error, late=late)
         if self._on_miss == "stop":
             self._stopped = True
             self._schedule.stop()
             return self._tick(number, began, self._rest, "stopped", error=error, late=late)
-        action = _row("on_miss", self._on_miss(seen), self._rest.size)
+        action = _row("on_miss", self._on_miss(observations.copy_of(seen)), self._rest.size)
         return self._tick(number, began, action, "fallback", error=error, late=late)
 
     def wait(self) -> None:
@@ -261,7 +269,12 @@ class ControlLoop:
     ) -> None:
         self.close()
 
-    def _question(self, observation: FloatArray, end: float, seed: int | None, committed: FloatArray | None) -> Action:
+    def _too_late(self) -> DeadlineExceeded:
+        given = self._ask.deadline_ms
+        unit = "" if given is None else f" (deadline_ms was {given:g}, in milliseconds)"
+        return DeadlineExceeded(f"no reply within the tick's {self.limit_ms:g} ms{unit}")
+
+    def _question(self, observation: Rows, end: float, seed: int | None, committed: FloatArray | None) -> Action:
         """Ask the server; in the background."""
         return self._client.act(
             observation,
@@ -324,33 +337,9 @@ class ControlLoop:
 
 
 def _row(name: str, value: npt.ArrayLike, width: int | None) -> FloatArray:
-    """A copy of a row of finite numbers, of `width` if that is not None. Raises InvalidArgument by `name`."""
-    row = parameters.observation(name, value)
+    """A new array: a row of finite numbers, of `width` if that is not None. Raises InvalidArgument by `name`."""
+    row = parameters.array(name, value)
     if row.ndim != 1 or width not in (None, row.size):
         expected = "one row of numbers" if width is None else f"one row of {width} numbers"
         raise InvalidArgument(f"{name}: expected {expected}; found shape {row.shape}", field=name)
-    return row.copy()
-
-
-class Served(NamedTuple):
-    """What a loop needs of a model's entry: the control rate in Hz, and the actions' width and number."""
-
-    hz: float
-    width: int
-    action_horizon: int
-
-
-def _served(models: list[dict[str, Any]], name: str | None) -> Served:
-    """The model called `name`, or the only one."""
-    found = [model for model in models if name in (None, model["name"])]
-    if len(found) != 1:
-        served = ", ".join(str(model["name"]) for model in models) or "none"
-        raise InvalidArgument(f"model: expected one of those served: {served}; found {name!r}", field="model")
-    try:
-        return Served(
-            parameters.HZ("control_hz", found[0].get("control_hz")),
-            parameters.AT_LEAST_ONE("action_dim", found[0].get("action_dim")),
-            parameters.AT_LEAST_ONE("action_horizon", found[0].get("action_horizon", 1)),
-        )
-    except InvalidArgument as error:
-        raise InvalidReply(f"model {found[0]['name']!r}: {error.detail}") from error
+    return row

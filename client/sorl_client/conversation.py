@@ -16,6 +16,7 @@ from urllib.parse import quote
 import httpx
 import numpy.typing as npt
 
+from sorl_client import observation as observations
 from sorl_client import parameters, wire
 from sorl_client.action import Action
 from sorl_client.circuit import Circuit, CircuitBreaker
@@ -36,6 +37,7 @@ from sorl_client.errors import (
     VersionGone,
 )
 from sorl_client.hedging import Hedge, Hedging
+from sorl_client.observation import Observation
 from sorl_client.retry import RetryPolicy
 from sorl_client.transit import Transit
 
@@ -87,12 +89,12 @@ Exchange = Generator[Effect, Arrival | None, T]
 class Call(Generic[T]):
     """One call on its way: what is asked, and what was sent for it.
 
-    read      a reply's result; raises InvalidReply
-    started   when the call began, on the client's clock
-    end       when it ends
-    deadline  whether the caller set that end: then the server is told, and passing it is DeadlineExceeded
-    sent      the requests that have no outcome yet, and when each was sent
-    attempts  how many requests were sent
+    read         a reply's result; raises InvalidReply
+    started      when the call began, on the client's clock
+    end          when it ends
+    deadline_ms  the caller's, which set that end: the server is told, and passing it is DeadlineExceeded
+    sent         the requests that have no outcome yet, and when each was sent
+    attempts     how many requests were sent
     """
 
     method: str
@@ -101,9 +103,14 @@ class Call(Generic[T]):
     read: Callable[[httpx.Response], T]
     started: float
     end: float
-    deadline: bool = False
+    deadline_ms: float | None = None
     sent: dict[httpx.Request, float] = field(default_factory=dict)
     attempts: int = 0
+
+    @property
+    def deadline(self) -> bool:
+        """Whether there is one."""
+        return self.deadline_ms is not None
 
 
 class Conversation:
@@ -143,7 +150,7 @@ class Conversation:
 
     def act(
         self,
-        observation: npt.ArrayLike,
+        observation: Observation,
         *,
         num_candidates: int | None,
         num_steps: int | None,
@@ -163,14 +170,14 @@ class Conversation:
         started = self._clock()
         deadline_ms = parameters.DEADLINE_MS.or_none("deadline_ms", deadline_ms)
         request_id = request_id or uuid.uuid4().hex
-        rows = parameters.observation("observation", observation)
+        rows = observations.rows_of(observation)
         fields: dict[str, Any] = {"observation": rows, "on_late": on_late, "request_id": request_id}
         optional = {
             "num_candidates": parameters.BUDGET.or_none("num_candidates", num_candidates),
             "num_steps": parameters.BUDGET.or_none("num_steps", num_steps),
             "seed": parameters.seed("seed", seed),
             "temperature": parameters.TEMPERATURE.or_none("temperature", temperature),
-            "committed": None if committed is None else parameters.observation("committed", committed),
+            "committed": None if committed is None else parameters.array("committed", committed),
             "coherence": parameters.SHARE.or_none("coherence", coherence),
             "model": model,
             "model_version": model_version,
@@ -197,7 +204,7 @@ class Conversation:
                 fault = f"no field {error}" if isinstance(error, KeyError) else str(error)
                 raise InvalidReply(f"from {response.url}: {fault}", request_id=request_id) from error
 
-        call = Call("POST", "/act", fields, read, started, end, deadline=deadline_ms is not None)
+        call = Call("POST", "/act", fields, read, started, end, deadline_ms)
         return (yield from self._converse(call))
 
     def models(self) -> Exchange[list[dict[str, Any]]]:
@@ -377,7 +384,10 @@ class Conversation:
 
     def _too_late(self, call: Call[T]) -> DeadlineExceeded:
         request_id = (call.fields or {}).get("request_id")
-        return DeadlineExceeded(f"no action by the deadline after {call.attempts} attempt(s)", request_id=request_id)
+        fault = f"no action by the deadline after {call.attempts} attempt(s)"
+        # The unit, as the server says it: who calls may have thought in seconds.
+        unit = f"(deadline_ms was {call.deadline_ms:g}, in milliseconds)"
+        return DeadlineExceeded(f"{fault} {unit}", request_id=request_id)
 
     def _no_reply(self, timeout_s: float) -> ConnectionFailed:
         return ConnectionFailed(f"no reply from {self.url} within {timeout_s:g} s")

@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from sorl_client import parameters
+
 CHUNK = 65_536  # bytes read at once
 
 
@@ -19,7 +21,8 @@ class DelayedLink:
     Within the context `url` is the relay's address. Bandwidth is not limited, and the order of bytes is kept. A
     connection that is opened costs one delay on a real network too, so its first bytes wait for another.
 
-    Raises ValueError for a `url` that is not http://HOST[:PORT]: TLS would not accept the relay's name.
+    Raises ValueError for a `url` that is not http://HOST[:PORT]: TLS would not accept the relay's name; and
+    InvalidArgument, which is one too, for a `latency_ms` out of range.
     """
 
     def __init__(self, url: str, latency_ms: float) -> None:
@@ -27,7 +30,7 @@ class DelayedLink:
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"expected http://HOST:PORT to delay, found {url!r}")
         self._parts = parts
-        self._half_s = latency_ms / 2e3
+        self._half_s = parameters.LATENCY_MS("latency_ms", latency_ms) / 2e3
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="sorl-delayed-link", daemon=True)
         self._relays: set[asyncio.Task[None]] = set()

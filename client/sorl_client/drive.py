@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
-from sorl_client import episodes, parameters, report
+from sorl_client import episodes, parameters, report, served
 from sorl_client.client import Client
 from sorl_client.control import Ask, Episode, run_episode, run_in_loop
 from sorl_client.control_loop import ControlLoop
@@ -50,7 +50,10 @@ examples:
 exit status: 0 done; 1 fewer successes than --require-successes; 2 could not run; 130 interrupted"""
 
 
-POSITIVE_MS = Real(0, parameters.LONGEST_DEADLINE_MS, above=True)
+# A client keeps 1 ms of every deadline back for the network, so it sends nothing with a shorter one. A delay below 1 ms
+# is less than timers keep to. Whoever asks for either may have thought in seconds.
+DEADLINE_MS = Real(1, parameters.LONGEST_DEADLINE_MS, above=True, unit=parameters.MS)
+LATENCY_MS = Real(1, parameters.LONGEST_DEADLINE_MS, unit=parameters.MS)
 
 
 class CannotDrive(Exception):
@@ -211,14 +214,16 @@ def ask_of(arguments: argparse.Namespace, model: dict[str, Any]) -> Ask:
 
 
 def choose_model(models: list[dict[str, Any]], name: str | None) -> dict[str, Any]:
-    """The model called `name`, or the only one if `name` is None. Raises CannotDrive if there is none or several."""
-    served = ", ".join(str(model["name"]) for model in models) or "none"
-    found = [model for model in models if name is None or model["name"] == name]
-    if not found:
-        raise CannotDrive(f"no model {name!r} here; served: {served}" if name else "the server serves no model")
-    if len(found) > 1:
-        raise CannotDrive(f"choose one of several models with --model: {served}")
-    return found[0]
+    """The model called `name`; if that is None, the server's default one, or the only one. Raises CannotDrive if there
+    is none, or several of which none is the default."""
+    found = served.find(models, name)
+    if found is not None:
+        return found
+    if name is not None:
+        raise CannotDrive(f"no model {name!r} here; served: {served.names(models)}")
+    if not models:
+        raise CannotDrive("the server serves no model")
+    raise CannotDrive(f"choose one of several models with --model: {served.names(models)}")
 
 
 def build_env(task: str, make_env: Callable[[str], Any]) -> Any:
@@ -251,7 +256,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("url", nargs="?", default="http://127.0.0.1:8000", help="the policy server (default: %(default)s)")
     add("--task", default="cube-single-play-singletask-task2-v0", help="OGBench task (default: %(default)s)")
-    add("--model", help="name of the model; needed only if the server has several")
+    add("--model", help="name of the model (default: the server's default one)")
     add(
         "--episodes",
         type=_number(parameters.AT_LEAST_ONE),
@@ -278,9 +283,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--deadline-ms",
-        type=_number(POSITIVE_MS),
+        type=_number(DEADLINE_MS),
         metavar="MS",
-        help="time limit for each action, in ms (default: no deadline)",
+        help="time limit for each action, in milliseconds (default: no deadline)",
     )
     add(
         "--on-late",
@@ -310,9 +315,9 @@ def parser() -> argparse.ArgumentParser:
     add("--coherence", type=_number(parameters.SHARE), help="weight of that in the choice (default: the policy's)")
     add(
         "--latency-ms",
-        type=_number(POSITIVE_MS),
+        type=_number(LATENCY_MS),
         metavar="MS",
-        help="relay the connection through a link with this round-trip time (default: none)",
+        help="relay the connection through a link with this round-trip time, in milliseconds (default: none)",
     )
     add("--temperature", type=_number(parameters.TEMPERATURE), help="scale of the noise, 0 to 2 (default: 1)")
     seeding = result.add_mutually_exclusive_group()
@@ -369,8 +374,16 @@ def _number(allowed: Whole | Real) -> Callable[[str], float]:
 
     def number(text: str) -> float:
         try:
-            return allowed("option", int(text) if isinstance(allowed, Whole) else float(text))
+            return allowed("option", _whole(text) if isinstance(allowed, Whole) else float(text))
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected {allowed}; found {parameters.brief(text)}") from None
 
     return number
+
+
+def _whole(text: str) -> float:
+    """The number that `text` is: an int if it is written as one. Raises ValueError if it is none."""
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)

@@ -77,6 +77,10 @@ class InvalidArgument(RequestRefused, ValueError):
 
     default_code = "invalid_argument"
 
+    def __str__(self) -> str:
+        """One line. `detail` begins with the argument's name."""
+        return f"{self.code}: {self.detail}"
+
 
 class WrongArgumentType(InvalidArgument, TypeError):
     """The argument `field` is of the wrong type: a string, boolean or fraction where a number or integer is needed."""

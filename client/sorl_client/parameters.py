@@ -2,7 +2,7 @@
 
 A number is a Python or NumPy scalar or a 0-d array; booleans are none. A check returns the plain Python number, or
 raises InvalidArgument or WrongArgumentType with the parameter's name. An integer given for a real number stays one, so
-that it is sent as it was given.
+that it is sent as it was given. A float that is whole, such as 8.0, counts as an integer, as the server takes it.
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ class Whole:
         return f"an integer from {self.least} to {powers.get(self.most, self.most)}"
 
     def __call__(self, name: str, value: Any) -> int:
-        """`value` as an int."""
+        """`value` as an int. A float is taken up to 2^53: above, it may have been another integer."""
         value = _scalar(value)
-        if not _is(value, numbers.Integral):
+        number = _whole(value)
+        if number is None:
             raise _refusal(WrongArgumentType, name, self, value)
-        number = int(value)
         if not self.least <= number <= self.most:
             raise _refusal(InvalidArgument, name, self, value)
+        if number > LARGEST_INTEGER and not _is(value, numbers.Integral):
+            raise _refusal(InvalidArgument, name, f"{self}, as a float at most 2^53", value)
         return number
 
     def or_none(self, name: str, value: Any) -> int | None:
@@ -53,13 +55,17 @@ class Whole:
 
 @dataclass(frozen=True)
 class Real:
-    """The finite numbers from `least` to `most`; with `above`, `least` itself is none of them."""
+    """The finite numbers from `least` to `most`, in `unit`; with `above`, `least` itself is none of them."""
 
     least: float
     most: float = FLOAT_MAX
     above: bool = False
+    unit: str = ""
 
     def __str__(self) -> str:
+        return f"{self._range()} ({self.unit})" if self.unit else self._range()
+
+    def _range(self) -> str:
         if self.least == -FLOAT_MAX:
             return f"a finite number of at most {self.most:.10g}"
         if self.above:
@@ -87,16 +93,17 @@ class Real:
 
 
 BUDGET = Whole(1)  # num_candidates and num_steps
-DEADLINE_MS = Real(-FLOAT_MAX, LONGEST_DEADLINE_MS)  # 0 and less: it has passed, which is DeadlineExceeded
+MS = "milliseconds"  # who is refused may have thought in seconds
+DEADLINE_MS = Real(-FLOAT_MAX, LONGEST_DEADLINE_MS, unit=MS)  # 0 and less: it has passed, which is DeadlineExceeded
 SEED = Whole(0, 2**64 - 1)
 TEMPERATURE = Real(0, 2)
 PRIORITY = Whole(0, 9)
 
 TIMEOUT_S = Real(0, LONGEST_WAIT_S, above=True)
-TRANSIT_MS = Real(0, LONGEST_DEADLINE_MS)
+TRANSIT_MS = Real(0, LONGEST_DEADLINE_MS, unit=MS)
 HZ = Real(0.001, 1e6)
-AFTER_MS = Real(0, LONGEST_DEADLINE_MS)
-SHARE = Real(0, 1)
+AFTER_MS = Real(0, LONGEST_DEADLINE_MS, unit=MS)
+LATENCY_MS = Real(0, LONGEST_DEADLINE_MS, unit=MS)
 SHARE = Real(0, 1)
 WAIT_S = Real(0, LONGEST_WAIT_S)
 RETRY_AFTER_S = Real(0)
@@ -106,13 +113,15 @@ EPISODE = Whole(0, 2**33 - 1)  # its actions' seeds stay below 2^53
 
 
 def seed(name: str, value: Any) -> int | list[int] | npt.NDArray[np.integer] | None:
-    """A seed, a list or tuple of one per row, or an array (B,) of them, which stays one; or None."""
+    """A seed, a list or tuple of one per row, or an array (B,) of them; or None. An array of integers stays one."""
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype.kind == "f":
+        value = list(value)
     if isinstance(value, np.ndarray) and value.ndim == 1:
         if value.dtype.kind not in "iu":
             raise _refusal(WrongArgumentType, name, "integers", value)
         if not value.size or value.min() < 0:
             raise _refusal(InvalidArgument, name, f"one or more, each {SEED}", value)
-        return value
+        return value.copy()
     if isinstance(value, list | tuple):
         if not value:
             raise _refusal(InvalidArgument, name, "one or more", value)
@@ -120,30 +129,34 @@ def seed(name: str, value: Any) -> int | list[int] | npt.NDArray[np.integer] | N
     return SEED.or_none(name, value)
 
 
-def observation(name: str, value: Any) -> npt.NDArray[np.float32]:
-    """An array of numbers that are finite in float32, as float32."""
-    expected = "an array of numbers"
+def array(
+    name: str, value: Any, expected: str = "an array of numbers", field: str | None = None
+) -> npt.NDArray[np.float32]:
+    """A new array of `value`'s numbers as float32, finite there. Errors say that `name` was `expected`; their `field`
+    is `name` if not given."""
     try:
         given = np.asarray(value)
     except (TypeError, ValueError) as error:  # rows of different lengths
-        raise _refusal(InvalidArgument, name, expected, value) from error
-    texts = given.dtype.kind == "O" and any(isinstance(item, str | bytes) for item in given.flat)
-    if texts or given.dtype.kind not in "biufO":
-        raise _refusal(WrongArgumentType, name, expected, value)
+        raise _refusal(InvalidArgument, name, expected, value, field) from error
+    # NumPy reads numbers out of texts, and NaN out of None.
+    others = given.dtype.kind == "O" and any(isinstance(item, str | bytes | None) for item in given.flat)
+    if others or given.dtype.kind not in "biufO":
+        raise _refusal(WrongArgumentType, name, expected, value, field)
     try:
         with np.errstate(over="ignore"):  # values beyond float32 become infinite, and are refused below
-            rows = np.asarray(value, dtype=np.float32)
+            rows = np.array(value, dtype=np.float32)
     except (TypeError, ValueError) as error:
-        raise _refusal(WrongArgumentType, name, expected, value) from error
+        raise _refusal(WrongArgumentType, name, expected, value, field) from error
     except OverflowError as error:
-        raise _refusal(InvalidArgument, name, "finite numbers within float32", value) from error
+        raise _refusal(InvalidArgument, name, "finite numbers within float32", value, field) from error
     finite = np.isfinite(rows)
     if not finite.all():
         place = np.argwhere(~finite)[0].tolist()
         at = f" at {place}" if place else ""
-        raise InvalidArgument(
-            f"{name}: expected finite numbers within float32; found {brief(given[tuple(place)])}{at}", field=name
-        )
+        found = given[tuple(place)]
+        found = found.item() if isinstance(found, np.floating) else found  # its repr would be np.float64(nan)
+        fault = f"{name}: expected finite numbers within float32; found {brief(found)}{at}"
+        raise InvalidArgument(fault, field=field or name)
     return rows
 
 
@@ -158,6 +171,19 @@ def _scalar(value: Any) -> Any:
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
+def _whole(value: Any) -> int | None:
+    """`value` as an int, or None if it is no whole number."""
+    if _is(value, numbers.Integral):
+        return int(value)
+    if not _is(value, numbers.Real):
+        return None
+    try:
+        number = math.floor(value)
+    except (OverflowError, ValueError):  # infinite, or NaN
+        return None
+    return number if number == value else None
+
+
 def _is(value: Any, kind: type) -> bool:
     """Whether `value` is of `kind`. Booleans and durations are not, though they are registered as integers."""
     if type(value) in (int, float):  # 0.1 us, against 0.5 us for the line below
@@ -165,8 +191,10 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool | np.timedelta64)
 
 
-def _refusal(kind: type[InvalidArgument], name: str, expected: object, found: Any) -> InvalidArgument:
-    return kind(f"{name}: expected {expected}; found {brief(found)}", field=name)
+def _refusal(
+    kind: type[InvalidArgument], name: str, expected: object, found: Any, field: str | None = None
+) -> InvalidArgument:
+    return kind(f"{name}: expected {expected}; found {brief(found)}", field=field or name)
 
 
 def brief(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgpack  # type: ignore[import-untyped, unused-ignore]
@@ -22,7 +23,7 @@ ARRAY_KINDS = "biuf"
 
 
 def encode(value: Any, media_type: MediaType = MSGPACK) -> bytes:
-    """Encode `value`: nested dicts, lists, plain and NumPy scalars, and NumPy arrays of numbers or booleans.
+    """Encode `value`: nested mappings, lists, plain and NumPy scalars, and NumPy arrays of numbers or booleans.
 
     In JSON, arrays become nested lists, and integers above 2^53 become decimal strings.
     Raises TypeError for other types, and ValueError for non-finite numbers in JSON.
@@ -61,6 +62,8 @@ def _pack(value: Any) -> Any:
         }
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, Mapping):  # msgpack knows dicts only
+        return dict(value)
     raise TypeError(f"cannot send {type(value).__name__}")
 
 
@@ -98,7 +101,7 @@ def _plain(value: Any) -> Any:
         if value.dtype.kind not in ARRAY_KINDS:
             raise TypeError(f"cannot send an array of {value.dtype}")
         return _plain(value.tolist())
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]

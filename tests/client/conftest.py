@@ -50,6 +50,8 @@ def read_observation(fields: dict[str, Any]) -> np.ndarray:
     entry = fields["observation"]
     if isinstance(entry, list):
         return np.asarray(entry, np.float32)
+    if b"__ndarray__" not in entry:  # parts by name
+        return np.concatenate([read_observation({"observation": part}) for part in entry.values()])
     return np.frombuffer(entry[b"data"], entry[b"dtype"]).reshape(entry[b"shape"])
 
 
@@ -61,6 +63,7 @@ class FakeServer(ThreadingHTTPServer):
     def __init__(self, model: dict[str, Any]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.model = model
+        self.others: list[dict[str, Any]] = []  # after it, in /models
         self.connections = 0
         self.requests: list[dict[str, Any]] = []
         self.answer: Callable[[dict[str, Any]], Answer] = self.act
@@ -98,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/readyz":
             self.send(*self.server.ready(), "application/json")
         elif self.path == "/models":
-            self.send(200, {"models": [self.server.model]}, "application/json")
+            self.send(200, {"models": [self.server.model, *self.server.others]}, "application/json")
         else:
             self.send(404, {"detail": "Not Found"}, "application/json")
 

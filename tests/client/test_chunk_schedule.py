@@ -239,7 +239,7 @@ def test_options_that_do_not_fit_the_horizon_are_refused_by_name():
         simulated([], execute=5)
     with pytest.raises(InvalidArgument, match="ahead: expected an integer from 0 to 3; found 4"):
         simulated([], ahead=4)
-    with pytest.raises(InvalidArgument, match=r"deadline_ms: expected .* at most 4 periods of 100 ms; found 401"):
+    with pytest.raises(InvalidArgument, match=r"deadline_ms: expected .* at most 4 periods of 100; found 401"):
         simulated([], ask=Ask(deadline_ms=401.0))
     with pytest.raises(InvalidReply, match="model 'stub': action_horizon: expected an integer from 1"):
         ControlLoop(Server(4, action_horizon="4"))

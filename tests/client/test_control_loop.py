@@ -46,7 +46,9 @@ class Server:
         return self.entries
 
     def act(self, observation, **fields):
-        self.asked.append((observation.tolist(), fields))
+        parts = isinstance(observation, dict)
+        plain = {name: part.tolist() for name, part in observation.items()} if parts else observation.tolist()
+        self.asked.append((plain, fields))
         return action(1, len(self.asked))
 
 
@@ -143,6 +145,32 @@ def test_a_fallback_gets_the_observation():
     loop, _ = simulated([0.01, None], on_miss=fallback)
     assert summary([loop.step([3.0, 4.0]), loop.step([5.0, 6.0])]) == [("fresh", [1, 0]), ("fallback", [7, 8])]
     assert seen == [[5.0, 6.0]]
+
+
+def test_a_fallback_gets_parts_by_name_and_may_change_them():
+    asked, changed, seen = threading.Event(), threading.Event(), []
+
+    class Slow(Server):
+        def act(self, observation, **fields):
+            asked.set()
+            assert changed.wait(WAIT_S)
+            return super().act(observation, **fields)
+
+    def fallback(observation):
+        assert asked.wait(WAIT_S)
+        seen.append({name: part.tolist() for name, part in observation.items()})
+        observation.pop("gripper")[:] = 9.0
+        observation["arm"][:] = 9.0
+        changed.set()
+        return [7, 8]
+
+    server = Slow(STUB | {"control_hz": 1000.0})
+    with ControlLoop(server, on_miss=fallback) as loop:
+        ticks = [loop.step({"arm": [1, 2], "gripper": 0.5})]
+        while not server.asked:
+            ticks.append(loop.step({"arm": [1, 2], "gripper": 0.5}))
+    assert summary(ticks[:1]) == [("fallback", [7, 8])]
+    assert seen[0] == server.asked[0][0] == {"arm": [1.0, 2.0], "gripper": [0.5]}
 
 
 @pytest.mark.parametrize("bad", [[1.0], [[1.0, 2.0]], [float("nan"), 0.0], "left", None])
@@ -264,7 +292,8 @@ def test_a_returned_action_may_be_changed():
         tick.action[:] = 5.0
 
 
-def test_the_observation_may_be_changed_while_it_is_asked():
+@pytest.mark.parametrize("spell", [lambda row: row, lambda row: {"arm": row}])
+def test_the_observation_may_be_changed_while_it_is_asked(spell):
     asked, changed = threading.Event(), threading.Event()
 
     class Slow(Server):
@@ -275,14 +304,17 @@ def test_the_observation_may_be_changed_while_it_is_asked():
 
     server = Slow(STUB | {"control_hz": 1000.0})
     with ControlLoop(server) as loop:
-        observation = np.array([1.0], np.float32)
+        row = np.array([1.0], np.float32)
+        observation = spell(row)
         loop.step(observation)
         assert asked.wait(WAIT_S)
-        observation[:] = 2.0
+        row[:] = 2.0
+        if isinstance(observation, dict):
+            observation["tip"] = 3.0
         changed.set()
         while not server.asked:
             loop.step(observation)
-    assert server.asked[0][0] == [1.0]
+    assert server.asked[0][0] == spell([1.0])
 
 
 def test_requests_have_the_budget_the_seed_and_the_rest_of_the_deadline():
@@ -375,6 +407,13 @@ def test_a_server_that_is_silent_from_the_first_tick_on():
         assert all(tick.latency_ms < 5000 for tick in ticks)  # a busy machine's 10
 
 
+def test_a_deadline_in_seconds_is_a_miss_that_says_its_unit():
+    loop, _ = simulated([0.01], ask=Ask(deadline_ms=0.05))
+    assert "(deadline_ms was 0.05, in milliseconds)" in str(loop.step([0.0]).error)
+    loop, _ = simulated([None])  # nobody gave one
+    assert "deadline_ms" not in str(loop.step([0.0]).error)
+
+
 def test_what_is_given_need_not_be_asked_for():
     class Mute(Server):
         def models(self):
@@ -387,13 +426,19 @@ def test_what_is_given_need_not_be_asked_for():
 @pytest.mark.parametrize(
     ("models", "ask", "kind", "complaint"),
     [
-        ([STUB, STUB | {"name": "b"}], Ask(), InvalidArgument, "model: expected one of those served: stub, b; found"),
+        ([STUB, STUB | {"name": "b"}], Ask(), InvalidArgument, "served: stub, b; found None, and none is the default"),
+        ([STUB, STUB | {"name": "b", "action_dim": 0, "default": True}], Ask(), InvalidReply, "model 'b': action_dim"),
         ([STUB], Ask(model="c"), InvalidArgument, "model: expected one of those served: stub; found 'c'"),
         ([], Ask(), InvalidArgument, "served: none"),
         ([{"name": "stub", "action_dim": 2}], Ask(), InvalidReply, "model 'stub': control_hz: expected"),
         ([STUB | {"action_dim": 0}], Ask(), InvalidReply, "model 'stub': action_dim: expected an integer from 1"),
-        ([STUB], Ask(deadline_ms=101), InvalidArgument, "deadline_ms: expected .* at most the period of 100 ms"),
-        ([STUB], Ask(deadline_ms=0), InvalidArgument, "deadline_ms: expected a number above 0"),
+        (
+            [STUB],
+            Ask(deadline_ms=101),
+            InvalidArgument,
+            "deadline_ms: expected .* the period of 100; found 101",
+        ),
+        ([STUB], Ask(deadline_ms=0), InvalidArgument, "deadline_ms: expected a number of milliseconds above 0"),
     ],
 )
 def test_loops_that_cannot_be_are_refused_by_name(models, ask, kind, complaint):
@@ -419,10 +464,17 @@ def test_options_at_fault_are_refused_by_name(options, field):
     assert caught.value.field == field
 
 
-@pytest.mark.parametrize("observation", [[[0.0]], float("nan"), [float("nan")], ["0"], 1.0])
-def test_an_observation_at_fault_is_refused_and_is_no_tick(observation):
+@pytest.mark.parametrize(
+    ("observation", "label"),
+    [
+        *((value, "observation") for value in ([[0.0]], float("nan"), [float("nan")], ["0"], 1.0, {}, {1: [0.0]})),
+        *(({"a": [0.0], "b": value}, r"observation\['b'\]") for value in ([[0.0]], float("nan"), "0", None)),
+        ({"a": [[0.0]], "b": [[0.0]]}, r"observation\['a'\]"),
+    ],
+)
+def test_an_observation_at_fault_is_refused_and_is_no_tick(observation, label):
     loop, _ = simulated([0.01])
-    with pytest.raises(InvalidArgument, match="observation: expected"):
+    with pytest.raises(InvalidArgument, match=f"^invalid_argument: {label}: expected"):
         loop.step(observation)
     assert loop.statistics().ticks == 0
     assert loop.step([0.0]).number == 0

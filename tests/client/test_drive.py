@@ -221,6 +221,17 @@ def test_a_model_that_does_not_fit_the_task_is_an_error(fake_server, drive, mode
     assert server.requests == []
 
 
+def test_of_several_models_the_default_is_driven(zigzag, drive):
+    zigzag.others = [{"name": "other", "obs_dim": 28, "action_dim": 5}]
+    assert "choose one of several models with --model: stub, other" in drive(zigzag.url)[2]
+    zigzag.model["default"] = True
+    zigzag.others[0]["default"] = False
+    status, out, _ = drive(zigzag.url, "--no-realtime", "--episodes", 1)
+    assert (status, zigzag.requests[0]["model"]) == (0, "stub")
+    assert "model stub at" in out
+    assert "model 'other' has obs_dim 28" in drive(zigzag.url, "--model", "other")[2]
+
+
 def test_servers_that_cannot_serve_have_different_errors(fake_server, drive):
     server = fake_server()
     server.ready = lambda: (503, {"code": "not_ready", "detail": "warming up"})
@@ -267,13 +278,15 @@ def test_invalid_flags_are_refused(flags, capsys):
     [
         ("--episodes", ["0", "1.5", "ten", "nan"], "expected an integer from 1 to 2^53"),
         ("--seed", ["-1", str(2**33)], "expected an integer from 0 to 2^33 - 1"),
-        ("--num-candidates", ["0", "8.0", "True"], "expected an integer from 1 to 2^53"),
+        ("--num-candidates", ["0", "8.5", "True", "nan", "inf"], "expected an integer from 1 to 2^53"),
         ("--num-steps", ["0", "9" * 30, "9" * 5000], "expected an integer from 1 to 2^53"),
         (
             "--deadline-ms",
             ["0", "-1", "nan", "inf", "3600001", "x"],
-            "expected a finite number above 0, at most 3600000",
+            "expected a finite number above 1, at most 3600000 (milliseconds)",
         ),
+        ("--deadline-ms", ["0.05", "1"], "expected a finite number above 1, at most 3600000 (milliseconds)"),
+        ("--latency-ms", ["0", "0.05", "nan", "x"], "expected a number from 1 to 3600000 (milliseconds)"),
         ("--temperature", ["nan", "inf", "-1", "2.1", "x"], "expected a number from 0 to 2"),
         ("--max-steps", ["0"], "expected an integer from 1 to 2^53"),
         ("--wait-s", ["nan", "inf", "-1", "1e300"], "expected a number from 0 to 2147483"),
@@ -288,6 +301,12 @@ def test_every_number_of_the_command_has_a_range(flag, values, expected, capsys)
         last = capsys.readouterr().err.splitlines()[-1]
         assert last.startswith(f"sorl-drive: error: argument {flag}: {expected}; found '{value[:20]}")
         assert len(last) < 250
+
+
+def test_a_whole_number_may_be_written_as_a_float():
+    read = parser().parse_args(["--num-candidates", "8.0", "--num-steps=4", "--seed", "1e3", "--ahead=0.0"])
+    assert (read.num_candidates, read.num_steps, read.seed, read.ahead) == (8, 4, 1000, 0)
+    assert type(read.num_candidates) is int
 
 
 def test_every_option_that_is_a_number_has_a_check():

@@ -21,6 +21,7 @@ from sorl_client import (
 from sorl_client.conversation import Arrival, Pause, Receive, Send
 from sorl_client.hedging import BURST, Hedging
 
+from tests.client.conftest import array
 from tests.client.network import BUSY, OBSERVATION, Script
 
 AT_ONCE = Hedge(after_ms=0, share=1)
@@ -54,6 +55,13 @@ def test_a_late_reply_is_asked_for_again_and_the_first_answer_wins(connect, serv
     assert 0 <= one["seed"] < 2**53
     assert reply.seed == one["seed"]
     assert reply.request_id == one["request_id"]
+
+
+def test_a_hedge_has_the_same_parts(connect, server):
+    assert connect(server.url, hedge=AT_ONCE).act({"arm": [0.5, -0.5], "gripper": 0.25}).attempts == 2
+    one, other = server.requests
+    assert one == other
+    assert one["observation"] == {"arm": array([0.5, -0.5]), "gripper": array([0.25])}
 
 
 def test_the_loser_is_not_waited_for(connect, server):

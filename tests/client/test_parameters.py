@@ -25,7 +25,8 @@ from sorl_client import (
     episodes,
     wire,
 )
-from sorl_client.control import Ask, run_episode
+from sorl_client.control import Ask, run_episode, run_in_loop
+from sorl_client.delayed_link import DelayedLink
 from sorl_client.episodes import EpisodeSeeds
 from sorl_client.parameters import LONGEST_WAIT_S
 
@@ -50,8 +51,11 @@ WRONG_TYPE = [
 WRONG_VALUE = [float("nan"), float("inf"), -float("inf"), np.float32("nan"), np.array(np.inf), np.longdouble("inf")]
 WRONG_VALUE += [HUGE, -HUGE, Fraction(HUGE, 3)]
 
-WHOLE = [np.int8(1), np.int64(1), np.uint64(1), np.array(1), np.array(1, np.uint8)]
-REAL = [*WHOLE, np.float16(1), np.float32(1), np.float64(1), np.longdouble(1), np.array(1.0), np.array(1, np.float32)]
+INTEGERS = [np.int8(1), np.int64(1), np.uint64(1), np.array(1), np.array(1, np.uint8)]
+FLOATS = [np.float16(1), np.float32(1), np.float64(1), np.longdouble(1), np.array(1.0), np.array(1, np.float32)]
+WHOLE = [*INTEGERS, *FLOATS]  # a float that is whole counts as the integer: the server takes it too
+REAL = [*INTEGERS, *FLOATS]
+FRACTIONS = [5.5, np.float32(5.5), np.array(5.5), Fraction(11, 2), np.longdouble(5.5)]
 
 # Parameter of each call: (its kind, values at the ends of its range, values beyond them)
 ACT = {
@@ -92,6 +96,7 @@ LOOP_STEP = {"seed": ACT["seed"]}
 BACKOFF = {"failures": (WHOLE, [0, 5000], [-1]), "retry_after_s": (REAL, [0, 1e300], [-1e-9])}
 ASK = {name: ACT[name] for name in ("num_candidates", "num_steps", "deadline_ms", "temperature", "coherence")}
 EPISODE = {"max_steps": (WHOLE, [0, 6], [-1])}
+LINK = {"latency_ms": (REAL, [0, 3_600_000], [-1, 3_600_001])}
 SEEDS = {"episode": (WHOLE, [0, 2**33 - 1], [-1, 2**33])}
 TICK = {"step": (WHOLE, [0, 2**20], [-1])}
 EPISODES = {"first": (WHOLE, [0, 2**33 - 2], [-1, 2**33]), "episodes": (WHOLE, [0, 1], [-1, 2**33])}
@@ -162,6 +167,16 @@ def episode(**options):
     return run_episode(Robot(), Server(), EpisodeSeeds(0), Ask(), realtime=False, **options).steps
 
 
+def looped_episode(**options):
+    with control_loop(horizon=1, sleep=lambda seconds: None) as loop:
+        return run_in_loop(Robot(), loop, EpisodeSeeds(0), **options).steps
+
+
+def link(**options):
+    with DelayedLink("http://robot.test", **options):
+        pass
+
+
 def backoff(failures=0, retry_after_s=None):
     return RetryPolicy(attempts=10**6, patience_s=1.0).wait_s(failures, retry_after_s, lambda: 0.5)
 
@@ -204,6 +219,8 @@ CALLS = {
     "ControlLoop.step": (loop_step, LOOP_STEP),
     "Ask": (Ask, ASK),
     "run_episode": (episode, EPISODE),
+    "run_in_loop": (looped_episode, EPISODE),
+    "DelayedLink": (link, LINK),
     "EpisodeSeeds": (EpisodeSeeds, SEEDS),
     "EpisodeSeeds.action": (lambda **f: EpisodeSeeds(3).action(**f), TICK),
     "seeds": (lambda **f: list(episodes.seeds(**({"first": 1, "episodes": 2} | f))), EPISODES),
@@ -217,7 +234,7 @@ TABLE = [(call, name) for call, (_, parameters) in CALLS.items() for name in par
 def test_what_is_no_number_in_range_is_refused_by_name(call, name):
     function, parameters = CALLS[call]
     kind, _, beyond = parameters[name]
-    wrong_type = WRONG_TYPE + ([] if kind is REAL else [5.0, np.float32(5), np.array(5.5)])
+    wrong_type = WRONG_TYPE + ([] if kind is REAL else FRACTIONS)
     wrong_type += [] if (call, name) in ROWS else [[], [5]]
     for value in [*wrong_type, *WRONG_VALUE, *beyond]:
         with pytest.raises(InvalidArgument, match=rf"\b{name}: expected .*; found ") as caught:
@@ -239,11 +256,19 @@ def test_what_is_no_number_in_range_is_refused_by_name(call, name):
 def test_numpy_scalars_and_the_ends_of_the_range_are_taken(call, name):
     function, parameters = CALLS[call]
     kind, ends, _ = parameters[name]
-    for value in [*kind, *ends, *(np.float64(end) for end in ends if kind is REAL)]:
+    for value in [*kind, *ends, *(np.float64(end) for end in ends if end < 2**64 - 1)]:
         function(**{name: value})
     if kind is WHOLE:
         for end in ends:
             function(**{name: np.uint64(end)})
+
+
+@pytest.mark.parametrize(("call", "name"), [(call, name) for call, name in TABLE if name.endswith("_ms")])
+def test_a_refused_time_in_milliseconds_is_told_its_unit(call, name):
+    function, parameters = CALLS[call]
+    for value in [*parameters[name][2], float("nan"), "0.05"]:
+        with pytest.raises(InvalidArgument, match=rf"\b{name}: expected .* \(milliseconds\); found "):
+            function(**{name: value})
 
 
 @pytest.mark.parametrize("media_type", [wire.MSGPACK, wire.JSON])
@@ -275,6 +300,11 @@ def packed(**fields):
         ({"seed": np.uint64(2**64 - 1)}, {"seed": 2**64 - 1}),
         ({"seed": [1, 2**64 - 1]}, {"seed": [1, 2**64 - 1]}),
         ({"seed": (1, np.int32(2))}, {"seed": [1, 2]}),
+        ({"seed": [1.0, np.float32(2), Fraction(3)]}, {"seed": [1, 2, 3]}),
+        ({"seed": np.array([1.0, 2.0])}, {"seed": [1, 2]}),
+        ({"seed": float(2**53)}, {"seed": 2**53}),
+        ({"num_candidates": 8.0, "num_steps": np.float32(4)}, {"num_candidates": 8, "num_steps": 4}),
+        ({"priority": np.array(9.0)}, {"priority": 9}),
         ({"priority": np.int64(0)}, {"priority": 0}),
         ({"deadline_ms": np.float32(50), "options": {"transit_ms": np.int8(2)}}, {"deadline_ms": 48.0}),
         (
@@ -308,13 +338,20 @@ def test_the_bytes_of_a_request(given, sent):
         np.array([], np.int64),
         [1, True],
         [1, "2"],
-        [1, 2.0],
+        [1, 2.5],
+        [1, float("nan")],
         [1, -1],
+        [1, -1.0],
+        [float(2**53 + 2)],  # it may have been another integer
+        2.0**63,
         [2**64],
         [None],
         [[1], [2]],
         np.array([1, -1]),
-        np.array([1.0, 2.0]),
+        np.array([1.0, 2.5]),
+        np.array([1.0, -2.0]),
+        np.array([1.0, np.nan]),
+        np.array([], np.float32),
         np.array([[1, 2]]),
         np.array([True, False]),
         np.array([1, 2], object),
@@ -378,6 +415,16 @@ def test_a_deadline_that_has_passed_is_deadline_exceeded(call, deadline_ms):
     assert network.bodies == []
 
 
+@pytest.mark.parametrize("deadline_ms", [0.05, np.float32(0.05), 0, -5.0])
+@pytest.mark.parametrize("call", [sync_call, async_call])
+def test_a_deadline_that_nothing_meets_is_told_its_unit(call, deadline_ms):
+    """0.05 of whoever thinks in seconds."""
+    network = Network()
+    with pytest.raises(DeadlineExceeded, match=rf"\(deadline_ms was {deadline_ms:g}, in milliseconds\)$"):
+        act(call, network)(deadline_ms=deadline_ms)
+    assert network.bodies == []
+
+
 def test_a_refused_argument_is_a_refused_request():
     """Code that handles the server's refusal of a number handles the client's too."""
     with pytest.raises(RequestRefused) as caught:
@@ -412,7 +459,9 @@ def test_every_refusal_comes_before_anything_is_sent(media_type):
 
 def test_what_is_kept_is_plain():
     """So that it can be written as JSON, and no narrow integer overflows."""
-    ask = Ask(num_candidates=np.int8(8), deadline_ms=np.float32(50), temperature=np.array(0.5), coherence=np.float16(1))
+    ask = Ask(
+        num_candidates=np.float16(8), deadline_ms=np.float32(50), temperature=np.array(0.5), coherence=np.float16(1)
+    )
     assert [type(value) for value in dataclasses.astuple(ask)] == [
         type(None),
         int,
@@ -424,7 +473,7 @@ def test_what_is_kept_is_plain():
     ]
     assert type(EpisodeSeeds(np.int32(5000)).action(np.int8(7))) is int
     assert EpisodeSeeds(np.int32(5000)).action(np.int8(7)) == 5000 * 2**20 + 7
-    policy = RetryPolicy(np.int8(3), np.float32(0.5), np.int64(1), np.float16(2))
+    policy = RetryPolicy(3.0, np.float32(0.5), np.int64(1), np.float16(2))
     assert [type(value) for value in dataclasses.astuple(policy)] == [int, float, int, float]
 
 
@@ -451,6 +500,8 @@ FUNCTIONS = {
     "ControlLoop.step": ControlLoop.step,
     "Ask": Ask,
     "run_episode": run_episode,
+    "run_in_loop": run_in_loop,
+    "DelayedLink": DelayedLink,
     "EpisodeSeeds": EpisodeSeeds,
     "EpisodeSeeds.action": EpisodeSeeds.action,
     "seeds": episodes.seeds,

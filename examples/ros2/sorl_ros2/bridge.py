@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 from sorl_client import Ask, Client, ControlLoop
+from sorl_client.served import find, names
 
 Row = npt.NDArray[np.float32]
 OnMiss = Literal["hold", "stop"]
@@ -34,7 +35,7 @@ class Settings:
     """The node's parameters. Raises BridgeError by a parameter's name.
 
     url             the server's address
-    model           the policy's name; empty: the only one that is served
+    model           the policy's name; empty: the server's default one
     num_candidates  N; 0: the policy's default, or what there is time for
     num_steps       M; 0: likewise
     deadline_ms     the longest that a tick waits for its action; 0: 80 % of the period
@@ -299,12 +300,11 @@ class Bridge:
 
 
 def _served(models: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """The entry of the model called `name`, or of the only one. Raises BridgeError."""
-    found = [model for model in models if name in ("", model["name"])]
-    if len(found) != 1:
-        served = ", ".join(str(model["name"]) for model in models) or "none"
-        raise BridgeError("model", f"expected one of those served: {served}; found {name!r}")
-    return found[0]
+    """The entry of the model called `name`; with "", of the server's default. Raises BridgeError."""
+    entry = find(models, name or None)
+    if entry is None:
+        raise BridgeError("model", f"expected one of those served: {names(models)}; found {name!r}")
+    return entry
 
 
 def _row(field: str, values: Sequence[float], width: int) -> Row:

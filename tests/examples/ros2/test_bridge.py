@@ -297,7 +297,8 @@ def test_what_the_control_loop_checks_is_named_too(name: str, value: float) -> N
         bridge_to(Server(ARM), **{name: value})
 
 
-def test_one_of_several_models_has_to_be_named() -> None:
+def test_of_several_models_the_default_is_driven_or_the_one_that_is_named() -> None:
+    assert bridge_to(Server(ARM, PLAIN | {"default": True}))[0].model == "plain"
     with pytest.raises(BridgeError, match="model: expected one of those served: arm, plain"):
         bridge_to(Server(ARM, PLAIN))
     assert bridge_to(Server(ARM, PLAIN), model="plain")[0].model == "plain"
