@@ -117,9 +117,10 @@ def serving(
 
 def addresses(server: ServerProcess) -> ServerAddress:
     """Where our server, which is ready, listens for each protocol."""
-    zeromq = re.search(r"listening on (tcp://\S+:\d+)", server.log())
+    log = server.log()
+    zeromq, grpc = (re.search(rf"listening on ({scheme}://\S+:\d+)", log) for scheme in ("tcp", "grpc"))
     return ServerAddress(
-        server.url, f"ws{server.url.removeprefix('http')}/openpi", zeromq[1] if zeromq is not None else None
+        server.url, f"ws{server.url.removeprefix('http')}/openpi", zeromq and zeromq[1], grpc and grpc[1]
     )
 
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from bench.drill.ledger import Ledger
 from bench.drill.plan import DrillRequest, plan, repeat_until
 from bench.drill.versions import broken_files, make_versions
 from bench.machine import describe
-from bench.protocols import PROTOCOLS, ProtocolName, require
+from bench.protocols import ProtocolName, installed, left_out, require
 from bench.table import print_table, run_subcommand
 from kernels.backend import BackendUnavailable
 
@@ -52,8 +52,9 @@ class DrillConfig:
     """Restarts: SIGTERM, and a new process at the same address."""
     clients: int = 32
     """Requests in flight at a time."""
-    protocols: tuple[ProtocolName, ...] = tuple(PROTOCOLS)
-    """How requests are sent, drawn by chance; groot needs the extra `zmq`."""
+    protocols: tuple[ProtocolName, ...] = field(default_factory=installed)
+    """How requests are sent, drawn by chance. By default all; groot needs the extra `zmq`, open-inference-grpc the
+    extra `grpc`, and each is left out, with a line, if that is not installed."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the native engine, whose actions do not depend on the other requests of a batch."""
     threads: int = 0
@@ -91,6 +92,7 @@ def run(config: DrillConfig) -> dict[str, Any]:
             ("--backend", "cpu", "--precision", config.precision, "--threads", str(config.threads)),
             reloadable=config.reloads > 0,
             zeromq="groot" in config.protocols,
+            grpc="open-inference-grpc" in config.protocols,
         )
         requests = plan(config.requests, config.hang_ups, config.poison, config.protocols)
         ledger = Ledger()
@@ -110,6 +112,7 @@ def run(config: DrillConfig) -> dict[str, Any]:
         "on the way": dict(ledger.counts),
         "faults": dict(server.counts),
         "protocols": protocol_rows(ledger, config.protocols),
+        "left out": left_out() if config.protocols == installed() else [],
         "deadlines": deadline_rows(ledger, server.faults),
         "violations": [asdict(violation) for violation in violations],
     }
@@ -150,6 +153,8 @@ def print_report(report: dict[str, Any]) -> None:
     print_table([*rows, {"of": "violations", "what": "all", "count": len(report["violations"])}])
     print("\nfinal answers by protocol:")
     print_table(report["protocols"])
+    for why in report["left out"]:
+        print(f"left out: {why}")
     print("\nrequests with deadlines of 50 and 100 ms:")
     print_table(report["deadlines"])
     for violation in report["violations"][:SHOWN]:

@@ -49,6 +49,7 @@ class ServerUnderTest:
         flags: flags of its command line.
         reloadable: whether it gets an admin key.
         zeromq: whether it gets a port for GR00T's protocol.
+        grpc: whether it gets one for gRPC.
         violations: violations found in the server itself.
         counts: how many faults were injected, by kind.
         faults: when they were, in the event loop's seconds.
@@ -60,6 +61,7 @@ class ServerUnderTest:
     flags: tuple[str, ...]
     reloadable: bool
     zeromq: bool
+    grpc: bool
     violations: list[Violation] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[Injected] = field(default_factory=list)
@@ -69,7 +71,7 @@ class ServerUnderTest:
         self._current = self.versions[0]
         self.timeline = Timeline(self._current.sha)
         self._replace_file(self._current.content)
-        self._server = self._start(0, 0)
+        self._server = self._start(0, 0, 0)
         self.at = addresses(self._server)
 
     async def inject(self, faults: Iterable[tuple[int, Fault]], ledger: Ledger) -> None:
@@ -110,7 +112,8 @@ class ServerUnderTest:
 
     async def _restart(self) -> None:
         await asyncio.to_thread(self.stop)
-        self._server = await asyncio.to_thread(self._start, _port(self.at.http), _port(self.at.zeromq))
+        ports = (_port(self.at.http), _port(self.at.zeromq), _port(self.at.grpc))
+        self._server = await asyncio.to_thread(self._start, *ports)
         self.counts["restarts"] += 1
 
     async def _reload(self) -> None:
@@ -142,10 +145,11 @@ class ServerUnderTest:
         finally:
             connection.close()
 
-    def _start(self, port: int, zeromq_port: int) -> ServerProcess:
+    def _start(self, port: int, zeromq_port: int, grpc_port: int) -> ServerProcess:
         key = ("--admin-key", self._key) if self._key else ()
         zeromq = ("--zmq-port", str(zeromq_port)) if self.zeromq else ()
-        server = ServerProcess(sorl_serve(self.path, *self.flags, *key, *zeromq, port=port))
+        grpc = ("--grpc-port", str(grpc_port)) if self.grpc else ()
+        server = ServerProcess(sorl_serve(self.path, *self.flags, *key, *zeromq, *grpc, port=port))
         try:
             server.wait_until_ready(sorl_serve_ready)
         except RuntimeError:

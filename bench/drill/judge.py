@@ -68,10 +68,10 @@ def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator
         return  # late, and said so: `deadlines` counts them
     elif request.kind != "extreme":
         yield Violation("valid request refused", request.id, f"{said}: {reply.detail}")
-    elif (reply.status, reply.code) != (500, "nonfinite_output"):
+    elif (reply.status, reply.code) != (422, "observation_too_large"):
         yield Violation("poison not contained", request.id, said)
     elif all(version.actions([request], [request.budget])[0] is not None for version in versions.values()):
-        yield Violation("wrong action", request.id, "reported as nonfinite_output, but finite in every version")
+        yield Violation("wrong action", request.id, "refused as too large, but its action is finite in every version")
 
 
 def _faults_of_content(version: Version, answers: Sequence[Answer], timeline: Timeline) -> Iterator[Violation]:

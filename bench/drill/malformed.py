@@ -12,6 +12,8 @@ import msgpack  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 
 from bench.protocols import PROTOCOLS, Ask, ProtocolName
+from bench.protocols.open_inference_grpc import input_tensor, parameter, request_fields
+from bench.protocols.protobuf import field
 
 Malformed = tuple[bytes, Mapping[str, str]]
 """A payload, and headers for protocols that have them."""
@@ -110,6 +112,31 @@ def _open_inference_binary() -> Iterator[Malformed]:
         yield request(len(ROW_BYTES), ROW_BYTES, **options)
 
 
+def _open_inference_grpc() -> Iterator[Malformed]:
+    tensor = input_tensor((1, 3))
+    whole = request_fields([tensor], [ROW_BYTES], {})
+    contents = field(5, field(6, ROW_BYTES))  # of an input: fp32_contents
+    yield b"", {}
+    yield whole[:-3], {}
+    yield b"\xff" * 11, {}  # a number of more than 64 bits
+    yield field(5, 7), {}  # an input that is a number
+    yield b"\x2b" * 10_000, {}  # groups within groups
+    yield request_fields([input_tensor((1, 3), b"\xff\xfe")], [ROW_BYTES], {}), {}  # a name that is no text
+    yield request_fields([input_tensor((1, 3), datatype="BYTES")], [ROW_BYTES], {}), {}
+    yield request_fields([input_tensor((1, 28))], [ROW_BYTES], {}), {}
+    yield request_fields([input_tensor((-1, -3))], [ROW_BYTES], {}), {}
+    yield request_fields([tensor], [ROW_BYTES[:-1]], {}), {}
+    yield request_fields([tensor], [ROW_BYTES + b"\x00"], {}), {}
+    yield request_fields([tensor], [ROW_BYTES, ROW_BYTES], {}), {}
+    yield request_fields([tensor + contents], [ROW_BYTES], {}), {}
+    yield request_fields([tensor, tensor], [ROW_BYTES, ROW_BYTES], {}), {}
+    yield request_fields([tensor + field(4, parameter("shared_memory_region", "r"))], [ROW_BYTES], {}), {}
+    yield request_fields([tensor], [np.array([1.0, np.nan, 2.0], "<f4").tobytes()], {}), {}
+    yield whole + field(6, field(1, "nobody")), {}  # an output
+    for options in OPTIONS:
+        yield request_fields([tensor], [ROW_BYTES], options), {}
+
+
 def _groot() -> Iterator[Malformed]:
     def message(state: Any, endpoint: str = "get_action", **options: Any) -> Malformed:
         data = {"observation": {"state": state}, "options": options}
@@ -141,5 +168,6 @@ _MALFORMED: Mapping[ProtocolName, list[Malformed]] = {
     "openpi": [*_msgpack()],
     "open-inference-json": [*_open_inference_json()],
     "open-inference-binary": [*_open_inference_binary()],
+    "open-inference-grpc": [*_open_inference_grpc()],
     "groot": [*_groot()],
 }

@@ -45,16 +45,13 @@ class OpenInferenceJson(HttpProtocol):
 
     def _infer(self, ask: Ask, content: dict[str, Any], parameters: dict[str, Any], tail: bytes = b"") -> bytes:
         shape = [1, len(ask.observation)]
-        options = ask.options()
-        request_id = options.pop("request_id", None)
-        deadline_ms = options.pop("deadline_ms", None)
-        if deadline_ms is not None:
-            options["timeout"] = round(1000 * deadline_ms)  # Triton's, in microseconds
-        head = {
+        request_id, options = id_and_parameters(ask)
+        head: dict[str, Any] = {
             "inputs": [{"name": "observation", "datatype": "FP32", "shape": shape, **content}],
             "parameters": {**options, **parameters},
-            **({} if request_id is None else {"id": request_id}),
         }
+        if request_id is not None:
+            head["id"] = request_id
         encoded = json.dumps(head).encode()
         return self.wrap(ask, encoded + tail, {HEADER_LENGTH: str(len(encoded))} if tail else {})
 
@@ -67,6 +64,16 @@ class OpenInferenceBinary(OpenInferenceJson):
     def encode(self, ask: Ask) -> bytes:
         tail = ask.observation.astype("<f4").tobytes()
         return self._infer(ask, {"parameters": {"binary_data_size": len(tail)}}, {"binary_data_output": True}, tail)
+
+
+def id_and_parameters(ask: Ask) -> tuple[str | None, dict[str, Any]]:
+    """The request's id, and the parameters in which the protocol has everything else but the observation."""
+    options = ask.options()
+    request_id = options.pop("request_id", None)
+    deadline_ms = options.pop("deadline_ms", None)
+    if deadline_ms is not None:
+        options["timeout"] = round(1000 * deadline_ms)  # Triton's, in microseconds
+    return request_id, options
 
 
 def _values(outputs: list[dict[str, Any]], tail: bytes) -> dict[str, np.ndarray]:

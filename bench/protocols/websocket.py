@@ -21,6 +21,8 @@ class WebsocketConnection(StreamConnection[Frame]):
         super().__init__()
         self._websocket = ClientProtocol(parse_uri(url), max_size=None)
         self._metadata: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+        self._request: bytes | None = None
+        self._frame_of_request = b""
 
     @classmethod
     async def to(cls, url: str) -> WebsocketConnection:
@@ -34,8 +36,12 @@ class WebsocketConnection(StreamConnection[Frame]):
         return connection
 
     def _encoded(self, request: bytes) -> bytes:
-        self._websocket.send_binary(request)
-        return b"".join(self._websocket.data_to_send())
+        """The frame. One that is sent again, the same object, is masked once: it is encoded once in every protocol."""
+        if request is not self._request:
+            self._websocket.send_binary(request)
+            self._frame_of_request = b"".join(self._websocket.data_to_send())
+            self._request = request
+        return self._frame_of_request
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

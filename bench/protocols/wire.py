@@ -16,6 +16,7 @@ Connection = RequestConnection[Any]
 STATUS = {
     "invalid_request": 422,
     "budget_too_large": 422,
+    "observation_too_large": 422,
     "unauthorized": 401,
     "not_found": 404,
     "unknown_model": 404,
@@ -40,11 +41,13 @@ class ServerAddress:
         http: its URL.
         websocket: URL of openpi's protocol; None: it has none.
         zeromq: tcp://HOST:PORT of GR00T's protocol; None: it has none.
+        grpc: grpc://HOST:PORT of the Open Inference Protocol over gRPC; None: it has none.
     """
 
     http: str
     websocket: str | None = None
     zeromq: str | None = None
+    grpc: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class WireProtocol(ABC):
         id_beside_body: whether what can't be read has an id, too, in a header.
     """
 
-    transport: Literal["http", "websocket", "zeromq"]
+    transport: Literal["http", "websocket", "zeromq", "grpc"]
     id_beside_body = False
 
     @abstractmethod

@@ -84,6 +84,8 @@ def print_report(report: dict[str, Any]) -> None:
     for name, section in report["sections"].items():
         print(f"\n{name}" + (f": {section['failed']}" if "failed" in section else ""))
         print_table(section["rows"])
+        for why in section.get("left out", []):
+            print(f"left out: {why}")
 
 
 def main(arguments: list[str]) -> int:

@@ -23,7 +23,7 @@ class ServeBenchConfig:
     sections: tuple[Section, ...] = SECTIONS
     """What to measure: peak (closed loop), head-of-line (small requests beside large ones), overload (open loop at
     three times the peak goodput, with deadlines), elastic (granted N and M from light load to overload), protocols
-    (closed loop in each of our protocols; needs the extra `zmq`)."""
+    (closed loop in each of our protocols; groot needs the extra `zmq`, open-inference-grpc the extra `grpc`)."""
     servers: tuple[str, ...] = ()
     """Only servers whose names contain one of these; by default, ours and all peers that are installed."""
     peer_python: Path = Path(sys.executable)

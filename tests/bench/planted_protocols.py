@@ -12,6 +12,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+import grpc.aio
 import msgpack
 import numpy as np
 import zmq
@@ -20,6 +22,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from bench.protocols import ProtocolName, ServerAddress
+from service.grpc.messages import MESSAGES, SERVICE
 from tests.bench.planted import Request, planted_server
 
 METADATA = msgpack.packb({"model": "planted"})
@@ -34,7 +37,8 @@ class Said:
 
 
 Answering = Callable[[str | None], Sequence[Said]]
-"""What is said to the request of this id; None: it has none. Nothing closes the connection, except ZeroMQ's."""
+"""What is said to the request of this id; None: it has none. Nothing closes the connection, except ZeroMQ's; over gRPC
+it ends the call as a lost connection does."""
 
 
 @asynccontextmanager
@@ -66,18 +70,44 @@ async def planted_protocols(
             for reply in answering(_id(message)):
                 await router.send_multipart([peer, empty, groot_message(reply)])
 
+    async def infer(messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        async for message in messages:  # one, or none if the client hangs up before
+            said = answering(_id(message))
+            if not said:
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "planted")
+            for reply in said:
+                if reply.status != 200:
+                    await context.abort(*grpc_error(reply))
+                yield grpc_message(reply)
+
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(planted_server(over_http))
         websockets = await stack.enter_async_context(serve(session, "127.0.0.1", 0, compression=None))
         port = next(iter(websockets.sockets)).getsockname()[1]
+        grpc_address = await stack.enter_async_context(planted_grpc(infer))
         with zmq.asyncio.Context() as context, context.socket(zmq.ROUTER) as router:
             zmq_port = router.bind_to_random_port("tcp://127.0.0.1")
             routing = asyncio.create_task(route(router))
             try:
-                yield ServerAddress(http, f"ws://127.0.0.1:{port}/openpi", f"tcp://127.0.0.1:{zmq_port}")
+                websocket, zeromq = f"ws://127.0.0.1:{port}/openpi", f"tcp://127.0.0.1:{zmq_port}"
+                yield ServerAddress(http, websocket, zeromq, grpc_address)
             finally:
                 routing.cancel()
                 await asyncio.gather(routing, return_exceptions=True)
+
+
+@asynccontextmanager
+async def planted_grpc(infer: Callable[[AsyncIterator[bytes], Any], AsyncIterator[bytes]]) -> AsyncIterator[str]:
+    """Context manager: runs a gRPC server of one method, and yields its address."""
+    handlers = {"ModelInfer": grpc.stream_stream_rpc_method_handler(infer)}  # to the client it is a unary call
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"grpc://127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
 
 
 def _id(payload: bytes) -> str | None:
@@ -141,6 +171,33 @@ def _open_inference(said: Said, binary: bool) -> tuple[int, bytes]:
     head = {"model_version": fields["model_version"], "id": fields["request_id"], "outputs": outputs}
     encoded = json.dumps({**head, "parameters": parameters}).encode()
     return len(encoded), encoded + tail
+
+
+def grpc_message(said: Said) -> bytes:
+    """A ModelInferResponse, encoded by protobuf. An output that nobody reads stands between the others."""
+    fields = said.fields
+    message = MESSAGES["ModelInferResponse"](model_version=fields["model_version"], id=fields["request_id"])
+    for name in ("request_id", "engine", "degraded"):
+        kind = "bool_param" if isinstance(fields[name], bool) else "string_param"
+        message.parameters.add(key=name, value={kind: fields[name]})
+    message.parameters.add(key="queue_ms", value={"double_param": 0.25})
+    row = np.array([fields["num_candidates"]], "<i4"), np.array([0.5], "<f4"), np.array([fields["num_steps"]], "<i4")
+    names = ("action", "num_candidates", "q", "num_steps")
+    for name, values in zip(names, (_float32(said)[None], *row), strict=True):
+        datatype = "INT32" if values.dtype.kind == "i" else "FP32"
+        message.outputs.add(name=name, datatype=datatype, shape=values.shape)
+        message.raw_output_contents.append(values.tobytes())
+    encoded: bytes = message.SerializeToString()
+    return encoded
+
+
+def grpc_error(said: Said) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """Code, details and trailing metadata."""
+    codes = {422: "INVALID_ARGUMENT", 500: "INTERNAL", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}
+    metadata = [("x-request-id", said.fields["request_id"])]
+    if "retry_after_ms" in said.fields:
+        metadata.append(("retry-after", str(said.fields["retry_after_ms"] / 1e3)))
+    return grpc.StatusCode[codes[said.status]], _worded(said), tuple(metadata)
 
 
 def openpi_frame(said: Said) -> bytes | str:

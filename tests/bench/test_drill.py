@@ -100,7 +100,7 @@ class HonestServer:
             return self.problem(request, 422, "invalid_request")
         (action,) = self.versions[computed].actions([request], [request.budget])
         if action is None:
-            return self.problem(request, 500, "nonfinite_output")
+            return self.problem(request, 422, "observation_too_large")
         return self.ok(request, action.tolist(), self.versions[named])
 
     def ok(self, request: DrillRequest, action: list[float], version: Version, **more: Any) -> list[Said]:
@@ -282,11 +282,14 @@ def test_a_planted_fault_is_found_in_every_protocol(server: type[HonestServer], 
 
 
 @pytest.mark.parametrize("protocol", EVERY)
-def test_a_second_answer_is_found(protocol: ProtocolName, versions: Versions) -> None:
-    """It is taken for the next request's, or is unsolicited."""
+def test_a_second_answer_is_found(protocol: ProtocolName, versions: Versions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken for the next request's, or is unsolicited. With one, gRPC never ends the call."""
+    if protocol == "open-inference-grpc":
+        monkeypatch.setattr("bench.drill.client.PATIENCE_S", 1.0)
     _, _, violations = drill(AnswersTwice, versions, plan(64, 0, 0, (protocol,)))
     assert violations
-    assert {violation.kind for violation in violations} <= {"answered twice", "wrong id"}
+    kinds = {violation.kind for violation in violations}
+    assert kinds <= ({"lost"} if protocol == "open-inference-grpc" else {"answered twice", "wrong id"})
 
 
 @pytest.mark.parametrize("protocol", EVERY)
@@ -424,7 +427,7 @@ def test_a_plan_has_the_configured_counts() -> None:
     assert plan(1000, 50, 25) == requests
     shares = Counter((request.kind, request.protocol) for request in plan(1000, 50, 25, EVERY))
     for kind, count in Counter(request.kind for request in requests).items():
-        assert {shares[kind, protocol] for protocol in EVERY} <= {count // 7, count // 7 + 1}
+        assert {shares[kind, protocol] for protocol in EVERY} <= {count // 8, count // 8 + 1}
     with pytest.raises(ValueError, match="hang_ups"):
         plan(10, 8, 8)
 
@@ -482,12 +485,15 @@ def test_status_1_for_a_violation(
         "faults": {"restarts": 1},
         "final answers": {"200": 1},
         "protocols": cli.protocol_rows(Ledger(), EVERY),
+        "left out": ["groot needs pyzmq"],
         "deadlines": deadline_rows(Ledger(), []),
         "violations": [{"kind": "lost", "where": "drill-0000001", "detail": "never sent"}],
     }
     monkeypatch.setattr(cli, "run", lambda config: report)
     assert cli.main(["--json", str(tmp_path / "drill.json")]) == 1
-    assert "lost: drill-0000001: never sent" in capsys.readouterr().err
+    shown = capsys.readouterr()
+    assert "lost: drill-0000001: never sent" in shown.err
+    assert "left out: groot needs pyzmq\n" in shown.out
     assert json.loads((tmp_path / "drill.json").read_text()) == report
     report["violations"] = []
     assert cli.main([]) == 0

@@ -38,11 +38,12 @@ def test_a_server_runs_until_the_block_ends() -> None:
 
 def test_addresses_are_those_of_every_protocol() -> None:
     groot = "print('listening on tcp://127.0.0.1:5555 (GR00T)', flush=True)"
+    grpc = "print('listening on grpc://127.0.0.1:8001', flush=True)"
     at = "http://127.0.0.1:4567", "ws://127.0.0.1:4567/openpi"
-    with serving(script(groot, READY, "signal.pause()")) as server:
-        assert addresses(server) == ServerAddress(*at, "tcp://127.0.0.1:5555")
+    with serving(script(groot, grpc, READY, "signal.pause()")) as server:
+        assert addresses(server) == ServerAddress(*at, "tcp://127.0.0.1:5555", "grpc://127.0.0.1:8001")
     with serving(script(READY, "signal.pause()")) as server:
-        assert addresses(server) == ServerAddress(*at, None)
+        assert addresses(server) == ServerAddress(*at, None, None)
 
 
 def test_cpu_seconds_are_those_of_all_threads() -> None:

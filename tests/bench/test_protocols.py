@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import zmq
 from bench import closedloop
 from bench.closedloop import ClosedLoad, Figures, ask_once, send
 from bench.drill.malformed import _MALFORMED, malformed_request
-from bench.protocols import PROTOCOLS, Ask, ProtocolName, Reply, ServerAddress, require
+from bench.protocols import PROTOCOLS, Ask, ProtocolName, Reply, ServerAddress, installed, left_out, require
 from bench.protocols.zeromq import ZmqConnection
 from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
@@ -30,7 +31,7 @@ ID = "drill-0000007"
 EVERY = tuple(PROTOCOLS)
 
 every_protocol = pytest.mark.parametrize("protocol", EVERY)
-each_transport = pytest.mark.parametrize("protocol", ["http-json", "openpi", "groot"])
+each_transport = pytest.mark.parametrize("protocol", ["http-json", "openpi", "open-inference-grpc", "groot"])
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +49,11 @@ async def our_server(folder: Path) -> AsyncIterator[tuple[ServerAddress, Policy]
     policy.observation_std.fill_(1.0)  # else what overflows in the network overflows in a warning before
     save_policy(policy, folder / "drill.safetensors")
     settings = Settings(
-        model=folder / "drill.safetensors", backend="reference", precision="fp32", threads=1, zmq_port=0
+        model=folder / "drill.safetensors", backend="reference", precision="fp32", threads=1, zmq_port=0, grpc_port=0
     )
     async with listening(settings) as server:
-        http = f"127.0.0.1:{server.port}"
-        yield ServerAddress(f"http://{http}", f"ws://{http}/openpi", server.app.state.groot.address), policy
+        http, grpc = f"127.0.0.1:{server.port}", f"grpc://127.0.0.1:{server.app.state.grpc.port}"
+        yield ServerAddress(f"http://{http}", f"ws://{http}/openpi", server.app.state.groot.address, grpc), policy
 
 
 def ask(fill: float | None = None, deadline_ms: float | None = None) -> Ask:
@@ -87,11 +88,11 @@ def test_our_servers_errors_have_their_codes(protocol: ProtocolName, tmp_path: P
         async with our_server(tmp_path) as (at, _):
             return [await ask_once(protocol, at, asked) for asked in (ask(3e38), ask(deadline_ms=0.001))]
 
-    nonfinite, late = asyncio.run(asyncio.wait_for(run(), WAIT))
-    assert (nonfinite.status, nonfinite.code) == (500, "nonfinite_output")
+    too_large, late = asyncio.run(asyncio.wait_for(run(), WAIT))
+    assert (too_large.status, too_large.code) == (422, "observation_too_large")
     assert (late.status, late.code) == (504, "deadline_exceeded")
-    assert "deadline_ms was 0.001" in late.detail
-    assert nonfinite.ids == late.ids == ({ID} if protocol != "openpi" else set())
+    assert re.search(r"deadline_ms was 0\.001, in milliseconds|timeout was 1, in microseconds", late.detail)
+    assert too_large.ids == late.ids == ({ID} if protocol != "openpi" else set())
 
 
 @pytest.mark.slow
@@ -132,6 +133,10 @@ def test_what_is_in_no_form_is_read_as_neither_action_nor_error(protocol: Protoc
         raws = [Response(status, headers, body) for status in (200, 500)]
     elif wire.transport == "websocket":
         raws = [body, body.decode("latin-1")]
+    elif wire.transport == "grpc":
+        from bench.protocols.grpc import GrpcError
+
+        raws = [body, *(GrpcError(code, body.decode("latin-1"), {}) for code in ("OK", "INTERNAL", "UNKNOWN"))]
     for raw in raws:
         reply = wire.read(raw)
         assert reply.code == ""
@@ -142,6 +147,7 @@ def test_a_status_that_is_not_its_codes_is_no_error_of_the_protocol() -> None:
     import msgpack
 
     from bench.connection import Response
+    from bench.protocols.grpc import GrpcError
 
     body, headers = b'{"error": "invalid_request: x"}', {"x-request-id": ID}
     wire = PROTOCOLS["open-inference-json"]
@@ -152,6 +158,10 @@ def test_a_status_that_is_not_its_codes_is_no_error_of_the_protocol() -> None:
     assert PROTOCOLS["groot"].read(msgpack.packb({**error, "status": 500})).code == ""
     assert PROTOCOLS["openpi"].read("invalid_request: x").status == 422
     assert PROTOCOLS["openpi"].read("no_such_code: x").code == ""
+    over_grpc = PROTOCOLS["open-inference-grpc"]
+    assert over_grpc.read(GrpcError("INVALID_ARGUMENT", "invalid_request: x", {})).code == "invalid_request"
+    assert over_grpc.read(GrpcError("INTERNAL", "invalid_request: x", {})).code == ""
+    assert over_grpc.read(GrpcError("INTERNAL", "no_such_code: x", {})).code == ""
 
 
 def test_a_reply_in_binary_has_all_of_its_bytes() -> None:
@@ -176,6 +186,15 @@ def test_protocols_are_required_by_name(monkeypatch: pytest.MonkeyPatch) -> None
     require(["http-json", "openpi"])
     with pytest.raises(ValueError, match=r"sorl-serve\[zmq\]"):
         require(["http-json", "groot"])
+    with pytest.raises(ValueError, match=r"open-inference-grpc needs grpcio: .*sorl-serve\[grpc\]"):
+        require(["http-json", "open-inference-grpc"])
+
+
+def test_what_is_not_installed_is_left_out_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (installed(), left_out()) == (EVERY, [])
+    monkeypatch.setattr("bench.protocols.registry.find_spec", lambda name: None if name == "grpc" else name)
+    assert installed() == tuple(name for name in EVERY if name != "open-inference-grpc")
+    assert left_out() == ["open-inference-grpc needs grpcio: pip install 'sorl-serve[grpc]'"]
 
 
 # Connections
@@ -186,12 +205,12 @@ def test_nobody_listens(protocol: ProtocolName) -> None:
     from bench.serving.contestants import free_port
 
     nobody = f"127.0.0.1:{free_port()}"
-    at = ServerAddress(f"http://{nobody}", f"ws://{nobody}/openpi", f"tcp://{nobody}")
+    at = ServerAddress(f"http://{nobody}", f"ws://{nobody}/openpi", f"tcp://{nobody}", f"grpc://{nobody}")
     with pytest.raises(ConnectionRefusedError):
         asyncio.run(asyncio.wait_for(ask_once(protocol, at, ask()), WAIT))
 
 
-@pytest.mark.parametrize("protocol", ["openpi", "groot"])
+@pytest.mark.parametrize("protocol", ["openpi", "open-inference-grpc", "groot"])
 def test_a_server_without_the_protocol_refuses(protocol: ProtocolName) -> None:
     with pytest.raises(ConnectionRefusedError, match="the server has no"):
         asyncio.run(ask_once(protocol, ServerAddress("http://127.0.0.1:1"), ask()))
@@ -207,7 +226,7 @@ def test_a_refused_session_is_a_refused_connection() -> None:
         asyncio.run(asyncio.wait_for(run(), WAIT))
 
 
-@pytest.mark.parametrize("protocol", ["http-json", "openpi"])
+@pytest.mark.parametrize("protocol", ["http-json", "openpi", "open-inference-grpc"])
 def test_a_connection_that_is_closed_ends_its_request(protocol: ProtocolName) -> None:
     async def run() -> bool:
         async with planted_protocols(lambda _: [], lambda _: protocol) as at:
@@ -242,7 +261,7 @@ def test_a_zeromq_server_that_ends_ends_its_requests() -> None:
     assert not asyncio.run(asyncio.wait_for(run(), WAIT))
 
 
-@each_transport
+@pytest.mark.parametrize("protocol", ["http-json", "openpi", "groot"])
 def test_an_answer_that_nobody_asked_for_is_counted(protocol: ProtocolName) -> None:
     said = Said({"code": "invalid_request", "request_id": ID}, 422)
 
@@ -300,7 +319,7 @@ def test_a_closed_loop_counts_actions_and_failures(protocol: ProtocolName, monke
 def test_protocols_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request of the last turn is answered before the next begins."""
     monkeypatch.setattr(closedloop, "WARM_UP_SECONDS", 0.0)
-    names: tuple[ProtocolName, ...] = ("openpi", "groot", "http-json")
+    names: tuple[ProtocolName, ...] = ("openpi", "groot", "open-inference-grpc", "http-json")
     order: list[ProtocolName] = []
 
     async def run() -> dict[ProtocolName, list[Figures]]:

@@ -396,11 +396,14 @@ def test_protocols_are_compared_turn_by_turn(setup: Setup, monkeypatch: pytest.M
 
     monkeypatch.setattr(protocols, "measure", measure)
     monkeypatch.setattr(protocols, "addresses", lambda server: server.url)
-    monkeypatch.setattr(protocols, "compare", lambda at, ask: compared.append((ask.num_candidates, ask.num_steps)))
+    monkeypatch.setattr(
+        protocols, "compare", lambda at, ask, names: compared.append((ask.num_candidates, ask.num_steps))
+    )
     report = protocols.run(setup)
     assert report["server"] == "ours, a"
     assert compared == [(1, 1), (32, 4)] * 3
-    assert [load.clients for load in loads] == [1, 4, 1, 4] * 3
+    places = [((load.ask.num_candidates, load.ask.num_steps), load.clients) for load in loads]
+    assert places == [((1, 1), 1), ((1, 1), 4), ((32, 4), 1), ((32, 4), 4)] * 3
     assert {(load.seconds * load.turns, load.protocols) for load in loads} == {(0.5, tuple(PROTOCOLS))}
     rows = report["rows"]
     assert len(rows) == len(PROTOCOLS) * 2 * 2
@@ -410,6 +413,34 @@ def test_protocols_are_compared_turn_by_turn(setup: Setup, monkeypatch: pytest.M
     rates = [300 * 4 * (drift + turn) for drift in (1, 2, 3) for turn in range(8)]
     assert (found["(N,M)"], found["requests/s"], found["p50 ms"]) == ("(1,1)", np.median(rates), 2.0)
     assert found["failed"] == 3 * 8
+    written = json.loads(json.dumps(report))
+    turns = [turn for turn in written["turns"] if (turn["protocol"], turn["clients"]) == ("openpi", 4)]
+    assert [turn["requests/s"] for turn in turns if turn["(N,M)"] == "(1,1)"] == rates
+    assert [(turn["round"], turn["turn"]) for turn in turns[:24]] == [(i, j) for i in range(3) for j in range(8)]
+    assert len(written["turns"]) == len(rows) * 3 * 8
+    assert set(rows[0]) - {"x http-json"} == set(turns[0]) - {"round", "turn"}
+
+
+def test_protocols_that_are_not_installed_are_left_out_with_a_line(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"requests/s": 1.0, "p50 ms": 1.0, "p99 ms": 2.0, "server us": 3.0, "client us": 4.0, "failed": 0}
+    started: list[tuple[str, ...]] = []
+
+    def serving(contestant: NamedOnly, model: Path, body: Path) -> AbstractContextManager[Any]:
+        started.append(contestant.flags)
+        return nullcontext(SimpleNamespace(url="u", pid=0))
+
+    monkeypatch.setattr("bench.protocols.registry.find_spec", lambda name: None if name == "grpc" else name)
+    monkeypatch.setattr(NamedOnly, "serving", serving)
+    monkeypatch.setattr(protocols, "measure", lambda load: {name: [figures] * load.turns for name in load.protocols})
+    monkeypatch.setattr(protocols, "addresses", lambda server: "")
+    monkeypatch.setattr(protocols, "compare", lambda at, ask, names: None)
+    report = protocols.run(setup)
+    assert {row["protocol"] for row in report["rows"]} == {*PROTOCOLS} - {"open-inference-grpc"}
+    assert started == [("--zmq-port", "0")] * 3
+    cli.print_report({"machine": "m", "rounds": 3, "servers": {}, "skipped": {}, "sections": {"protocols": report}})
+    assert "left out: open-inference-grpc needs grpcio" in capsys.readouterr().out
 
 
 def test_protocols_must_agree_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -421,11 +452,13 @@ def test_protocols_must_agree_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(protocols, "ask_once", ask_once)
     at, ask = ServerAddress("u"), Ask("m", np.zeros(2, np.float32), 1, 1, 0)
-    protocols.compare(at, ask)
+    protocols.compare(at, ask, tuple(PROTOCOLS))
     for wrong in ([0.1, np.nextafter(0.2, 1)], [0.1], None):
-        actions["groot"] = wrong
-        with pytest.raises(WrongAnswer, match="groot: expected"):
-            protocols.compare(at, ask)
+        for name in ("groot", "open-inference-grpc"):
+            monkeypatch.setitem(actions, name, wrong)
+            with pytest.raises(WrongAnswer, match=f"{name}: expected"):
+                protocols.compare(at, ask, tuple(PROTOCOLS))
+            monkeypatch.setitem(actions, name, actions["http-json"])
 
 
 def test_protocols_need_one_of_our_servers(setup: Setup) -> None:
