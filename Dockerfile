@@ -4,8 +4,8 @@ ARG BASE=python:3.11.14-slim-bookworm
 FROM ${BASE} AS build
 # Where torch is taken from; empty is pip's own index, whose package for Linux is the CUDA build.
 ARG TORCH_INDEX=""
-# "serve" is any machine, "serve,gpu" adds Triton, "serve,scale" adds Ray.
-ARG EXTRAS=serve
+# Every protocol, on any machine. ",gpu" behind it adds Triton, ",scale" Ray.
+ARG EXTRAS=serve,grpc,zmq
 WORKDIR /src
 # For the native CPU engine; the image that serves has no compiler.
 # hadolint ignore=DL3008

@@ -66,7 +66,7 @@ images: $(READY_ALL) ## Make docs/images again: the page with the shipped polici
 	$(BIN)/python -m tests.bench.elastic_image
 
 lock: $(READY_ALL) ## Make deploy/requirements.lock again, what the image installs by hash (UPGRADE=--upgrade for newer versions)
-	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra serve --all-build-deps --strip-extras $(UPGRADE) \
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --extra serve,grpc,zmq --all-build-deps --strip-extras $(UPGRADE) \
 	  --generate-hashes --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
 	  --unsafe-package torch --output-file deploy/requirements.lock pyproject.toml
 	sed -i '/^# WARNING/,$$d' deploy/requirements.lock

@@ -72,8 +72,8 @@ class Answerer:
             return reply
         except ServiceError as error:
             timeline.error = error
-            if isinstance(error, DeadlineExceeded) and timeline.request is not None:
-                error.name_deadline(timeline.request.deadline_ms)
+            if isinstance(error, DeadlineExceeded) and timeline.request and timeline.request.deadline_ms is not None:
+                error.name_deadline("deadline_ms", timeline.request.deadline_ms, "milliseconds")
             return incoming.refused(error)
         except Exception as error:
             request_id = loggable(incoming.request_id)

@@ -280,6 +280,10 @@ class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
     reasons = ("too_short", "expired_queued", "expired_computing")
 
-    def name_deadline(self, deadline_ms: float | None) -> None:
-        """Say which deadline it was, and its unit: clients may think in seconds."""
-        self.detail = f"{self.detail} (deadline_ms was {deadline_ms:g}, in milliseconds)"
+    def __init__(self, detail: str, *, reason: str | None = None) -> None:
+        super().__init__(detail, reason=reason)
+        self._what_happened = detail
+
+    def name_deadline(self, name: str, value: float, unit: str) -> None:
+        """Say which deadline it was, and its unit: clients may think in seconds. The last call counts."""
+        self.detail = f"{self._what_happened} ({name} was {value:.10g}, in {unit})"

@@ -192,7 +192,7 @@ class _InferCall:
         self.request_id = given if isinstance(given, str) and REQUEST_ID.fullmatch(given) else new_request_id()
         self.gone = asyncio.Event()
         self._given_id: str | None = None
-        self._request: open_inference.InferRequest
+        self._request: open_inference.InferRequest | None = None
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -215,9 +215,12 @@ class _InferCall:
         await self.gone.wait()
 
     def answered(self, answer: Answer, timing: Callable[[], dict[str, float]]) -> bytes | Refusal:
+        assert self._request is not None
         return infer.encode_reply(answer, self._request, self._given_id, timing)
 
     def refused(self, error: ServiceError) -> bytes | Refusal:
+        if self._request is not None:
+            self._request.name_timeout(error)
         return Refusal.of(error, self.request_id)
 
 

@@ -50,7 +50,7 @@ _ARRAY_KEYS = {
 
 
 def decode(body: bytes, media_type: str, needs: str = "observation") -> dict[str, Any]:
-    """A request's body as a dict with str keys; encoded arrays inside are left as they are. `needs` is for errors.
+    """A request's body as a dict with str keys; encoded arrays and scalars are left as they are. `needs` is for errors.
 
     Raises:
         InvalidRequest: not the promised format, not an object, or a key twice.
@@ -60,7 +60,7 @@ def decode(body: bytes, media_type: str, needs: str = "observation") -> dict[str
     value = _decode_json(body) if media_type == JSON else _decode_msgpack(body)
     if not isinstance(value, dict):
         raise InvalidRequest(f"expected an object with at least {needs!r}, found {_kind(value)}")
-    return {key: scalar(item, key) if type(item) is dict else item for key, item in text_keys(value).items()}
+    return text_keys(value)
 
 
 def text_keys(value: dict[Any, Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def array_marker(value: dict[Any, Any]) -> str | None:
 
 
 def spoken(fields: dict[str, Any]) -> str | None:
-    """The marker of the first encoded array or scalar in a decoded body. Of a list the first item is looked at."""
+    """The marker of the first encoded array or scalar in a decoded body. Of nested lists the first row is looked at."""
     for value in fields.values():
         if (type(value) is list or type(value) is dict) and (marker := _marker_in(value, _DEEPEST)):
             return marker
@@ -120,7 +120,9 @@ def spoken(fields: dict[str, Any]) -> str | None:
 
 def _marker_in(value: Any, depth: int) -> str | None:
     while type(value) is list and value and depth > 0:
-        value, depth = value[0], depth - 1
+        # np.float64 is a Python float and goes out as a plain number, so the first item may be plain among scalars.
+        has_scalars = type(value[0]) is not list and dict in map(type, value)
+        value, depth = next(item for item in value if type(item) is dict) if has_scalars else value[0], depth - 1
     if type(value) is not dict:
         return None
     marker = array_marker(value)

@@ -21,10 +21,11 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import InvalidRequest, ServiceError
+from service.errors import DeadlineExceeded, InvalidRequest, ServiceError
 from service.protocol import codec
 from service.protocol.codec import brief
 from service.protocol.replies import Answer
+from service.protocol.schemas import MAX_DEADLINE_MS, whole
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 OBSERVATION = "observation"
@@ -49,6 +50,7 @@ _ACT_PARAMETERS = (
 )  # fmt: skip
 _PARAMETERS = (*_ACT_PARAMETERS, "priority", "timeout", "binary_data_output")
 _LOWEST_PRIORITY = 10
+_MAX_TIMEOUT = MAX_DEADLINE_MS * 1000
 _MAX_AXES = 3  # rows, time, numbers
 
 
@@ -138,6 +140,12 @@ class InferRequest:
             **fields,
         }
 
+    def name_timeout(self, error: ServiceError) -> None:
+        """Let an error about the deadline speak of `timeout`, if that was given."""
+        timeout = whole(self.parameters.get("timeout"))
+        if timeout and isinstance(error, DeadlineExceeded):
+            error.name_deadline("timeout", timeout, "microseconds")
+
     def reply_outputs(self, answer: Answer) -> Iterator[tuple[str, str, NDArray[Any], bool]]:
         """(name, datatype, values, in binary?) of each output. For an observation without a row axis actions and
         candidates have none either; the others keep theirs, of size 1.
@@ -154,6 +162,7 @@ class InferRequest:
 
 def _priority(value: Any) -> dict[str, Any]:
     """Triton's: 1 is served first, 0 stands for the default. POST /act's is one less."""
+    value = whole(value)
     if type(value) is not int or not 0 <= value <= _LOWEST_PRIORITY:
         _refuse("priority", f"1 (served first) to {_LOWEST_PRIORITY}, or 0 for the default", brief(value))
     return {} if value == 0 else {"priority": value - 1}
@@ -161,8 +170,9 @@ def _priority(value: Any) -> dict[str, Any]:
 
 def _deadline(timeout: Any, deadline_too: bool) -> dict[str, Any]:
     """Triton's timeout: in microseconds, and 0 is none."""
-    if type(timeout) is not int or timeout < 0:
-        _refuse("timeout", "a whole number of microseconds", brief(timeout))
+    timeout = whole(timeout)
+    if type(timeout) is not int or not 0 <= timeout <= _MAX_TIMEOUT:
+        _refuse("timeout", f"a whole number of microseconds, at most {_MAX_TIMEOUT} (an hour)", brief(timeout))
     if timeout == 0:
         return {}
     if deadline_too:

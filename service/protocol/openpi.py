@@ -14,11 +14,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import DeadlineExceeded, InvalidRequest, NotReady, Overloaded, RateLimited, ServiceError
+from service.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    NotReady,
+    Overloaded,
+    RateLimited,
+    RetryLater,
+    ServiceError,
+)
 from service.protocol import codec
 from service.protocol.codec import MSGPACK, brief
 from service.protocol.replies import Answer, act_reply
-from service.protocol.schemas import ActRequest, parse_act
+from service.protocol.schemas import ActRequest, parse_act, part_names
 
 Frame = bytes | str
 
@@ -153,6 +161,26 @@ def parse(fields: dict[str, Any]) -> ActRequest:
     return request
 
 
+def check_parts(fields: dict[str, Any], description: Mapping[str, Any]) -> None:
+    """Look, in a request whose observation is refused, for parts that the model does not take, such as an image. To
+    name those helps more than what is wrong with their shapes.
+
+    Args:
+        description: the model's entry in /models.
+
+    Raises:
+        InvalidRequest: there is one; the parts that the model takes are named.
+    """
+    sizes = {key["name"]: key["size"] for key in description["observation_keys"]}
+    for part in part_names(fields):
+        if part != "state" and part not in sizes:
+            taken = ", ".join(f"{name} {size}" for name, size in (sizes or {"state": description["obs_dim"]}).items())
+            field = f"observation/{part}"
+            raise InvalidRequest(
+                f"{brief(field)[1:-1]}: {description['name']!r} has no such part: expected {taken}", field=field
+            )
+
+
 def _actions(answer: Answer) -> NDArray[np.float32]:
     """(action_horizon, action_dim), from the one row of the answer."""
     actions: NDArray[np.float32] = answer.chunks[0]
@@ -192,4 +220,5 @@ def _inference_steps(sampling: Any, fields: dict[str, Any]) -> Any:
 
 def _worded(error: ServiceError) -> str:
     """The code, which programs can tell errors by, and what a person reads. ASCII, as a detail may quote anything."""
-    return f"{error.code}: {error.detail}".encode("ascii", "backslashreplace").decode("ascii")
+    later = f"; try again in {error.retry_after_ms} ms" if isinstance(error, RetryLater) else ""
+    return f"{error.code}: {error.detail}{later}".encode("ascii", "backslashreplace").decode("ascii")

@@ -38,6 +38,7 @@ REQUEST_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_REQUEST_ID}}}")  # printable ASCI
 
 _DECIMAL = re.compile(r"[0-9]{1,20}")
 _NUMBERS = frozenset({float, int})
+_ONE_STEP = "a time axis of 1: one observation, no history and no image"
 
 
 Parts = Mapping[str, NDArray[np.float32]]
@@ -58,12 +59,19 @@ def parse_observation(value: Any) -> NDArray[np.float32] | Parts:
         _refuse("observation", "a list of numbers, an encoded array, or such parts by name", value)
     if parts.keys() == {"state"}:
         return parts["state"]
-    (first, one), *others = parts.items()
-    for name, part in others:
-        if part.shape[:-1] != one.shape[:-1]:
-            expected = f"the leading axes of {brief(first)}, {list(one.shape[:-1])}"
-            _refuse(f"observation/{name}", expected, f"shape {list(part.shape)}")
+    _check_rows(parts)
     return MappingProxyType(parts)
+
+
+def _check_rows(parts: Parts) -> None:
+    """Raises InvalidRequest for a part that has other rows than the first one with rows."""
+    first, one = max(parts.items(), key=lambda item: item[1].ndim)
+    for name, part in parts.items():
+        if part.shape[:-1] != one.shape[:-1]:
+            # As many numbers as there are rows are most likely one for each row.
+            size = 1 if part.shape == one.shape[:-1] else part.shape[-1]
+            expected = f"shape {(len(one), size)}: {len(one)} rows, as {brief(first)} of shape {one.shape}"
+            _refuse(f"observation/{name}", expected, f"shape {part.shape}")
 
 
 def _parse_part(value: Any, field: str) -> NDArray[np.float32]:
@@ -90,7 +98,7 @@ def _parse_vector(value: Any, field: str) -> NDArray[np.float32]:
         array = array[:, 0]
     if array.ndim not in (1, 2) or array.size == 0:
         if array.ndim == 3 and array.size:
-            _refuse(field, "a time axis of 1: one observation, no history", f"shape {list(array.shape)}")
+            _refuse(field, _ONE_STEP, f"shape {array.shape}")
         _refuse(field, "shape (obs_dim,), (B, obs_dim) or (B, 1, obs_dim), none of them 0", list(array.shape))
     return _narrowed(array, field)
 
@@ -129,7 +137,7 @@ def _array_of_lists(value: list[Any], field: str) -> NDArray[np.float64]:
 def _only_step(number: int, steps: Any, field: str) -> Any:
     """The row inside a time axis of 1."""
     if type(steps) is not list or len(steps) != 1:
-        _refuse(field, "a time axis of 1: one observation, no history", f"row {number}: {brief(steps)}")
+        _refuse(field, _ONE_STEP, f"row {number}: {brief(steps)}")
     return steps[0]
 
 
@@ -182,7 +190,7 @@ def parse_seed(value: Any, info: ValidationInfo) -> int | list[int] | None:
     return None if value is None else _one_seed(value, json_numbers)
 
 
-def _whole(value: Any) -> Any:
+def whole(value: Any) -> Any:
     """A float that is whole as an int: some languages and libraries have one kind of number only."""
     return int(value) if type(value) is float and value.is_integer() else value
 
@@ -190,7 +198,7 @@ def _whole(value: Any) -> Any:
 def _one_seed(value: Any, json_numbers: bool) -> int:
     """A seed that came as a float is taken up to 2^53, in msgpack too: above, it may have been another integer."""
     if type(value) is float:
-        value, json_numbers = _whole(value), True
+        value, json_numbers = whole(value), True
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         seed = int(value)
     elif type(value) is int:
@@ -246,7 +254,7 @@ Committed = Annotated[
         }
     ),
 ]
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(whole)]
 Seed = Annotated[
     int | list[int] | None,
     PlainValidator(parse_seed),
@@ -342,6 +350,7 @@ def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
     Raises:
         InvalidRequest: names the first field at fault and what was expected there.
     """
+    fields = {name: codec.scalar(value, name) if type(value) is dict else value for name, value in fields.items()}
     if not _FIELDS.issuperset(fields):
         fields = _gathered(fields)
     try:
@@ -384,6 +393,15 @@ def _gathered(fields: dict[str, Any]) -> dict[str, Any]:
     if len(parts) > 1 and spelt.get("state") == "state":
         _refuse_both("state", next(field for field in spelt.values() if field != "state"))
     return {**others, "observation": parts}
+
+
+def part_names(fields: dict[str, Any]) -> list[str]:
+    """The parts of an observation that a decoded body has, however they are spelt."""
+    observation = fields.get("observation")
+    names = [part[1] for field in fields if (part := _PART.fullmatch(field))]
+    if isinstance(observation, dict) and codec.array_marker(observation) is None:
+        names += codec.text_keys(observation)
+    return names
 
 
 def _refuse_both(one: str, other: str) -> NoReturn:

@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ServiceError
-from service.protocol import ACT_ERRORS, ActReply, ActRequest, codec, openvla, problem_responses
+from service.protocol import ACT_ERRORS, ActReply, ActRequest, codec, open_inference, openvla, problem_responses
 from service.web.direct import DirectRoute
 from service.web.exchange import REQUEST_ID_HEADER
 from service.web.open_inference import ROOT as OPEN_INFERENCE
@@ -151,8 +151,8 @@ def make_application(
             CORSMiddleware,
             allow_origins=cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", REQUEST_ID_HEADER],
-            expose_headers=["Retry-After", REQUEST_ID_HEADER],
+            allow_headers=["Authorization", "Content-Type", REQUEST_ID_HEADER, open_inference.HEADER_LENGTH],
+            expose_headers=["Retry-After", REQUEST_ID_HEADER, open_inference.HEADER_LENGTH],
         )
     app.router.routes[:0] = [_act_route(act), *direct]
     for router in routers:

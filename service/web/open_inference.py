@@ -52,7 +52,7 @@ class _InferCall:
         self._max_body_bytes = max_body_bytes
         self._cors_origins = cors_origins
         self._given_id: str | None = None
-        self._request: open_inference.InferRequest
+        self._request: open_inference.InferRequest | None = None
 
     @property
     def headers(self) -> Mapping[bytes, bytes]:
@@ -83,6 +83,7 @@ class _InferCall:
         await self._exchange.hung_up()
 
     def answered(self, answer: Answer, timing: Callable[[], dict[str, float]]) -> Reply:
+        assert self._request is not None
         body, length = open_inference.encode_reply(answer, self._request, self._given_id, timing)
         if length is None:
             return Reply(200, codec.JSON, body, (id_header(answer.request_id),))
@@ -90,6 +91,8 @@ class _InferCall:
         return Reply(200, BINARY, body, (header, id_header(answer.request_id)))
 
     def refused(self, error: ServiceError) -> Reply:
+        if self._request is not None:
+            self._request.name_timeout(error)
         return error_reply(error, self.request_id)
 
 

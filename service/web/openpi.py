@@ -11,12 +11,13 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Receive, Scope, Send
 
 from service.access import Access
-from service.errors import NotFound, ServiceError
+from service.errors import InvalidRequest, NotFound, ServiceError
 from service.lifecycle import Lifecycle
 from service.models import Catalog
 from service.protocol import ActRequest, Answer, Answers, ProtocolName, new_request_id, openpi, parse_request_id
@@ -85,7 +86,8 @@ class Websockets(BaseRoute):
                 await _deny(error, exchange.request_id, scope, receive, send)
                 return
             metadata = openpi.metadata(self._catalog.describe(self._catalog.find(None).name))
-            await _Session(self._answers, form, exchange, _Frames(receive), send).run(metadata)
+            session = _Session(self._answers, self._catalog, form, exchange, _Frames(receive), send)
+            await session.run(metadata)
 
     def _form(self, scope: Scope) -> openpi.Form:
         path = scope["path"].removeprefix(scope["root_path"]).rstrip("/")
@@ -148,8 +150,17 @@ class _Frames:
 class _Session:
     """One client, from the metadata to its end."""
 
-    def __init__(self, answers: Answers, form: openpi.Form, exchange: Exchange, frames: _Frames, send: Send) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        catalog: Catalog,
+        form: openpi.Form,
+        exchange: Exchange,
+        frames: _Frames,
+        send: Send,
+    ) -> None:
         self._answers = answers
+        self._catalog = catalog
         self._form = form
         self._exchange = exchange
         self._frames = frames
@@ -183,7 +194,8 @@ class _Session:
             return None
 
     async def _answer(self, frame: openpi.Frame) -> openpi.Outgoing:
-        return await self._answers.reply(_Call(self._form, self._exchange, self._frames, frame, self._previous_ms))
+        call = _Call(self._catalog, self._form, self._exchange, self._frames, frame, self._previous_ms)
+        return await self._answers.reply(call)
 
     async def _send_frame(self, frame: openpi.Frame) -> None:
         kind = "text" if isinstance(frame, str) else "bytes"
@@ -196,10 +208,11 @@ class _Session:
 class _Call:
     """One request of a session, as the answerer takes it."""
 
-    __slots__ = ("_exchange", "_form", "_frame", "_frames", "_previous_ms", "protocol", "request_id")
+    __slots__ = ("_catalog", "_exchange", "_form", "_frame", "_frames", "_previous_ms", "protocol", "request_id")
 
     def __init__(
         self,
+        catalog: Catalog,
         form: openpi.Form,
         exchange: Exchange,
         frames: _Frames,
@@ -208,6 +221,7 @@ class _Call:
     ) -> None:
         self.protocol: ProtocolName = "openpi"
         self.request_id = new_request_id()
+        self._catalog = catalog
         self._form = form
         self._exchange = exchange
         self._frames = frames
@@ -226,7 +240,17 @@ class _Call:
         fields = self._form.fields(self._frame)
         if (given := parse_request_id(fields.get("request_id"))) is not None:
             self.request_id = given  # before other fields are checked, so that the log has their errors under it
-        return openpi.parse(fields)
+        try:
+            return openpi.parse(fields)
+        except InvalidRequest as error:
+            if (error.field or "").startswith("observation"):
+                openpi.check_parts(fields, self._describe(fields.get("model")))
+            raise
+
+    def _describe(self, model: Any) -> dict[str, Any]:
+        """The entry of the model that the request names, or of the default one."""
+        name = self._catalog.find(model if isinstance(model, str) else None).name
+        return self._catalog.describe(name)
 
     async def hung_up(self) -> None:
         await self._frames.hung_up()

@@ -39,6 +39,13 @@ def exposed_port() -> int:
     return int(found[1])
 
 
+def extras() -> list[str]:
+    """The extras of the default image."""
+    found = re.search(r"^ARG EXTRAS=(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert found
+    return found[1].split(",")
+
+
 def copied() -> list[str]:
     """All paths that are copied from the build context."""
     lines = re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE)

@@ -90,6 +90,14 @@ def test_ports_are_published_to_this_machine_only_and_once(compose: dict[str, An
     assert len(set(published)) == len(published)
 
 
+@pytest.mark.parametrize("setting", [name for name in Settings.model_fields if name.endswith("_port")])
+def test_every_port_that_a_setting_opens_is_documented(setting: str) -> None:
+    """None is open by default: who has no such clients publishes nothing."""
+    assert Settings.model_fields[setting].default is None
+    lines = (ROOT / "docs" / "deployment.md").read_text().splitlines()
+    assert len([line for line in lines if line.startswith(f"| `SORL_{setting.upper()}")]) == 1
+
+
 def test_a_drain_ends_before_the_container_is_killed(compose: dict[str, Any]) -> None:
     drains = [field.default for name, field in Settings.model_fields.items() if name.startswith("drain_")]
     for name in OURS:

@@ -12,6 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.deploy import image
 from tests.deploy.image import DOCKERFILE, ROOT
 
 TEXT = (ROOT / "deploy" / "requirements.lock").read_text().replace("\\\n", " ")
@@ -26,7 +27,7 @@ DIRECT = [
     Requirement(line)
     for line in (
         *PROJECT["project"]["dependencies"],
-        *PROJECT["project"]["optional-dependencies"]["serve"],
+        *(line for extra in image.extras() for line in PROJECT["project"]["optional-dependencies"][extra]),
         *PROJECT["build-system"]["requires"],
     )
 ]
@@ -40,6 +41,20 @@ def test_what_the_project_asks_for_is_locked(requirement: Requirement) -> None:
     else:
         locked, _ = LOCKED[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(locked), locked
+
+
+def test_the_image_serves_every_protocol_and_the_lock_is_made_for_it() -> None:
+    assert image.extras() == ["serve", "grpc", "zmq"]
+    (made_with,) = re.findall(r"pip-compile\b.* --extra (\S+)", (ROOT / "Makefile").read_text())
+    assert made_with == ",".join(image.extras())
+
+
+@pytest.mark.parametrize("name", ["docs/deployment.md", "docker-compose.yml"])
+def test_every_other_image_has_these_extras_too(name: str) -> None:
+    others = re.findall(r"\bEXTRAS(?:=|: )([a-z,]+)", (ROOT / name).read_text())
+    assert others
+    for extras in others:
+        assert extras.split(",")[: len(image.extras())] == image.extras()
 
 
 @pytest.mark.parametrize("name", sorted(LOCKED))

@@ -845,12 +845,12 @@ async def test_a_fault_of_the_server_is_answered_and_logged(
 ) -> None:
     async with serve() as client:
         monkeypatch.setattr(client.app.state.runtime.catalog, "find", lambda *arguments: 1 / 0)
-        problem = await refused(client, "internal_error", observation=observations(1)[0], request_id="unlucky")
+        problem = await refused(client, "internal_error", observation=observations(1)[0], request_id="bad-1")
         assert await metric(client, "sorl_requests_total", protocol="http", outcome="internal_error", code="500") == 1
         assert await metric(client, "sorl_requests_in_flight") == 0
-    assert problem["request_id"] == "unlucky"
+    assert problem["request_id"] == "bad-1"
     [record] = [record for record in caplog.records if record.exc_info]
-    assert "request unlucky failed" in record.getMessage()
+    assert "request bad-1 failed" in record.getMessage()
     assert record.exc_info is not None
     assert record.exc_info[0] is ZeroDivisionError
 

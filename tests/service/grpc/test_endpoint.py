@@ -178,6 +178,8 @@ async def test_errors_have_grpcs_codes(serve: Any, observations: Rows) -> None:
             error = await refused(call, message)
             assert error.code() is grpc.StatusCode[code], error
             assert error.details().startswith(words), error
+        error = await refused(call, request(row, {"timeout": 5}))
+        assert error.details().endswith(" (timeout was 5, in microseconds)"), error
         error = await refused(call, request(row, {"num_steps": 0}, id="r-1"))
         assert dict(error.trailing_metadata())["x-request-id"] == "r-1"
         error = await refused(call, bytes(2_000_000))

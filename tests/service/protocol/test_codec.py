@@ -30,6 +30,8 @@ SCALAR = {"__numpy__": "AACAPw==", "dtype": "<f4", "shape": []}
         ({"observation": {"arm": [[[SCALAR]]]}}, "__numpy__"),
         ({"seed": 1, "observation": {b"nd": True}}, "nd"),
         ({"observation": [[{"nd": False}]]}, "nd"),
+        ({"observation": [1.0, 2.0], "num_candidates": {b"nd": False}}, "nd"),
+        ({"observation": [[1.0, {b"nd": False}], [2.0, 3.0]]}, "nd"),
         ({"observation": {b"__ndarray__": True}}, "__ndarray__"),
         ({"observation": [1.0, 2.0]}, None),
         ({"observation": {"arm": [1.0], "tool": [2.0], "nd": 1.0}, "model": "__numpy__"}, None),
@@ -41,6 +43,13 @@ def test_the_encoding_of_arrays_is_seen_wherever_an_observation_has_them(
     fields: dict[str, Any], marker: str | None
 ) -> None:
     assert codec.spoken(fields) == marker
+
+
+@pytest.mark.parametrize("name", ["seed", "observation/gripper"])
+def test_a_scalar_beside_plain_lists_is_seen_once_the_body_is_decoded(name: str) -> None:
+    scalar = {b"nd": False, b"type": "<u8", b"data": bytes(8)}
+    body = msgpack.packb({"observation/arm": [1.0, 2.0], name: scalar})
+    assert codec.spoken(codec.decode(body, codec.MSGPACK)) == "nd"
 
 
 def test_a_deep_body_is_not_searched_to_its_end() -> None:

@@ -226,6 +226,15 @@ def test_errors_are_text_and_end_the_session_unless_the_next_request_may_fare_be
     assert refused.close == close
 
 
+@pytest.mark.parametrize("error", [Overloaded, RateLimited, NotReady])
+def test_an_error_says_when_to_try_again(error: Any) -> None:
+    """Its client is shown nothing but the text."""
+    refused = error("later", retry_after_ms=120)
+    assert openpi.OPENPI.refused(refused).frame == f"{error.code}: later; try again in 120 ms"
+    message = {"type": "error", "message": f"{error.code}: later; try again in 120 ms"}
+    assert unpack(openpi.VLLM_OMNI.refused(refused).frame) == message
+
+
 def test_errors_of_vllm_omni_are_objects_and_end_nothing() -> None:
     refused = openpi.VLLM_OMNI.refused(EngineFailed("it raised"))
     assert unpack(refused.frame) == {"type": "error", "message": "engine_failed: it raised"}

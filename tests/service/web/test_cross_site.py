@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
@@ -125,7 +127,8 @@ async def test_named_origins_may_ask_and_read_the_answer(serve: Any, observation
             assert preflight.headers["access-control-allow-origin"] == origin
             assert "POST" in preflight.headers["access-control-allow-methods"]
             allowed = preflight.headers["access-control-allow-headers"].lower()
-            assert {"authorization", "content-type", "x-request-id"} <= set(allowed.split(", "))
+            wanted = {"authorization", "content-type", "x-request-id", "inference-header-content-length"}
+            assert wanted <= set(allowed.split(", "))
             answer = await client.post("/act", json=body, headers={**KEY, "origin": origin})
             refused = await client.post("/act", json=body, headers={"origin": origin})
             models = await client.get("/models", headers={"origin": origin})
@@ -133,7 +136,24 @@ async def test_named_origins_may_ask_and_read_the_answer(serve: Any, observation
             for response in (answer, refused, models):
                 assert response.headers["access-control-allow-origin"] == origin
                 assert "access-control-allow-credentials" not in response.headers
-            assert "retry-after" in answer.headers["access-control-expose-headers"].lower()
+            exposed = answer.headers["access-control-expose-headers"].lower()
+            assert set(exposed.split(", ")) == {"inference-header-content-length", "retry-after", "x-request-id"}
+
+
+async def test_a_named_origin_may_send_tensors_in_binary_and_read_the_reply(serve: Any, observations: Rows) -> None:
+    tensor = {"name": "observation", "datatype": "FP32", "shape": [1, 6], "parameters": {"binary_data_size": 24}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    body = head + np.array(observations(1), np.float32).tobytes()
+    sent = {"inference-header-content-length": str(len(head)), "content-type": "application/octet-stream"}
+    asked = {**PREFLIGHT, "access-control-request-headers": ",".join(sent)}
+    async with serve(cors_origins=("https://a.example",)) as client:
+        assert (await client.options("/v2/models/small/infer", headers=asked)).status_code == 200
+        reply = await client.post(
+            "/v2/models/small/infer", content=body, headers={**sent, "origin": "https://a.example"}
+        )
+    assert reply.status_code == 200
+    length = int(reply.headers["inference-header-content-length"])
+    assert json.loads(reply.content[:length])["outputs"][0]["name"] == "action"
 
 
 async def test_other_origins_may_not(serve: Any, observations: Rows) -> None:

@@ -256,7 +256,7 @@ async def test_tritons_timeout_is_a_deadline(serve: Any, gated: Any, observation
         await first
     assert response.status_code == 504
     assert response.json()["error"].startswith("deadline_exceeded: ")
-    assert response.json()["error"].endswith("(deadline_ms was 5, in milliseconds)")
+    assert response.json()["error"].endswith("(timeout was 5000, in microseconds)")
 
 
 async def test_not_ready_while_it_warms_up(serve: Any, gated: Any, observations: Rows) -> None:

@@ -18,6 +18,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from policy import ObservationKey
 from service.recording.replay import main as replay
 from service.web import openpi
 from tests.service.listening import Listening, listening
@@ -166,6 +167,48 @@ async def test_a_wrong_request_gets_its_error_as_text_and_ends_the_session(
             assert "found a text frame" in await client.recv()
             assert await closed(client) == 1011
         assert await outcomes(server) == {"invalid_request": 3, "unknown_model": 1, "budget_too_large": 1}
+
+
+IMAGE = {
+    b"__ndarray__": True, b"data": bytes(8 * 8 * 3), b"dtype": "|u1", b"shape": [8, 8, 3]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("spelt", ["observation/image", "observation.image"])
+async def test_a_part_that_the_policy_does_not_take_is_said_to_be_that(
+    make_settings: Any, write: Any, observations: Rows, spelt: str
+) -> None:
+    (row,) = observations(1)
+    keys = (ObservationKey("joint_pos", 5), ObservationKey("gripper", 1))
+    write("keyed", 1, observation_keys=keys)
+    folder = write("plain", 2).parent
+    parts = {"observation/joint_pos": row[:5], "observation/gripper": [row[5]]}
+    wanted = "'keyed' has no such part: expected joint_pos 5, gripper 1"
+    async with listening(make_settings(model=folder, default_model="keyed")) as server:
+        for fields, said in (
+            ({**parts, spelt: IMAGE}, f"observation/image: {wanted}"),
+            ({spelt: IMAGE}, f"observation/image: {wanted}"),
+            ({**parts, "observation/task": "fold the towel"}, f"observation/task: {wanted}"),
+            ({**parts, "observation/gripper": IMAGE}, "observation/gripper: expected a time axis of 1"),
+            (
+                {"observation/state": row, spelt: IMAGE, "model": "plain"},
+                "observation/image: 'plain' has no such part: expected state 6",
+            ),
+            ({"observation/state": IMAGE, "model": "plain"}, "observation/state: expected a time axis of 1"),
+            (
+                {"observation": {"state": row, "image": [row, row]}, "model": "plain"},
+                "observation/image: 'plain' has no such part: expected state 6",
+            ),
+            ({"observation/image": [row, row]}, f"observation/image: {wanted}"),
+            ({**parts, "observation/image": IMAGE, "seed": -1}, f"observation/image: {wanted}"),
+            ({**parts, "seed": -1}, "seed: "),
+            ({spelt: IMAGE, "model": "none"}, "model: 'none' is not served"),
+            ({spelt: IMAGE, "model": ["none"]}, f"observation/image: {wanted}"),
+        ):
+            async with session(server.port) as (client, _):
+                error = await ask(client, **fields)
+                assert isinstance(error, str)
+                assert error.partition(": ")[2].startswith(said), error
 
 
 async def test_a_frame_that_is_too_long_is_not_read(make_settings: Any, observations: Rows) -> None:

@@ -185,6 +185,23 @@ async def test_docs_show_every_form(serve: Any) -> None:
     assert "anyOf" not in content[codec.MSGPACK]["schema"]
 
 
+@pytest.mark.parametrize(
+    "scalars",
+    [
+        {"observation": [{b"nd": False, b"type": "<u8", b"data": number.to_bytes(8, "little")} for number in range(6)]},
+        {"seed": {b"nd": False, b"type": "<u8", b"data": (4).to_bytes(8, "little")}},
+    ],
+)
+async def test_so_is_a_request_whose_only_numpy_values_are_scalars(serve: Any, scalars: dict[str, Any]) -> None:
+    body = msgpack.packb({"observation": list(range(6)), "seed": 4, **scalars})
+    async with serve() as client:
+        plain = (await client.post("/act", json={"observation": list(range(6)), "seed": 4})).json()
+        response = await client.post("/act", content=body, headers={"content-type": codec.MSGPACK})
+    action = msgpack.unpackb(response.content)["action"]
+    assert np.frombuffer(action[b"data"], np.float32).tolist() == plain["action"]
+    assert action[b"nd"] is True
+
+
 async def test_msgpack_numpy_is_answered_in_its_own_arrays(serve: Any, observations: Rows) -> None:
     """The same rule in msgpack: a reply's arrays are encoded as its request's."""
     seen = np.array(observations(1)[0], np.float32)
