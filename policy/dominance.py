@@ -3,7 +3,7 @@
 A cell is dominated if a cheaper one measured as well or better. Cheaper: no more candidates, no more steps, and fewer
 of one of them. As well or better: by the success rates themselves; their intervals are not asked.
 
-Deadlines are met by a stricter relation that does ask them; service/budget/frontier.py says why there are two.
+The server grants by the same order (service/budget/frontier.py).
 """
 
 from __future__ import annotations

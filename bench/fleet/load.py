@@ -18,6 +18,7 @@ from bench import wrk
 from bench.fleet.interrupts import children_ignore_ctrl_c
 from bench.generator import in_own_process
 from bench.openloop import TICK_SECONDS, GeneratorTooSlow, OpenLoad, Samples, send
+from bench.serving.bodies import observations
 from bench.serving.overload import fixed_budget, peak_goodput
 from bench.serving.setup import ServeBenchConfig, Setup
 from policy import Budget, Policy
@@ -31,19 +32,22 @@ LOOK_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class _OneBudget(Setup):
-    """A setup whose requests all ask for one budget, whatever a section asks for."""
+    """A setup whose requests all are of the same rows and ask for one budget, whatever a section asks for."""
 
     budget: Budget
+    rows: int
 
     def fields(self, **more: Any) -> dict[str, Any]:
         n, m = self.budget.num_candidates, self.budget.num_steps
-        return super().fields(**more | {"num_candidates": n, "num_steps": m})
+        rows = observations(self.policy.spec.obs_dim, self.rows)
+        return super().fields(**more | {"observation": rows, "num_candidates": n, "num_steps": m})
 
 
-def saturation(url: str, policy: Policy, model: Path, deadline_ms: float, seconds: float) -> float:
+def saturation(url: str, policy: Policy, model: Path, rows: int, deadline_ms: float, seconds: float) -> float:
     """Requests/s of the policy's default budget that the server answers within the deadline at most.
 
     Args:
+        rows: observations of each request.
         seconds: of each of the six measurements.
 
     Raises:
@@ -53,7 +57,7 @@ def saturation(url: str, policy: Policy, model: Path, deadline_ms: float, second
     wrk.require_wrk()
     config = ServeBenchConfig(seconds=seconds, deadline_ms=deadline_ms)
     with tempfile.TemporaryDirectory() as folder:
-        setup = _OneBudget(config, Path(folder), policy, model, [], policy.spec.default_budget)
+        setup = _OneBudget(config, Path(folder), policy, model, [], policy.spec.default_budget, rows)
         try:
             return peak_goodput(setup, fixed_budget(setup, url, deadline_ms))
         except GeneratorTooSlow as error:

@@ -135,7 +135,8 @@ def print_report(report: Mapping[str, Any]) -> None:
     print(f"{report['machine']}; robots, load and server on the same cores")
     print(
         f"{report['policy']}, {report['task']}: {report['robots']} robots at {report['hz']:g} Hz, "
-        f"deadline {report['deadline_ms']:g} ms; load 1 is {report['saturation/s']:.0f} requests/s"
+        f"deadline {report['deadline_ms']:g} ms; load 1 is {report['saturation/s']:.0f} requests/s of "
+        f"{report['load rows']} observations"
     )
     for rule in report["contestants"]:
         print(f"  {rule}")
@@ -163,8 +164,8 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
     note = (
         f"{report['policy']}: {report['robots']} simulated robots at {report['hz']:g} Hz beside an open loop, the same "
         f"{report['episodes']} episodes for every point, deadline {report['deadline_ms']:g} ms. "
-        f"Load 1: {report['saturation/s']:.0f} requests/s. Bars: 95 % Wilson intervals. "
-        + " ".join(f"{rule}." for rule in report["contestants"])
+        f"Load 1: {report['saturation/s']:.0f} requests/s of {report['load rows']} observations. "
+        "Bars: 95 % Wilson intervals. " + " ".join(f"{rule}." for rule in report["contestants"])
     )
     contestants = list(dict.fromkeys(row["contestant"] for row in rows))
     with Plot(folder / "fleet.png", 2, note, share=False) as (success, misses):

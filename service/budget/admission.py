@@ -82,7 +82,7 @@ class Admission:
     def __init__(self, spec: PolicySpec, limits: Limits, cost: CostPrediction) -> None:
         self.limits = replace(limits, max_steps=min(limits.max_steps, spec.denoise_timesteps))
         self._default = spec.default_budget
-        self._frontier = Frontier(spec.frontier)
+        self._frontier = Frontier.measured(spec.frontier, spec.default_budget)
         self._cost = cost
 
     def grant(
@@ -179,8 +179,8 @@ class Admission:
 
             if n is not None and m is not None:
                 return Budget(n, m) if fits(n, m) else None
-            if self._frontier.best_with(lambda cell_n, cell_m: n in (None, cell_n) and m in (None, cell_m)):
-                return self._frontier.best_with(allowed)
+            if self._frontier.best(lambda cell_n, cell_m: n in (None, cell_n) and m in (None, cell_m)):
+                return self._frontier.best(allowed)
             return unmeasured(n or default.num_candidates, m or default.num_steps).best(allowed)
 
         budget = choose(self._cost.fits(observations, time.now))

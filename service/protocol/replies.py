@@ -39,7 +39,7 @@ class ActReply(BaseModel):
     num_steps: int = Field(description="M as granted.")
     degraded: Literal[False] | str = Field(
         description="false, or why less was granted than asked: deadline (too short for it), load (too short behind "
-        "what is queued, or while the server is slow), frontier (there is time, and less was measured to do better)."
+        "what is queued, or while the server is slow), frontier (there is time, and less was measured to do as well)."
     )
     seed: int | str | list[int | str] = Field(description="As used; a string above 2^53.")
     model: str

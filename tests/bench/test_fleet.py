@@ -254,12 +254,13 @@ def test_saturation_is_that_of_the_default_budget(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(load, "peak_goodput", peak)
     monkeypatch.setattr(load.wrk, "require_wrk", lambda: None)
-    assert saturation("http://nowhere", policy, tmp_path, 25.0, 0.5) == 321.0
+    assert saturation("http://nowhere", policy, tmp_path, 3, 25.0, 0.5) == 321.0
     for body in bodies:
-        assert (body["num_candidates"], body["num_steps"], len(body["observation"])) == (8, 2, policy.spec.obs_dim)
+        assert (body["num_candidates"], body["num_steps"]) == (8, 2)
+        assert np.array(body["observation"]).shape == (3, policy.spec.obs_dim)
     assert bodies[1]["on_late"] == "reject"
     with pytest.raises(ValueError, match="--saturation: the lag was too large"):
-        saturation("http://nowhere", policy, tmp_path, 25.0, 0.5)
+        saturation("http://nowhere", policy, tmp_path, 3, 25.0, 0.5)
 
 
 # Report
@@ -358,6 +359,7 @@ ABOUT: dict[str, Any] = {
     "robots": 4,
     "hz": 20.0,
     "deadline_ms": 25.0,
+    "load rows": 16,
     "saturation/s": 400.0,
     "contestants": ["elastic: chooses", "best fixed: does not"],
 }

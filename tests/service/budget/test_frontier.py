@@ -2,97 +2,84 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sorl_client.statistics import wilson_interval
 
+from policy.dominance import best_measured, dominating
 from policy.spec import Budget, Measurement
 from service.budget.frontier import Frontier, unmeasured
-from tests.service.budget.newcombe import lower_limit
 
 patient = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+DEFAULT = Budget(8, 4)
 
 
-def cell(n: int, m: int, low: float, success: float, high: float) -> Measurement:
-    return Measurement(n, m, success, low, high, episodes=50)
+def cell(n: int, m: int, success: float) -> Measurement:
+    return Measurement(n, m, success, max(0.0, success - 0.1), min(1.0, success + 0.1), episodes=50)
 
 
 @st.composite
 def cells(draw: st.DrawFn) -> list[Measurement]:
-    sizes = draw(
-        st.lists(st.tuples(st.sampled_from([1, 2, 4, 8, 32]), st.integers(1, 8)), min_size=1, max_size=12, unique=True)
-    )
-    found = []
-    for n, m in sizes:
-        low, success, high = sorted(draw(st.tuples(*[st.integers(0, 20)] * 3)))
-        # Powers, so that no difference is on the edge of its interval, where rounding decides.
-        found.append(cell(n, m, *((value / 20) ** 1.5 for value in (low, success, high))))
-    return found
+    sizes = st.tuples(st.sampled_from([1, 2, 4, 8, 32]), st.integers(1, 8))
+    found = draw(st.lists(sizes, min_size=1, max_size=12, unique=True))
+    return [cell(n, m, draw(st.integers(0, 5)) / 5) for n, m in found]
 
 
-def brute_force(found: list[Measurement], allowed: Callable[[int, int], bool], drop: bool) -> list[Budget]:
-    """Every answer that the rule permits: several where cells of the highest success have different intervals."""
-    kept = [
-        c
-        for c in found
-        if not drop
-        or not any(
-            d.num_candidates <= c.num_candidates and d.num_steps <= c.num_steps and lower_limit(d, c) > 0 for d in found
-        )
-    ]
-    kept = [c for c in kept if allowed(c.num_candidates, c.num_steps)]
-    answers = []
-    for best in (c for c in kept if c.success == max(k.success for k in kept)):
-        tied = [c for c in kept if lower_limit(best, c) <= 0]
-        top = max(tied, key=lambda c: (c.num_candidates, c.num_steps))
-        answers.append(Budget(top.num_candidates, top.num_steps))
-    return answers
+def chosen_by_hand(found: list[Measurement], default: Budget, allowed: Callable[[int, int], bool]) -> Budget | None:
+    left = [c for c in found if allowed(c.num_candidates, c.num_steps)]
+    equals = [c for c in left if c.success == max(one.success for one in left)]
+    for one in equals:
+        if (one.num_candidates, one.num_steps) == (default.num_candidates, default.num_steps):
+            return default
+    best = best_measured(equals)
+    return None if best is None else Budget(best.num_candidates, best.num_steps)
 
 
 @patient
-@given(cells(), st.floats(0, 300), st.booleans())
-def test_choice_is_the_rules(found: list[Measurement], seconds: float, drop: bool) -> None:
+@given(cells(), st.floats(0, 300), st.sampled_from([DEFAULT, Budget(1, 1), Budget(2, 7)]))
+def test_choice_is_the_rules(found: list[Measurement], seconds: float, default: Budget) -> None:
     def allowed(n: int, m: int) -> bool:
         return n * (m + 2) <= seconds
 
-    frontier = Frontier(found)
-    chosen = frontier.best(allowed) if drop else frontier.best_with(allowed)
-    expected = brute_force(found, allowed, drop)
-    assert chosen in expected if expected else chosen is None
+    chosen = Frontier.measured(found, default).best(allowed)
+    assert chosen == chosen_by_hand(found, default, allowed)
+    if chosen is not None and chosen != default:
+        (granted,) = (c for c in found if (c.num_candidates, c.num_steps) == (chosen.num_candidates, chosen.num_steps))
+        assert dominating(granted, found) is None
 
 
 @patient
 @given(cells(), st.floats(0, 300), st.integers(0, 2**16))
 def test_order_of_the_file_does_not_matter(found: list[Measurement], seconds: float, seed: int) -> None:
-    import random
-
     shuffled = random.Random(seed).sample(found, len(found))
     allowed = lambda n, m: n * (m + 2) <= seconds  # noqa: E731
-    assert Frontier(found).best(allowed) == Frontier(shuffled).best(allowed)
+    assert Frontier.measured(found, DEFAULT).best(allowed) == Frontier.measured(shuffled, DEFAULT).best(allowed)
 
 
-FRONTIER = Frontier(
+FRONTIER = Frontier.measured(
     [
-        cell(1, 1, 0.1, 0.2, 0.3),
-        cell(1, 4, 0.5, 0.6, 0.7),
-        cell(4, 2, 0.55, 0.65, 0.75),
-        cell(4, 4, 0.80, 0.85, 0.90),
-        cell(8, 4, 0.62, 0.74, 0.84),
-        cell(32, 1, 0.0, 0.05, 0.09),
-        cell(32, 8, 0.6, 0.65, 0.79),
-    ]
+        cell(1, 1, 0.2),
+        cell(1, 4, 0.6),
+        cell(4, 2, 0.65),
+        cell(4, 4, 0.85),
+        cell(8, 4, 0.85),
+        cell(16, 4, 0.85),
+        cell(32, 1, 0.05),
+        cell(32, 8, 0.65),
+    ],
+    DEFAULT,
 )
 
 
 @pytest.mark.parametrize(
     ("most", "chosen"),
     [
-        (10_000, (8, 4)),  # ties with the best, (4, 4), and has more candidates; (32, 8) does not tie
-        (16, (4, 4)),  # N M <= 16
-        (15, (4, 2)),  # ties with (1, 4), and has more candidates
+        (10_000, (8, 4)),  # the default among equals
+        (31, (4, 4)),  # N M <= 31
+        (15, (4, 2)),
         (7, (1, 4)),
         (3, (1, 1)),
         (0, None),
@@ -103,27 +90,9 @@ def test_one_frontier_by_hand(most: int, chosen: tuple[int, int] | None) -> None
     assert found == (None if chosen is None else Budget(*chosen))
 
 
-@pytest.mark.parametrize(
-    ("better", "worse", "surely"),
-    [((56, 70), (48, 80), True), ((9, 10), (3, 10), True), ((6, 7), (2, 7), True), ((5, 56), (0, 29), False)],
-)
-def test_surely_better_is_newcombes_interval(better: tuple[int, int], worse: tuple[int, int], surely: bool) -> None:
-    """His table II, method 10: lower limits 0.0524, 0.1705, 0.0582 and -0.0381."""
-    found = [
-        Measurement(n, 1, won / episodes, *wilson_interval(won, episodes), episodes=episodes)
-        for n, (won, episodes) in ((1, better), (2, worse))
-    ]
-    assert Frontier(found).best(lambda n, m: True) == Budget(1 if surely else 2, 1)
-
-
-def test_a_surpassed_cell_counts_only_where_n_or_m_is_fixed() -> None:
-    """(32, 1) is worse than (1, 1) beyond the intervals."""
-
-    def fixed(n: int, m: int) -> bool:
-        return n == 32 and m == 1
-
-    assert FRONTIER.best(fixed) is None
-    assert FRONTIER.best_with(fixed) == Budget(32, 1)
+def test_of_equals_that_are_no_default_the_cheapest() -> None:
+    found = [cell(16, 4, 0.9), cell(4, 8, 0.9), cell(8, 4, 0.9), cell(1, 1, 0.1)]
+    assert Frontier.measured(found, Budget(1, 1)).best(lambda n, m: True) == Budget(8, 4)
 
 
 @patient
@@ -138,5 +107,5 @@ def test_unmeasured_takes_candidates_first(n: int, m: int, most: int) -> None:
 
 
 def test_nothing_measured_is_false() -> None:
-    assert not Frontier([])
-    assert Frontier([cell(1, 1, 0, 0, 0)])
+    assert not Frontier.measured([], DEFAULT)
+    assert Frontier.measured([cell(1, 1, 0)], DEFAULT)

@@ -68,7 +68,7 @@ def test_500_in_a_row(checkpoint: Path, observations: Rows, start_client: Any, e
             assert actions[seed] == act(server, observation=row, seed=seed)["action"]
 
 
-@pytest.mark.parametrize("encoding", ["json-numpy", "msgpack-numpy"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_key_is_asked_for_and_a_restarted_server_is_found_again(
     write: Any, observations: Rows, start_client: Any, encoding: str
 ) -> None:
