@@ -112,7 +112,7 @@ class ChunkSchedule:
         self.under_way: int | None = None  # tick of the observation that is asked for
         self._committed = 0  # how many actions of what is asked for the robot is committed to
         self._runs: Chunk | None = None
-        self._next: Chunk | None = None
+        self._waiting: deque[Chunk] = deque()  # those that are to be entered later, in that order
         self._last: Planned | None = None
 
     def stop(self) -> None:
@@ -128,7 +128,7 @@ class ChunkSchedule:
         if self.under_way is not None:
             return False
         running = self._running(tick)
-        chunk = self._next or running  # the newest; it may have come before it is entered
+        chunk = self._waiting[-1] if self._waiting else running  # the newest; it may have come before it is entered
         return chunk is None or tick >= self._end(chunk) - self._ticks_ahead
 
     def ask(self, tick: int) -> FloatArray | None:
@@ -144,7 +144,7 @@ class ChunkSchedule:
 
     def _planned(self, tick: int) -> FloatArray | None:
         """The action that is planned for `tick` as things stand."""
-        chunk = self._next if self._next is not None and self._next.entered <= tick else self._runs
+        chunk = next((one for one in reversed(self._waiting) if one.entered <= tick), self._runs)
         index = -1 if chunk is None else tick - chunk.observed
         return chunk.actions[index] if chunk is not None and index < self._horizon else None
 
@@ -176,7 +176,9 @@ class ChunkSchedule:
         first = max(first, observed + self._committed)
         # A copy: the reply is the caller's, who may change it.
         actions = reply.action.reshape(self._horizon, -1).copy()
-        self._next = Chunk(self._asked - 1, observed, first, actions, reply)
+        while self._waiting and self._waiting[-1].entered >= first:
+            self._waiting.pop()  # the newer one takes its place; others still have ticks of their own
+        self._waiting.append(Chunk(self._asked - 1, observed, first, actions, reply))
         return True
 
     def failed(self, observed: int) -> None:
@@ -206,8 +208,8 @@ class ChunkSchedule:
 
     def _running(self, tick: int) -> Chunk | None:
         """The newest chunk that is there at `tick` and has an action for it."""
-        if self._next is not None and self._next.entered <= tick:
-            self._runs, self._next = self._next, None
+        while self._waiting and self._waiting[0].entered <= tick:
+            self._runs = self._waiting.popleft()
         chunk = self._runs
         return chunk if chunk is not None and tick - chunk.observed < self._horizon else None
 
