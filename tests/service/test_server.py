@@ -147,6 +147,7 @@ def _in_flight(server: Process) -> bool:
     return "sorl_requests_in_flight 1.0" in text
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_process_at_once(checkpoint: Path) -> None:
     with served("--model", str(checkpoint), "--drain-grace-seconds", "3600") as server:
         server.wait_for("ready: small")
@@ -157,6 +158,7 @@ def test_a_second_signal_ends_the_process_at_once(checkpoint: Path) -> None:
         assert server.end() == -signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_signal_while_it_warms_up_is_heeded(checkpoint: Path) -> None:
     """It comes right after the sockets are there, warm or not."""
     with served("--model", str(checkpoint), "--drain-grace-seconds", "0") as server:
@@ -289,6 +291,7 @@ def test_stuck_engine_answers_everyone_and_exits_with_3(checkpoint: Path, observ
         ),
     ],
 )
+@pytest.mark.slow
 def test_connections_have_files(checkpoint: Path, soft: int, hard: int, expected: tuple[str, str | None]) -> None:
     """The limit of open files is raised as far as connections need it. Where it can't be, they are fewer."""
     limited = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))"

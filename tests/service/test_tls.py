@@ -68,6 +68,7 @@ def test_requests_over_https(
             httpx.post(f"http://127.0.0.1:{server.port}/act", json=body, timeout=WAIT)
 
 
+@pytest.mark.slow
 def test_a_handshake_that_does_not_come_is_not_waited_for(checkpoint: Path, files: tuple[Path, Path]) -> None:
     """uvicorn waits for a minute, and neither counts such a connection nor has a setting for it."""
     with (

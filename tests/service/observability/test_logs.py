@@ -122,6 +122,7 @@ async def test_an_id_that_can_not_be_echoed_is_refused(serve: Any, observations:
     assert response.headers["x-request-id"] == problem["request_id"] != given.decode()
 
 
+@pytest.mark.slow
 def test_a_server_that_can_not_start_logs_json_up_to_there() -> None:
     """A whole process, by flags: what it says before it leaves, line by line."""
     command = [sys.executable, "-m", "service.cli", "--log-format", "json", "--host", "256.0.0.1", "--backend", "auto"]

@@ -46,6 +46,7 @@ def test_it_is_what_timers_are_late(loop: Loop) -> None:
     assert len(loop.timers) == 1
 
 
+@pytest.mark.slow
 def test_a_running_loop_that_is_held_up_shows() -> None:
     async def hold_up() -> float:
         lag, seen = LoopLag(time.monotonic), 0.0

@@ -81,6 +81,7 @@ async def test_inference_for_other_sites_is_refused_unless_they_are_named(serve:
         assert response.status_code == (200 if named else 403)
 
 
+@pytest.mark.slow
 async def test_websockets_for_other_sites_are_refused_unless_they_are_named(make_settings: Any) -> None:
     async def greeted(server: Any, origin: str | None) -> bool:
         address = f"ws://127.0.0.1:{server.port}/openpi"

@@ -179,6 +179,7 @@ async def flood(client: socket.socket, data: bytes) -> None:
         await asyncio.wait_for(send(), WAIT)
 
 
+@pytest.mark.slow
 async def test_who_does_not_read_replies_is_cut_off_and_others_are_served(
     make_settings: Any, observations: Rows
 ) -> None:
@@ -207,6 +208,7 @@ async def upgraded(port: int) -> socket.socket:
     return client
 
 
+@pytest.mark.slow
 async def test_pings_without_reading_are_cut_off_and_fill_no_memory(make_settings: Any) -> None:
     """A ping of 125 bytes asks for a pong of as many. What waits is bounded, however many are sent."""
     ping = b"\x89\xfd\0\0\0\0" + b"p" * 125

@@ -408,6 +408,7 @@ async def test_sigterm_answers_what_was_accepted_and_ends_the_server(
         assert len(await asked) == 2
 
 
+@pytest.mark.slow
 def test_a_taken_port_of_http_ends_the_process(checkpoint: Path) -> None:
     """With a socket of ZeroMQ already bound, whose context would wait for it."""
     with socket.create_server(("127.0.0.1", 0)) as busy:
