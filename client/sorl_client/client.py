@@ -169,10 +169,9 @@ class Client:
         return self._run(self._conversation.ready())
 
     def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Return once the server is ready. Raises NotReady after `timeout` seconds; 0 asks once, and waits a second for
-        the answer.
+        """Return once the server is ready. Raises NotReady after `timeout` seconds. `ready` asks once.
 
-        Raises InvalidArgument if `timeout` is negative, infinite or no number.
+        Raises InvalidArgument if `timeout` is 0, negative, infinite or no number.
         """
         self._run(self._conversation.wait_until_ready(timeout))
 

@@ -237,7 +237,7 @@ class Conversation:
 
     def wait_until_ready(self, timeout: float) -> Exchange[None]:
         """GET /readyz until it says yes, see `Client.wait_until_ready`."""
-        timeout = parameters.WAIT_S("timeout", timeout)
+        timeout = parameters.TIMEOUT_S("timeout", timeout)
         end = self._clock() + timeout
         while True:
             fault = yield from self._probe(min(self._timeout_s, max(PROBE_S, end - self._clock())))

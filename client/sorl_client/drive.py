@@ -347,10 +347,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--wait-s",
-        type=_number(parameters.WAIT_S),
-        default=0.0,
+        type=_number(parameters.TIMEOUT_S),
+        default=1.0,
         metavar="S",
-        help="wait this long for the server to be ready (default: 0)",
+        help="wait this long for the server to be ready (default: 1)",
     )
     add(
         "--api-key",

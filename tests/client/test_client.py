@@ -400,7 +400,7 @@ def test_impossible_retry_policies_are_refused(settings):
 def test_connections_are_kept_open(fake_server):
     server = fake_server()
     with Client(server.url + "/") as client:
-        client.wait_until_ready(0.0)
+        client.wait_until_ready(1.0)
         for _ in range(5):
             client.act(OBSERVATION)
         assert client.models()[0]["name"] == "stub"

@@ -289,7 +289,7 @@ def test_invalid_flags_are_refused(flags, capsys):
         ("--latency-ms", ["0", "0.05", "nan", "x"], "expected a number from 1 to 3600000 (milliseconds)"),
         ("--temperature", ["nan", "inf", "-1", "2.1", "x"], "expected a number from 0 to 2"),
         ("--max-steps", ["0"], "expected an integer from 1 to 2^53"),
-        ("--wait-s", ["nan", "inf", "-1", "1e300"], "expected a number from 0 to 2147483"),
+        ("--wait-s", ["nan", "inf", "-1", "0", "1e300"], "expected a finite number above 0, at most 2147483"),
         ("--require-successes", ["-1", "0.5"], "expected an integer from 0 to 2^53"),
     ],
 )

@@ -71,7 +71,7 @@ CLIENT = {
     "timeout_s": (REAL, [1e-6, LONGEST_WAIT_S], [0, 0.0, -1, LONGEST_WAIT_S + 1, 1e300]),
     "transit_ms": (REAL, [0, 3_600_000], [-1, 3_600_001]),
 }
-WAIT = {"timeout": (REAL, [0, LONGEST_WAIT_S], [-1, LONGEST_WAIT_S + 1])}
+WAIT = {"timeout": (REAL, [1e-6, LONGEST_WAIT_S], [0, 0.0, -1, LONGEST_WAIT_S + 1])}
 RETRY = {
     "attempts": (WHOLE, [1, 2**53], [0, -1]),
     "first_s": (REAL, [0, 1e-9], [-1e-9, LONGEST_WAIT_S + 1]),
