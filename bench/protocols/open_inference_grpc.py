@@ -93,10 +93,10 @@ def _reply(raw: bytes) -> Reply:
 def _outputs(tensors: Sequence[bytes], contents: Sequence[bytes]) -> Iterator[tuple[str, np.ndarray]]:
     """The outputs that are read, flat."""
     for tensor, values in zip(tensors, contents, strict=True):
-        members = dict(fields(tensor))
-        name = members[1].decode()  # type: ignore[union-attr]
+        members: dict[int, Any] = dict(fields(tensor))
+        name = members[1].decode()
         if name in OF_A_ROW:
-            yield name, np.frombuffer(values, DTYPES[members[2].decode()])  # type: ignore[union-attr]
+            yield name, np.frombuffer(values, DTYPES[members[2].decode()])
 
 
 def _parameter(entry: bytes) -> tuple[str, Any]:

@@ -6,8 +6,8 @@ import numpy as np
 
 
 def observation(obs_dim: int) -> list[float]:
-    found: list[float] = np.random.default_rng(0).standard_normal(obs_dim).round(4).tolist()
-    return found
+    """(obs_dim,)."""
+    return observations(obs_dim, 1)[0]
 
 
 def observations(obs_dim: int, rows: int) -> list[list[float]]:

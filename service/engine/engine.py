@@ -28,10 +28,11 @@ from service.timing import BatchSize, CostEstimate
 log = logging.getLogger(__name__)
 
 
-_FLOAT32_MAX = np.finfo(np.float32).max
 NoAction = NonfiniteOutput | ObservationTooLarge
-_LARGE = 1e6
-"""Above, an observation can be the cause of NaN or infinity. sorl-train warns of such data."""
+"""The policy gave NaN or infinity."""
+
+_LARGE = 1e6  # above, an observation can be the cause of that; sorl-train warns of such data
+_FLOAT32_MAX = np.finfo(np.float32).max
 
 
 class BatchReport(NamedTuple):
@@ -165,7 +166,7 @@ class Engine:
 
     def _check_finite(self, requests: list[SampleRequest]) -> None:
         for result in self._compute([RequestPart.whole(request) for request in requests]):
-            if isinstance(result, (NonfiniteOutput, ObservationTooLarge)):
+            if isinstance(result, NoAction):
                 raise result
 
     def _fit(self, calibration: Calibration) -> None:
