@@ -160,7 +160,8 @@ def test_a_client_hangs_up(whole: bool) -> None:
             await over.wait()
 
     asyncio.run(asyncio.wait_for(run(), WAIT))
-    assert seen == (["call", b"message"] if whole else ["call"])
+    # A server that hears of the end before its handler has read the message drops it.
+    assert seen in ([["call"], ["call", b"message"]] if whole else [["call"]])
 
 
 def test_answers_that_are_no_action() -> None:
