@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import time
+from functools import partial
 from typing import Any, TypeVar
 
 from service.access import Access
@@ -100,6 +101,7 @@ class Answerer:
             request.num_steps,
             time=self._deadlines.time_left(deadline, request.priority),
             on_late=request.on_late,
+            min_quality=request.min_quality,
             return_candidates=request.return_candidates,
             max_rows=caller.most_rows,
         )
@@ -121,7 +123,9 @@ class Answerer:
             model.engine,
             request.priority,
             deadline,
-            reduce_budget=model.admission.reduced if request.on_late == "degrade" else None,
+            reduce_budget=None
+            if request.on_late == "reject"
+            else partial(model.admission.reduced, min_quality=request.min_quality),
         )
         caller.spend_rows(timeline.granted.rows)  # what the scheduler refuses is not charged
         timeline.times = job.times

@@ -40,7 +40,8 @@ class FleetBenchConfig:
 
     Three contestants meet the same episodes at every load:
 
-      elastic      asks with nothing but the deadline: the server chooses (N, M), and reduces them;
+      elastic      asks with nothing but the deadline: the server chooses (N, M), and reduces them, though not below
+                   `min_quality`, where it refuses;
       best fixed   asks for the policy's default budget, and is refused if there is no time for it;
       cheapest     asks for (1, 1), or the cheapest cell that was measured, and is refused likewise.
 
@@ -81,6 +82,8 @@ class FleetBenchConfig:
     """Seconds of each of the six measurements of saturation."""
     deadline_ms: float = 25.0
     """Deadline of every request, of robots and load, in ms."""
+    min_quality: float = 0.9
+    """The least measured success of what elastic's requests are granted, as a share of the best cell's; 0: no limit."""
     hz: float | None = None
     """Ticks/s of the robots; by default the task's. Fewer leave the server more of the cores."""
     max_steps: int | None = None
@@ -103,6 +106,8 @@ class FleetBenchConfig:
             raise ValueError(f"rounds must be at most the {self.episodes} episodes, got {self.rounds}")
         if not self.loads or not min(self.loads) >= 0 or len(set(self.loads)) < len(self.loads):
             raise ValueError(f"loads must be different numbers of at least 0, got {self.loads}")
+        if not 0 <= self.min_quality <= 1:
+            raise ValueError(f"min_quality must be 0 to 1, got {self.min_quality}")
         if self.threads < 0:
             raise ValueError(f"threads must be 0 or more, got {self.threads}")
         if not self.model.is_file():
@@ -127,7 +132,7 @@ def run(config: FleetBenchConfig) -> dict[str, Any]:
     if config.json is not None:
         require_file("--json", config.json)
     policy = load_policy(config.model)
-    spec, rules = policy.spec, rules_of(policy.spec)
+    spec, rules = policy.spec, rules_of(policy.spec, config.min_quality)
     robot = _robot(config, spec)
     with serving(sorl_serve(config.model, "--threads", str(config.threads), *NO_GRACE)) as server:
         full = config.saturation

@@ -89,6 +89,7 @@ class Client:
         num_steps: int | None = None,
         deadline_ms: float | None = None,
         on_late: OnLate = "degrade",
+        min_quality: float | None = None,
         seed: int | list[int] | None = None,
         temperature: float | None = None,
         committed: npt.ArrayLike | None = None,
@@ -110,6 +111,9 @@ class Client:
         deadline_ms                time limit from the call to the action, in ms, over all attempts, at most an hour;
                                    after it, and for 0 and less, DeadlineExceeded is raised
         on_late                    if N and M do not fit the deadline: "degrade" computes less, "reject" refuses
+        min_quality                with a deadline: the least measured success of an N and M that the server chooses, as
+                                   a share, 0 to 1, of the best one's. It refuses where there is no time for such a
+                                   one. By default there is no lower limit but (1, 1)
         seed                       uint64, or one per row; by default the server chooses it (with hedges, the
                                    client does) and the reply has it
         temperature                scale of the noise, 0 to 2
@@ -138,6 +142,7 @@ class Client:
                 num_steps=num_steps,
                 deadline_ms=deadline_ms,
                 on_late=on_late,
+                min_quality=min_quality,
                 seed=seed,
                 temperature=temperature,
                 committed=committed,
@@ -278,6 +283,7 @@ class AsyncClient:
         num_steps: int | None = None,
         deadline_ms: float | None = None,
         on_late: OnLate = "degrade",
+        min_quality: float | None = None,
         seed: int | list[int] | None = None,
         temperature: float | None = None,
         committed: npt.ArrayLike | None = None,
@@ -296,6 +302,7 @@ class AsyncClient:
                 num_steps=num_steps,
                 deadline_ms=deadline_ms,
                 on_late=on_late,
+                min_quality=min_quality,
                 seed=seed,
                 temperature=temperature,
                 committed=committed,

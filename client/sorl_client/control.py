@@ -40,6 +40,7 @@ class Acts(Protocol):
         num_steps: int | None = None,
         deadline_ms: float | None = None,
         on_late: OnLate = "degrade",
+        min_quality: float | None = None,
         seed: int | list[int] | None = None,
         temperature: float | None = None,
         committed: npt.ArrayLike | None = None,
@@ -60,6 +61,7 @@ class Ask:
     num_steps: int | None = None
     deadline_ms: float | None = None
     on_late: OnLate = "degrade"
+    min_quality: float | None = None
     temperature: float | None = None
     coherence: float | None = None
 
@@ -68,6 +70,7 @@ class Ask:
             "num_candidates": parameters.BUDGET,
             "num_steps": parameters.BUDGET,
             "deadline_ms": parameters.DEADLINE_MS,
+            "min_quality": parameters.SHARE,
             "temperature": parameters.TEMPERATURE,
             "coherence": parameters.SHARE,
         }
@@ -141,6 +144,7 @@ def run_episode(
                 num_steps=ask.num_steps,
                 deadline_ms=ask.deadline_ms,
                 on_late=ask.on_late,
+                min_quality=ask.min_quality,
                 seed=seeds.action(len(actions)),
                 temperature=ask.temperature,
                 model=ask.model,

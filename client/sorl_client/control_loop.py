@@ -282,6 +282,7 @@ class ControlLoop:
             num_steps=self._ask.num_steps,
             deadline_ms=(end - self._clock()) * 1e3,
             on_late=self._ask.on_late,
+            min_quality=self._ask.min_quality,
             seed=seed,
             temperature=self._ask.temperature,
             committed=committed,

@@ -156,6 +156,7 @@ class Conversation:
         num_steps: int | None,
         deadline_ms: float | None,
         on_late: OnLate,
+        min_quality: float | None,
         seed: int | list[int] | None,
         temperature: float | None,
         committed: npt.ArrayLike | None,
@@ -175,6 +176,7 @@ class Conversation:
         optional = {
             "num_candidates": parameters.BUDGET.or_none("num_candidates", num_candidates),
             "num_steps": parameters.BUDGET.or_none("num_steps", num_steps),
+            "min_quality": parameters.SHARE.or_none("min_quality", min_quality),
             "seed": parameters.seed("seed", seed),
             "temperature": parameters.TEMPERATURE.or_none("temperature", temperature),
             "committed": None if committed is None else parameters.array("committed", committed),

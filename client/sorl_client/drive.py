@@ -208,6 +208,7 @@ def ask_of(arguments: argparse.Namespace, model: dict[str, Any]) -> Ask:
         num_steps=arguments.num_steps,
         deadline_ms=arguments.deadline_ms,
         on_late=arguments.on_late,
+        min_quality=arguments.min_quality,
         temperature=arguments.temperature,
         coherence=arguments.coherence,
     )
@@ -292,6 +293,13 @@ def parser() -> argparse.ArgumentParser:
         choices=("degrade", "reject"),
         default="degrade",
         help="if N and M do not fit the deadline: compute less, or refuse, which holds (default: %(default)s)",
+    )
+    add(
+        "--min-quality",
+        type=_number(parameters.SHARE),
+        metavar="SHARE",
+        help="with a deadline: the least measured success of what is computed, as a share of the best (N, M)'s; where "
+        "there is no time for that, the server refuses, which holds (default: no limit)",
     )
     add(
         "--execute",

@@ -8,6 +8,9 @@
       on_late = degrade      a given value is a ceiling; (1, 1) at least
       on_late = reject       a given value is exact; refused at once if there is time for no cell
 
+With `min_quality`, the server chooses no cell whose measured success is less than this share of the best one's. Where
+there is time for no other, "degrade" refuses as "reject" does.
+
 An N that the server chooses is no more than the limits allow, its own and those of the request's key.
 
 docs/scheduling.md explains the rule, with an example.
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, NoReturn, Protocol
 
@@ -93,6 +97,7 @@ class Admission:
         *,
         time: TimeLeft | None = None,
         on_late: Literal["degrade", "reject"] = "degrade",
+        min_quality: float = 0.0,
         return_candidates: bool = False,
         max_rows: float = math.inf,
     ) -> Grant:
@@ -102,16 +107,17 @@ class Admission:
             observations: B.
             num_candidates, num_steps: as asked for; None: the server chooses.
             time: what the deadline leaves; None: there is no deadline.
-            on_late: see above.
+            on_late, min_quality: see above.
             return_candidates: the reply will hold all candidates.
             max_rows: the most network rows (B * N) that whoever asks may spend at once. It bounds what the server
                 chooses; whether a given N is within it is for the caller to check.
 
         Raises:
-            InvalidRequest: more observations than `max_batch`.
+            InvalidRequest: more observations than `max_batch`, or no cell of `min_quality` that may be granted.
             BudgetTooLarge: N, M or their cost with B are above the limits.
-            DeadlineExceeded: on_late is "reject", and there would not be time on an idle server at its best.
-            Overloaded: on_late is "reject", and there is no time now: behind what is queued, or as the server is
+            DeadlineExceeded: there is a lower limit, "reject" or `min_quality`, and there would not be time on an idle
+                server at its best.
+            Overloaded: there is a lower limit, and there is no time now: behind what is queued, or as the server is
                 slower than at its best.
         """
         limits, n, m = self.limits, num_candidates, num_steps
@@ -130,7 +136,7 @@ class Admission:
         else:
             most = self._most(observations, return_candidates, max_rows)
             choose = self._exact if on_late == "reject" else self._below
-            grant = choose(observations, most, n, m, time)
+            grant = choose(observations, most, n, m, time, min_quality)
         self._check(observations, grant, return_candidates)
         return grant
 
@@ -140,18 +146,29 @@ class Admission:
         seconds = estimate.seconds()
         return min(self.limits.max_batch, int(self.limits.max_seconds / seconds)) if seconds else self.limits.max_batch
 
-    def reduced(self, request: SampleRequest, seconds: float, rows_done: int) -> SampleRequest:
+    def reduced(
+        self, request: SampleRequest, seconds: float, rows_done: int, min_quality: float = 0.0
+    ) -> SampleRequest | None:
         """`request` with less N or M, for `seconds` of compute: the frontier's best cell below what it has.
 
-        Once rows are computed M stays, and N becomes what can still be computed, with at least one more row.
+        Once rows are computed M stays, and N becomes what can still be computed, with at least one more row. With
+        `min_quality` it becomes a cell's; None where no cell is left.
         """
         observations, n, m = len(request.observation), request.num_candidates, request.num_steps
+        budget: Budget | None
         if rows_done:
             estimate = self._cost.estimate(observations, n, m)
             more = estimate.rows_within(seconds / estimate.margin - estimate.per_call)
-            budget = Budget(min(n, max((rows_done + more) // observations, rows_done // observations + 1)), m)
+            least, most = rows_done // observations + 1, min(n, (rows_done + more) // observations)
+            if most < n and min_quality:
+                cells = self._frontier.at_least(min_quality)
+                budget = cells.best(lambda cell_n, cell_m: least <= cell_n <= most and cell_m == m)
+            else:
+                budget = Budget(max(most, least), m)
         else:
-            budget = self._best_below(Budget(n, m), self._cost.fits(observations, seconds))
+            budget = self._best_below(Budget(n, m), self._cost.fits(observations, seconds), min_quality)
+        if budget is None:
+            return None
         if (budget.num_candidates, budget.num_steps) == (n, m):
             return request
         return replace(
@@ -168,65 +185,106 @@ class Admission:
             most = max(1, min(most, self.limits.max_returned // observations))
         return Budget(most, self.limits.max_steps)
 
-    def _exact(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
+    def _exact(
+        self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft, min_quality: float
+    ) -> Grant:
         """Given values are exact; raises where there is no time for them."""
         default = self._default_within(most)
+        cells = self._frontier.at_least(min_quality)
+
+        def given(cell_n: int, cell_m: int) -> bool:
+            return n in (None, cell_n) and m in (None, cell_m)
+
+        def within(cell_n: int, cell_m: int) -> bool:
+            return given(cell_n, cell_m) and cell_n <= most.num_candidates and cell_m <= most.num_steps
 
         def choose(fits: Allowed) -> Budget | None:
             def allowed(cell_n: int, cell_m: int) -> bool:
-                given = n in (None, cell_n) and m in (None, cell_m)
-                return given and cell_n <= most.num_candidates and cell_m <= most.num_steps and fits(cell_n, cell_m)
+                return within(cell_n, cell_m) and fits(cell_n, cell_m)
 
             if n is not None and m is not None:
                 return Budget(n, m) if fits(n, m) else None
-            if self._frontier.best(lambda cell_n, cell_m: n in (None, cell_n) and m in (None, cell_m)):
-                return self._frontier.best(allowed)
+            if min_quality or cells.best(given):
+                return cells.best(allowed)
             return unmeasured(n or default.num_candidates, m or default.num_steps).best(allowed)
 
+        if n is None or m is None:
+            self._check_quality(min_quality, within)
         budget = choose(self._cost.fits(observations, time.now))
-        if budget is not None:
+        if budget is None:
+            raise self._too_late(observations, choose, time)
+        return Grant(budget.num_candidates, budget.num_steps)
+
+    def _below(
+        self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft, min_quality: float
+    ) -> Grant:
+        """Given values are ceilings; raises where there is no time for any cell of `min_quality` below them."""
+        unset = most if self._frontier else self._default_within(most)
+        ceiling = Budget(n or unset.num_candidates, m or unset.num_steps)
+        asked = None if n is None or m is None else ceiling
+        if asked is None:
+            self._check_quality(min_quality, _within(ceiling))
+
+        def choose(fits: Allowed) -> Budget | None:
+            if asked is not None and fits(asked.num_candidates, asked.num_steps):
+                return asked
+            return self._best_below(ceiling, fits, min_quality)
+
+        fits = self._cost.fits(observations, time.now)
+        budget = choose(fits)
+        if budget is None:
+            raise self._too_late(observations, choose, time)
+        short = (n is not None and budget.num_candidates < n) or (m is not None and budget.num_steps < m)
+        if not short:
             return Grant(budget.num_candidates, budget.num_steps)
+        given = n or 1, m or 1
+        if fits(*given):
+            return Grant(budget.num_candidates, budget.num_steps, "frontier")
+        why = "load" if self._cost.fits_at_best(observations, time.best)(*given) else "deadline"
+        return Grant(budget.num_candidates, budget.num_steps, why)
+
+    def _too_late(
+        self, observations: int, choose: Callable[[Allowed], Budget | None], time: TimeLeft
+    ) -> DeadlineExceeded | Overloaded:
+        """Why there is no time for what `choose` would grant if there were."""
         if choose(self._cost.fits_at_best(observations, time.best)) is None:
-            raise DeadlineExceeded(
+            return DeadlineExceeded(
                 "the deadline is too short for this budget, even on an idle server; nothing was computed",
                 reason="too_short",
             )
         if choose(self._cost.fits(observations, time.idle)) is None:
-            raise Overloaded(
+            return Overloaded(
                 "the deadline is too short for this budget while the server is as slow as it is now",
                 retry_after_ms=SLOW_RETRY_MS,
                 reason="slow",
             )
-        raise Overloaded(
+        return Overloaded(
             "behind what is queued there is no time left for this budget",
             retry_after_ms=round((time.idle - time.now) * 1e3),
             reason="backlog",
         )
 
-    def _below(self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft) -> Grant:
-        """Given values are ceilings."""
-        fits = self._cost.fits(observations, time.now)
-        if n is not None and m is not None and fits(n, m):
-            return Grant(n, m)
-        unset = most if self._frontier else self._default_within(most)
-        budget = self._best_below(Budget(n or unset.num_candidates, m or unset.num_steps), fits)
-        short = (n is not None and budget.num_candidates < n) or (m is not None and budget.num_steps < m)
-        if not short:
-            return Grant(budget.num_candidates, budget.num_steps)
-        asked = n or 1, m or 1
-        if fits(*asked):
-            return Grant(budget.num_candidates, budget.num_steps, "frontier")
-        why = "load" if self._cost.fits_at_best(observations, time.best)(*asked) else "deadline"
-        return Grant(budget.num_candidates, budget.num_steps, why)
+    def _check_quality(self, min_quality: float, allowed: Allowed) -> None:
+        """Refuse what no time would be enough for."""
+        if not min_quality or self._frontier.at_least(min_quality).best(allowed):
+            return
+        if not self._frontier:
+            fault = "expected a policy whose (N, M) were measured; /models has no frontier of this one"
+        else:
+            quality = math.floor(self._frontier.quality(allowed) * 1e4) / 1e4
+            fault = f"expected at most {quality:g}, the best of the (N, M) that may be granted; found {min_quality:g}"
+        raise InvalidRequest(f"min_quality: {fault}", field="min_quality")
 
     def _default_within(self, most: Budget) -> Budget:
         default = self._default
         return Budget(min(default.num_candidates, most.num_candidates), min(default.num_steps, most.num_steps))
 
-    def _best_below(self, ceiling: Budget, fits: Allowed) -> Budget:
-        top_n, top_m = ceiling.num_candidates, ceiling.num_steps
-        frontier = self._frontier or unmeasured(top_n, top_m)
-        return frontier.best(lambda n, m: n <= top_n and m <= top_m and fits(n, m)) or Budget(1, 1)
+    def _best_below(self, ceiling: Budget, fits: Allowed, min_quality: float) -> Budget | None:
+        """The best cell that fits. Without `min_quality` never None: the least there is, whether it fits or not."""
+        within = _within(ceiling)
+        frontier = self._frontier or unmeasured(ceiling.num_candidates, ceiling.num_steps)
+        budget = frontier.at_least(min_quality).best(lambda n, m: within(n, m) and fits(n, m))
+        return budget or (None if min_quality else Budget(1, 1))
 
     def _check(self, observations: int, grant: Grant, return_candidates: bool) -> None:
         limits, n, m = self.limits, grant.num_candidates, grant.num_steps
@@ -241,6 +299,10 @@ class Admission:
         if seconds > limits.max_seconds:
             expected = f"at most {limits.max_seconds:g} s of predicted compute (max_queue_seconds)"
             _refuse("num_candidates", expected, f"{seconds:.3g} s for {observations} rows, N = {n}, M = {m}")
+
+
+def _within(ceiling: Budget) -> Allowed:
+    return lambda n, m: n <= ceiling.num_candidates and m <= ceiling.num_steps
 
 
 def _affordable(most: int, observations: int, max_rows: float) -> int:

@@ -11,6 +11,7 @@ all had 90 % (docs/serving-benchmarks.md, the fleet).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
@@ -24,10 +25,12 @@ class Frontier:
 
     Args:
         order: of all of them.
+        success: measured, of each of them, or of none.
     """
 
-    def __init__(self, order: Iterable[Budget]) -> None:
+    def __init__(self, order: Iterable[Budget], success: Iterable[float] = ()) -> None:
         self._order = tuple(order)
+        self._success = tuple(success)
 
     @classmethod
     def measured(cls, cells: Iterable[Measurement], default: Budget) -> Frontier:
@@ -37,7 +40,8 @@ class Frontier:
             n, m = cell.num_candidates, cell.num_steps
             return -cell.success, (n, m) != (default.num_candidates, default.num_steps), n * m, m
 
-        return cls(Budget(cell.num_candidates, cell.num_steps) for cell in sorted(cells, key=rank))
+        order = sorted(cells, key=rank)
+        return cls((Budget(cell.num_candidates, cell.num_steps) for cell in order), (cell.success for cell in order))
 
     def __bool__(self) -> bool:
         return bool(self._order)
@@ -45,6 +49,20 @@ class Frontier:
     def best(self, allowed: Allowed) -> Budget | None:
         """The best budget that is allowed; None if none is. O(cells)."""
         return next((one for one in self._order if allowed(one.num_candidates, one.num_steps)), None)
+
+    def at_least(self, quality: float) -> Frontier:
+        """The budgets that were measured to have at least this share, 0 to 1, of the best one's success."""
+        if not quality:
+            return self
+        count = bisect_right(self._success, -quality * max(self._success, default=0.0), key=lambda success: -success)
+        return Frontier(self._order[:count], self._success[:count])
+
+    def quality(self, allowed: Allowed) -> float:
+        """What `at_least` may be asked for so that one of the allowed budgets is left; 0 if none was measured."""
+        measured = zip(self._order, self._success, strict=False)
+        found = [success for one, success in measured if allowed(one.num_candidates, one.num_steps)]
+        best = max(self._success, default=0.0)
+        return max(found, default=0.0) / best if best else float(bool(found))
 
 
 @lru_cache(maxsize=256)

@@ -46,7 +46,8 @@ _DTYPES = {
 }
 _MEMBERS = ("id", "model_name", "model_version", "inputs", "outputs", "parameters")
 _ACT_PARAMETERS = (
-    "num_candidates", "num_steps", "deadline_ms", "on_late", "seed", "temperature", "coherence", "model_version",
+    "num_candidates", "num_steps", "deadline_ms", "on_late", "min_quality", "seed", "temperature", "coherence",
+    "model_version",
 )  # fmt: skip
 _PARAMETERS = (*_ACT_PARAMETERS, "priority", "timeout", "binary_data_output")
 _LOWEST_PRIORITY = 10

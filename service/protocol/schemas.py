@@ -273,6 +273,10 @@ def _show_spellings(schema: dict[str, Any]) -> None:
     schema["patternProperties"] = {
         r"^observation[/.].+": {**_VECTOR_SCHEMA, "description": "In place of `observation`: the part of this name."}
     }
+    for name, field in schema["properties"].items():
+        if name not in ("observation", "state") and "anyOf" not in field:
+            kind = {key: field.pop(key) for key in list(field) if key not in ("title", "description", "default")}
+            field["anyOf"] = [kind, {"type": "null"}]
     del schema["required"]
 
 
@@ -301,6 +305,14 @@ class ActRequest(BaseModel):
         "degrade",
         description="With a deadline: are N and M ceilings (degrade), or exact and refused at once where there is no "
         "time (reject)?",
+    )
+    min_quality: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="With a deadline: the least measured success of an (N, M) that the server chooses, as a share of "
+        "the best one's. Where there is no time for such a one, the request is refused. 0: anything down to (1, 1).",
     )
     seed: Seed = Field(
         None,
@@ -341,6 +353,7 @@ class ActRequest(BaseModel):
 
 
 _FIELDS = frozenset(ActRequest.model_fields)
+_NULLABLE = _FIELDS - {"observation"}
 _PART = re.compile(r"observation[/.](.+)", re.DOTALL)
 
 
@@ -350,7 +363,11 @@ def parse_act(fields: dict[str, Any], media_type: str) -> ActRequest:
     Raises:
         InvalidRequest: names the first field at fault and what was expected there.
     """
-    fields = {name: codec.scalar(value, name) if type(value) is dict else value for name, value in fields.items()}
+    fields = {
+        name: codec.scalar(value, name) if type(value) is dict else value
+        for name, value in fields.items()
+        if value is not None or name not in _NULLABLE
+    }
     if not _FIELDS.issuperset(fields):
         fields = _gathered(fields)
     try:

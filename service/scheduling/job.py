@@ -27,9 +27,9 @@ class Engine(Protocol):
         ...
 
 
-ReduceBudget = Callable[[SampleRequest, float, int], SampleRequest]
+ReduceBudget = Callable[[SampleRequest, float, int], SampleRequest | None]
 """(request, seconds, rows computed already) -> the request with the best N and M that fit into `seconds`, or the least
-there is; the same object if nothing changes."""
+there is; the same object if nothing changes. None: it must not be less."""
 
 
 class Job:

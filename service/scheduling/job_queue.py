@@ -112,11 +112,11 @@ class JobQueue:
         if job.deadline.reply <= now:
             return False
         left, needed = job.deadline.compute - start, job.estimate.per_call + job.seconds
-        if job.reduce_budget is None:
-            return needed <= left  # no margin: an accepted job is given up only if it is more likely late than not
         if needed * job.estimate.margin <= left:
             return True
-        request = job.reduce_budget(job.request, left, job.rows_done)
+        request = job.reduce_budget and job.reduce_budget(job.request, left, job.rows_done)
+        if request is None:
+            return needed <= left  # no margin: an accepted job is given up only if it is more likely late than not
         if request is not job.request:
             self._seconds[job.level, True] -= job.seconds
             job.reduce(request)

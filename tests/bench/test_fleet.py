@@ -49,8 +49,10 @@ def test_the_contestants_are_the_server_the_default_budget_and_the_cheapest() ->
     spec = random_policy(frontier=cells, default_budget=Budget(8, 8)).spec
     elastic, best, cheapest = rules_of(spec)
     assert (elastic.name, elastic.fields) == ("elastic", {})
+    assert rules_of(spec, 0.9)[0].fields == {"min_quality": 0.9}
     assert best.fields == {"num_candidates": 8, "num_steps": 8, "on_late": "reject"}
     assert cheapest.budget == Budget(1, 2)
+    assert rules_of(random_policy().spec, 0.9)[0].fields == {}
     assert rules_of(random_policy().spec)[2].budget == Budget(1, 1)
     assert str(cheapest) == "cheapest: (1, 2), refused if there is no time for it"
 

@@ -53,8 +53,8 @@ def test_only_what_was_given_is_sent(ask, good):
     observation = script.sent[0]["observation"]
     assert observation[b"dtype"] == "<f4"
     assert np.frombuffer(observation[b"data"], "<f4").tolist() == OBSERVATION
-    ask(script, deadline_ms=20.0, on_late="reject", temperature=0.0, model="m", model_version="v")
-    extra = {"deadline_ms", "temperature", "model", "model_version"}
+    ask(script, deadline_ms=20.0, on_late="reject", min_quality=0.9, temperature=0.0, model="m", model_version="v")
+    extra = {"deadline_ms", "min_quality", "temperature", "model", "model_version"}
     assert set(script.sent[1]) == {"observation", "on_late", "request_id"} | extra
 
 

@@ -97,7 +97,7 @@ def test_the_seed_policy_decides_the_seeds(clock):
 
 
 def test_requests_have_the_observation_and_the_budget(clock):
-    ask = Ask(model="m", num_candidates=8, num_steps=2, on_late="reject", temperature=0.5)
+    ask = Ask(model="m", num_candidates=8, num_steps=2, on_late="reject", min_quality=0.25, temperature=0.5)
     _, _, server = drive(clock, goal=3, ask=ask)
     assert [observation for observation, _ in server.asked] == [[0.0], [1.0], [2.0]]
     fields = server.asked[0][1] | {"seed": None}
@@ -107,6 +107,7 @@ def test_requests_have_the_observation_and_the_budget(clock):
         "num_steps": 2,
         "deadline_ms": None,
         "on_late": "reject",
+        "min_quality": 0.25,
         "temperature": 0.5,
         "seed": None,
     }

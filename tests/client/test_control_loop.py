@@ -319,7 +319,7 @@ def test_the_observation_may_be_changed_while_it_is_asked(spell):
 
 def test_requests_have_the_budget_the_seed_and_the_rest_of_the_deadline():
     server, clock = Server(), FakeClock()
-    ask = Ask(model="stub", num_candidates=8, num_steps=2, on_late="reject", temperature=0.5, deadline_ms=50.0)
+    ask = Ask("stub", 8, 2, deadline_ms=50, on_late="reject", min_quality=0.9, temperature=0.5)
     with ControlLoop(server, ask, clock=clock) as loop:
         loop.step([1.0, 2.0], seed=7)
     ((observation, fields),) = server.asked
@@ -329,6 +329,7 @@ def test_requests_have_the_budget_the_seed_and_the_rest_of_the_deadline():
         "num_candidates": 8,
         "num_steps": 2,
         "on_late": "reject",
+        "min_quality": 0.9,
         "temperature": 0.5,
         "committed": None,
         "coherence": None,

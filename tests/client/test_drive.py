@@ -101,6 +101,8 @@ def test_flags_reach_the_server(zigzag, drive):
         5000,
         "--on-late",
         "reject",
+        "--min-quality",
+        0.9,
         "--temperature",
         0.5,
     ]
@@ -108,6 +110,7 @@ def test_flags_reach_the_server(zigzag, drive):
     assert len(zigzag.requests) == 5
     sent = zigzag.requests[0]
     assert (sent["num_candidates"], sent["num_steps"], sent["on_late"], sent["temperature"]) == (8, 3, "reject", 0.5)
+    assert sent["min_quality"] == 0.9
     assert 4000 < sent["deadline_ms"] <= 4999
     assert sent["model"] == "stub"
 
@@ -312,7 +315,7 @@ def test_a_whole_number_may_be_written_as_a_float():
 def test_every_option_that_is_a_number_has_a_check():
     numbers = {
         "episodes", "seed", "num_candidates", "num_steps", "deadline_ms", "temperature", "max_steps", "wait_s",
-        "require_successes", "execute", "ahead", "coherence", "latency_ms",
+        "require_successes", "execute", "ahead", "coherence", "latency_ms", "min_quality",
     }  # fmt: skip
     actions = parser()._actions
     assert {action.dest for action in actions if action.type not in (None, Path)} == numbers

@@ -64,6 +64,7 @@ ACT = {
     "deadline_ms": (REAL, [3_600_000, 1.5], [3_600_001, 1e300]),
     "seed": (WHOLE, [0, 2**64 - 1], [-1, 2**64]),
     "temperature": (REAL, [0, 0.0, 2, 2.0], [-0.001, 2.001]),
+    "min_quality": (REAL, [0, 0.0, 1, 1.0], [-0.001, 1.001]),
     "coherence": (REAL, [0, 0.0, 1, 1.0], [-0.001, 1.001]),
     "priority": (WHOLE, [0, 9], [-1, 10]),
 }
@@ -94,7 +95,8 @@ LOOP = {
 }
 LOOP_STEP = {"seed": ACT["seed"]}
 BACKOFF = {"failures": (WHOLE, [0, 5000], [-1]), "retry_after_s": (REAL, [0, 1e300], [-1e-9])}
-ASK = {name: ACT[name] for name in ("num_candidates", "num_steps", "deadline_ms", "temperature", "coherence")}
+ASK_NUMBERS = ("num_candidates", "num_steps", "deadline_ms", "min_quality", "temperature", "coherence")
+ASK = {name: ACT[name] for name in ASK_NUMBERS}
 EPISODE = {"max_steps": (WHOLE, [0, 6], [-1])}
 LINK = {"latency_ms": (REAL, [0, 3_600_000], [-1, 3_600_001])}
 SEEDS = {"episode": (WHOLE, [0, 2**33 - 1], [-1, 2**33])}
@@ -460,7 +462,11 @@ def test_every_refusal_comes_before_anything_is_sent(media_type):
 def test_what_is_kept_is_plain():
     """So that it can be written as JSON, and no narrow integer overflows."""
     ask = Ask(
-        num_candidates=np.float16(8), deadline_ms=np.float32(50), temperature=np.array(0.5), coherence=np.float16(1)
+        num_candidates=np.float16(8),
+        deadline_ms=np.float32(50),
+        min_quality=np.float32(0.5),
+        temperature=np.array(0.5),
+        coherence=np.float16(1),
     )
     assert [type(value) for value in dataclasses.astuple(ask)] == [
         type(None),
@@ -468,6 +474,7 @@ def test_what_is_kept_is_plain():
         type(None),
         float,
         str,
+        float,
         float,
         float,
     ]

@@ -26,7 +26,7 @@ import service.answering
 from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult
 from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
-from policy import load_policy
+from policy import Measurement, load_policy
 from service.protocol import codec
 from service.protocol.replies import ActReply, Problem
 from service.recording.format import read_recording
@@ -366,6 +366,37 @@ async def test_load_degrades_or_rejects(serve: Any, gated: Any, observations: Ro
         replies = await asyncio.gather(running, waiting, reduced, urgent)
     granted = [(reply["num_candidates"], reply["degraded"]) for reply in replies]
     assert granted[2:] == [(8, "load"), (16, False)]  # 90 s are left behind 10 + 200; the urgent one goes first
+
+
+async def test_load_reduces_no_further_than_the_least_quality(
+    serve: Any, gated: Any, write: Any, observations: Rows
+) -> None:
+    """(16, 1) measured 0.9, (8, 1) 0.8, and (1, 1) 0.1. Reduced at admission, and again when its batch is made."""
+    make_backend, made = gated
+    cells = [Measurement(n, 1, success, 0.0, 1.0, 50) for n, success in [(16, 0.9), (8, 0.8), (1, 0.1)]]
+    row = observations(1)[0]
+    asked = {"observation": row, "deadline_ms": 300_000}
+    async with serve(make_backend, model=write("measured", 1, frontier=cells), max_queue_seconds=1e6) as client:
+        plant(client, 10.0)
+        problem = await refused(client, "invalid_request", **asked, num_candidates=4, min_quality=0.5)
+        assert (problem["field"], "at most 0.1111" in problem["detail"]) == ("min_quality", True)
+        running = await occupied(client, made[0], observation=row, num_candidates=1, num_steps=1)
+        good = asyncio.ensure_future(ask(client, observation=row, deadline_ms=305_000, min_quality=0.85))
+        await queued(client, 1)
+        best = {**asked, "priority": 4, "min_quality": 0.95}
+        only_best = asyncio.ensure_future(refused(client, "deadline_exceeded", **best))
+        await queued(client, 2)
+        for fields in ({}, {"num_candidates": 8}, {"num_candidates": 32, "num_steps": 4}):
+            problem = await refused(client, "overloaded", **asked, **fields, min_quality=0.85)
+            assert 320_000 <= problem["retry_after_ms"] <= 330_000  # 10 + 160 + 160 s
+        urgent = {"priority": 0, "num_candidates": 15, "num_steps": 1}
+        before = asyncio.ensure_future(ask(client, observation=row, **urgent))
+        await queued(client, 3)
+        made[0].gate.set()
+        _, problem, reply, _ = await asyncio.gather(running, only_best, good, before)
+    # Behind the urgent one, 150 and 155 s are left.
+    assert "nothing was computed" in problem["detail"]
+    assert (reply["num_candidates"], reply["num_steps"], reply["degraded"]) == (8, 1, "load")
 
 
 async def test_reply_and_recording_say_what_was_computed(

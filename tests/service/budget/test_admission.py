@@ -114,6 +114,70 @@ def test_one_and_one_is_always_the_floor() -> None:
     assert ask(admission(measured({(8, 4): 0.5})), time(1.0), num_candidates=3) == (1, 1, "frontier")
 
 
+def test_below_the_least_quality_nothing_is_chosen() -> None:
+    rule = admission(measured(SUCCESS))
+    best = SUCCESS[32, 4]
+    share = {cell: success / best for cell, success in SUCCESS.items()}
+    exactly = {"min_quality": share[4, 4]}
+    left = seconds(4, 4) + 1e-9
+    assert ask(rule, time(left), num_candidates=32, num_steps=8, **exactly) == (4, 4, "deadline")
+    assert ask(rule, time(left, idle=1.0), num_candidates=32, num_steps=8, **exactly) == (4, 4, "load")
+    assert ask(rule, time(left), **exactly) == (4, 4, False)
+    for on_late in ("degrade", "reject"):
+        for fields in ({}, {"num_candidates": 4}, {"num_steps": 4}):
+            lower = {**fields, "on_late": on_late, "min_quality": share[4, 4]}
+            assert ask(rule, time(left), **lower)[:2] == (4, 4)
+            with pytest.raises(DeadlineExceeded) as ever:
+                ask(rule, time(left - 1e-4), **lower)
+            with pytest.raises(Overloaded) as behind:
+                ask(rule, time(left - 1e-4, idle=1.0), **lower)
+            with pytest.raises(Overloaded) as slow:
+                ask(rule, time(left - 1e-4, best=1.0), **lower)
+            assert [one.value.reason for one in (ever, behind, slow)] == ["too_short", "backlog", "slow"]
+            assert behind.value.retry_after_ms == round((1.0 - left + 1e-4) * 1e3)
+    # What is given is granted where there is time for it, whatever it measured.
+    given = {"num_candidates": 1, "num_steps": 1, "min_quality": 1.0}
+    assert ask(rule, time(seconds(1, 1) + 1e-9), **given) == (1, 1, False)
+    with pytest.raises(DeadlineExceeded):
+        ask(rule, time(seconds(1, 1) - 1e-4), **given)
+    # Nothing and no deadline: no limit.
+    assert ask(rule, time(0.0), min_quality=0.0) == (1, 1, False)
+    assert ask(rule, None, num_candidates=1, min_quality=1.0) == (1, 4, False)
+
+
+@pytest.mark.parametrize("on_late", ["degrade", "reject"])
+def test_a_quality_that_no_time_is_enough_for_is_refused_by_name(on_late: str) -> None:
+    measurements = {(2, 4): 0.9, (8, 4): 0.6, (8, 1): 0.3}
+    rule = admission(measured(measurements))
+    for fields, most in [
+        ({"num_candidates": 8}, None if on_late == "degrade" else 0.6667),
+        ({"num_steps": 1}, 0.3334),
+        ({"num_candidates": 1}, 0.0),
+    ]:
+        lower = {**fields, "on_late": on_late}
+        if most is None:
+            assert ask(rule, time(1.0), **lower, min_quality=1.0)[:2] == (2, 4)
+            continue
+        with pytest.raises(InvalidRequest, match="min_quality: expected at most") as caught:
+            ask(rule, time(1.0), **lower, min_quality=most + 0.0001)
+        assert caught.value.field == "min_quality"
+        if most:
+            said = float(str(caught.value).split("at most ")[1].split(",")[0])
+            assert ask(rule, time(1.0), **lower, min_quality=said) == ask(rule, time(1.0), **lower)
+    with pytest.raises(InvalidRequest, match="min_quality: expected a policy whose"):
+        ask(admission(), time(1.0), min_quality=0.5, on_late=on_late)
+    # A key that pays for two rows only can't have the best.
+    few = admission(measured({(8, 4): 0.9, (1, 4): 0.45}))
+    with pytest.raises(InvalidRequest, match=r"at most 0\.5,"):
+        ask(few, time(1.0), min_quality=0.6, max_rows=2, on_late=on_late)
+    assert ask(few, time(1.0), min_quality=0.5, max_rows=2, on_late=on_late) == (1, 4, False)
+
+
+def test_a_policy_that_never_succeeded_has_no_lower_limit() -> None:
+    rule = admission(measured({(8, 4): 0.0, (1, 1): 0.0}))
+    assert ask(rule, time(1.0), min_quality=1.0) == (8, 4, False)
+
+
 def test_unmeasured_policy_takes_candidates_first_up_to_its_default() -> None:
     rule = admission()
     assert ask(rule, time(1.0)) == (8, 4, False)
@@ -203,32 +267,50 @@ def test_limits_are_refused_by_name() -> None:
     st.none() | st.integers(1, 8),
     st.floats(0, 0.5),
     st.integers(1, 3),
+    st.sampled_from([0.0, 0.0, 0.3, 0.5, 0.8, 1.0]),
 )
 def test_degrade_is_what_brute_force_finds(
-    success: dict[tuple[int, int], float], n: int | None, m: int | None, left: float, b: int
+    success: dict[tuple[int, int], float], n: int | None, m: int | None, left: float, b: int, quality: float
 ) -> None:
     """An independent reading of the rule."""
     if not success:
         return
     cells = measured(success, half=0.075)
-    got = ask(admission(cells), time(left), num_candidates=n, num_steps=m, b=b)
+    got: tuple[Any, ...] | str
+    try:
+        got = ask(admission(cells), time(left), num_candidates=n, num_steps=m, b=b, min_quality=quality)
+    except (DeadlineExceeded, Overloaded):
+        got = "late"
+    except InvalidRequest as error:
+        got = f"never: {error.field}"
     if n is not None and m is not None and seconds(n, m, b) <= left - 1e-9:
         assert got == (n, m, False)
         return
-    answers: set[tuple[int, int]] = set()
+    least = quality * max(c.success for c in cells)
+    good = [c for c in cells if c.success >= least and c.num_candidates <= (n or 64) and c.num_steps <= (m or 8)]
+    if quality and not good and (n is None or m is None):
+        assert got == "never: min_quality"
+        return
+    answers: set[tuple[int, int] | str] = set()
     for within in (left - 1e-9, left + 1e-9):  # a cell that takes all that is left, to the bit, may be in or out
         kept = [
             c
             for c in cells
-            if c.num_candidates <= (n or 64)
+            if (c in good or not quality)
+            and c.num_candidates <= (n or 64)
             and c.num_steps <= (m or 8)
             and seconds(c.num_candidates, c.num_steps, b) <= within
         ]
         if not kept:
-            answers.add((1, 1))
+            answers.add("late" if quality else (1, 1))
+        if n is not None and m is not None and seconds(n, m, b) <= within:
+            answers.add((n, m))
         equals = {(c.num_candidates, c.num_steps) for c in kept if c.success == max(k.success for k in kept)}
         if equals:
             answers.add((8, 4) if (8, 4) in equals else min(equals, key=lambda cell: (cell[0] * cell[1], cell[1])))
+    if isinstance(got, str):
+        assert got in answers
+        return
     assert got[:2] in answers
     less = (n is not None and got[0] < n) or (m is not None and got[1] < m)
     assert bool(got[2]) == less
@@ -241,11 +323,32 @@ def work(n: int, m: int, b: int = 1, **changes: Any) -> SampleRequest:
 def test_reduce_before_anything_is_computed_goes_by_the_frontier() -> None:
     rule = admission(measured(SUCCESS))
     reduced = rule.reduced(work(32, 8), seconds(4, 4) + 1e-9, 0)
+    assert reduced is not None
     assert (reduced.num_candidates, reduced.num_steps, reduced.degraded) == (4, 4, "load")
     floor = rule.reduced(work(32, 8, degraded="deadline"), -1.0, 0)
+    assert floor is not None
     assert (floor.num_candidates, floor.num_steps, floor.degraded) == (1, 1, "deadline")
     least = work(1, 1)
     assert rule.reduced(least, -1.0, 0) is least
+
+
+def test_nothing_is_reduced_below_the_least_quality() -> None:
+    rule = admission(measured(SUCCESS))
+    quality = SUCCESS[4, 4] / SUCCESS[32, 4]
+    reduced = rule.reduced(work(32, 8), seconds(4, 4) + 1e-9, 0, quality)
+    assert reduced is not None
+    assert (reduced.num_candidates, reduced.num_steps, reduced.degraded) == (4, 4, "load")
+    assert rule.reduced(work(32, 8), seconds(4, 4) - 1e-4, 0, quality) is None
+    assert rule.reduced(work(4, 4), -1.0, 0, quality) is None
+    # Half way: the cells of its M that are above what is done, and that there is time for.
+    before = work(32, 4, b=3)
+    at_16 = 1e-3 * (1 + 6 * (3 * 16 - 6))  # seconds for rows 6 to 48 at M = 4; (8, 4) is the largest cell below 16
+    half_way = rule.reduced(before, at_16, 6, quality)
+    assert half_way is not None
+    assert (half_way.num_candidates, half_way.num_steps, half_way.degraded) == (8, 4, "load")
+    assert rule.reduced(before, at_16, 24, quality) is None  # eight are done already
+    assert rule.reduced(before, 1e-3, 6, quality) is None
+    assert rule.reduced(before, 10.0, 6, quality) is before
 
 
 @pytest.mark.parametrize("done", [1, 6, 7, 30])
@@ -254,6 +357,7 @@ def test_reduce_half_way_keeps_steps_and_what_is_computed(done: int) -> None:
     before = work(32, 4, b=3)
     for left in (-1.0, 0.0, 0.05, 0.2):
         reduced = rule.reduced(before, left, done)
+        assert reduced is not None
         assert reduced.num_steps == 4
         assert done < reduced.rows <= before.rows
         if reduced is not before and reduced.rows - done > 3:

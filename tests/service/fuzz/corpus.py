@@ -24,7 +24,8 @@ SEEDS = np.array([1, 2**64 - 1], np.uint64)
 
 FIELDS = {
     "num_candidates": 8, "num_steps": 4, "deadline_ms": 20.0, "on_late": "reject", "seed": 7, "temperature": 0.5,
-    "model": "small", "model_version": "0" * 64, "priority": 3, "return_candidates": True, "request_id": "r1",
+    "min_quality": 0.9, "model": "small", "model_version": "0" * 64, "priority": 3, "return_candidates": True,
+    "request_id": "r1",
 }  # fmt: skip
 ACT: list[Message] = [
     {"observation": VECTOR},

@@ -136,8 +136,10 @@ def malformed() -> Iterator[Bad]:
         yield Bad("temperature out of range", fields(temperature=temperature), field="temperature")
     for deadline in (0, -5, 1e18):
         yield Bad("deadline out of range", fields(deadline_ms=deadline), field="deadline_ms")
-    for late in ("wait", "", 1, None):
+    for late in ("wait", "", 1):
         yield Bad("unknown on_late", fields(on_late=late), field="on_late")
+    for quality in (-0.1, 1.01, 90):
+        yield Bad("quality out of range", fields(min_quality=quality), field="min_quality")
     for rows in (65, 200):
         yield Bad("too many rows", fields(observation=[OK] * rows), field="observation")
     for ragged in ([OK, OK[:5]], [OK, 5], [OK, []], [[], OK], [OK, None], [OK, "x"]):

@@ -131,7 +131,8 @@ def test_data_is_flat_or_nested(data: list[Any]) -> None:
 
 def test_parameters_are_fields_of_act() -> None:
     fields = {
-        "num_candidates": 5, "num_steps": 2, "deadline_ms": 20.5, "on_late": "reject", "temperature": 0.5, "seed": "7"
+        "num_candidates": 5, "num_steps": 2, "deadline_ms": 20.5, "on_late": "reject", "temperature": 0.5, "seed": "7",
+        "min_quality": 0.25,
     }  # fmt: skip
     act = asked(parameters={**fields, "model_version": "abc", "priority": None})
     assert {name: getattr(act, name) for name in fields} == {**fields, "seed": 7}

@@ -133,8 +133,9 @@ def test_numbers_that_are_not_finite_are_named(token: str, field: str) -> None:
         ("num_candidates", True), ("num_candidates", [4]), ("num_steps", 0), ("num_steps", False), ("num_steps", 2.5),
         ("deadline_ms", 0), ("deadline_ms", -1), ("deadline_ms", "20"), ("deadline_ms", True), ("deadline_ms", 1e12),
         ("deadline_ms", 10**400), ("on_late", "give up"), ("on_late", 1), ("temperature", -0.1), ("temperature", 2.1),
-        ("temperature", "1"), ("temperature", True), ("temperature", None), ("priority", -1), ("priority", 10),
-        ("priority", 1.5), ("priority", None), ("return_candidates", 1), ("return_candidates", "true"), ("model", 3),
+        ("temperature", "1"), ("temperature", True), ("priority", -1), ("priority", 10), ("min_quality", -0.1),
+        ("min_quality", 1.1), ("min_quality", "0.9"), ("min_quality", True),
+        ("priority", 1.5), ("return_candidates", 1), ("return_candidates", "true"), ("model", 3),
         ("model", "\ud800"), ("model_version", []), ("request_id", ""), ("request_id", "a b"), ("request_id", "ü"),
         ("request_id", "x" * 129), ("request_id", "a\r\nSet-Cookie: b"), ("request_id", 5),
         ("seed", -1), ("seed", 1.5), ("seed", True), ("seed", "-1"), ("seed", "1e3"), ("seed", "0x10"), ("seed", ""),
@@ -155,7 +156,7 @@ def test_missing_observation_is_named() -> None:
 
 
 def test_left_out_and_null_are_the_same() -> None:
-    names = ("num_candidates", "num_steps", "deadline_ms", "seed", "model", "model_version", "request_id")
+    names = set(ActRequest.model_fields) - {"observation"}
     with_null = parse({"observation": ONE, **dict.fromkeys(names)})
     assert with_null.model_dump(exclude={"observation"}) == parse({"observation": ONE}).model_dump(
         exclude={"observation"}

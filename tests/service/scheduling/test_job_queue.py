@@ -205,6 +205,17 @@ def test_what_can_no_longer_be_met_and_not_be_reduced_is_not_computed() -> None:
     assert not len(queue)
 
 
+def test_what_must_not_be_less_is_given_up_once_it_is_more_likely_late_than_not() -> None:
+    queue = make_queue()
+    hopeless = put(queue, 20, deadline=30, compute=22, reduce_budget=lambda request, seconds, rows_done: None)
+    assert queue.take(0)[1] == [hopeless]
+    assert not len(queue)
+    tight = put(queue, 20, deadline=30, compute=24, reduce_budget=lambda request, seconds, rows_done: None)
+    tight.estimate = tight.estimate._replace(margin=1.5)  # too little time with the margin, enough without
+    assert queue.take(0)[0].jobs == [tight]
+    assert tight.request.rows == 20
+
+
 def test_a_batch_ends_by_the_deadline_of_what_it_holds() -> None:
     queue = make_queue()
     put(queue, 20, deadline=30, compute=30)
