@@ -49,6 +49,7 @@ class OpenLoad:
         give_up_ms: time from the intended time after which the client closes the connection.
         seed: seed of the arrival times.
         max_connections: the most requests in flight.
+        transit_ms: what a client keeps back from its deadline for the network.
     """
 
     url: str
@@ -59,6 +60,7 @@ class OpenLoad:
     give_up_ms: float = 1000.0
     seed: int = 0
     max_connections: int = 8192
+    transit_ms: float = TRANSIT_MS
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ class _Sender:
     def _body(self, intended: float) -> bytes:
         if self._load.deadline_ms is None:
             return f"{self._fixed}}}".encode()
-        left = self._load.deadline_ms - 1e3 * (self.now() - self.start - intended) - TRANSIT_MS
+        left = self._load.deadline_ms - 1e3 * (self.now() - self.start - intended) - self._load.transit_ms
         return (
             f'{self._fixed}, "deadline_ms": {max(left, 0.01):12.3f}}}'.encode()
         )  # a fixed width keeps Content-Length the same

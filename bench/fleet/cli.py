@@ -76,6 +76,9 @@ class FleetBenchConfig:
     load_rows: int = 16
     """Observations of each of the load's requests, as a gateway sends them for several robots. With few, the server's
     event loop saturates before its compute does, and smaller budgets help nobody."""
+    load_transit_ms: float = 6.0
+    """What the load keeps back from its deadline for the network, in ms. Robots keep back what `sorl_client` measures,
+    beside a load on two cores 5 to 10 ms. If the load kept back much less, its requests would crowd out the robots'."""
     saturation: float | None = None
     """Requests/s of load 1; by default as measured."""
     saturation_seconds: float = 3.0
@@ -99,6 +102,8 @@ class FleetBenchConfig:
         for name in ("robots", "episodes", "rounds", "load_rows", "saturation_seconds", "deadline_ms"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.load_transit_ms < self.deadline_ms:
+            raise ValueError(f"load_transit_ms must be at least 0 and below deadline_ms, got {self.load_transit_ms}")
         for name in ("saturation", "hz", "max_steps"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
@@ -150,6 +155,7 @@ def run(config: FleetBenchConfig) -> dict[str, Any]:
                 "hz": robot.hz,
                 "deadline_ms": config.deadline_ms,
                 "load rows": config.load_rows,
+                "load transit ms": config.load_transit_ms,
                 "first_seed": config.first_seed,
                 "saturation/s": full or 0.0,
                 "contestants": [str(rule) for rule in rules],
@@ -179,7 +185,7 @@ def _figures(config: FleetBenchConfig, points: Sequence[Point], rounds: int) -> 
     return {
         "episodes": len(points[0].driven),
         "rounds": rounds,
-        "rows": [row_of(point, config.deadline_ms, config.robots) for point in points],
+        "rows": [row_of(point, config.deadline_ms, config.robots, config.load_rows) for point in points],
         "comparisons": comparisons(points),
         "by episode": [
             {
@@ -235,7 +241,16 @@ def _rounds(
                 for rule in rules if number % 2 == 0 else rules[::-1]:
                     progress.set_description(f"load {load:g}, {rule.name}")
                     fields = {"observation": observations(obs_dim, config.load_rows), **rule.fields}
-                    beside = OpenLoad(url, fields, load * full, 1.0, config.deadline_ms, 4 * config.deadline_ms, number)
+                    beside = OpenLoad(
+                        url,
+                        fields,
+                        load * full,
+                        1.0,
+                        config.deadline_ms,
+                        4 * config.deadline_ms,
+                        number,
+                        transit_ms=config.load_transit_ms,
+                    )
                     drives = [Drive(seed, rule.fields) for seed in part]
                     _drive(fleet, drives, beside, points[load, rule.name], progress.update)
             yield [*points.values()]

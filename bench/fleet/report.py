@@ -29,6 +29,7 @@ RESULTS = (
     "p50 ms",
     "p99 ms",
     "load in time",
+    "goodput/s",
     "failed",
 )
 """Columns of the table of results."""
@@ -47,8 +48,14 @@ class Point:
     samples: list[Samples] = field(default_factory=list)
 
 
-def row_of(point: Point, deadline_ms: float, robots: int) -> dict[str, Any]:
-    """The row of a point with at least one episode. Shares are in [0, 1]; None where there is nothing to measure."""
+def row_of(point: Point, deadline_ms: float, robots: int, load_rows: int) -> dict[str, Any]:
+    """The row of a point with at least one episode. Shares are in [0, 1]; None where there is nothing to measure.
+
+    Args:
+        deadline_ms: of the load's requests.
+        robots: that drive at a time.
+        load_rows: observations of each of the load's requests.
+    """
     from sorl_client.statistics import percentiles, wilson_interval
 
     driven = point.driven
@@ -61,6 +68,12 @@ def row_of(point: Point, deadline_ms: float, robots: int) -> dict[str, Any]:
     cpu_ms = 1e3 * sum(one.cpu_seconds for one in driven) / ticks
     rates = [one.hz for one in driven if one.ticks > 1]
     hz = statistics.median(rates) if rates else None
+    misses = sum(one.misses for one in driven) / ticks
+    load = _load_figures(point, deadline_ms)
+    of_load = load["load in time"] if load["offered/s"] else 0.0
+    goodput = None  # observations/s, of robots and load
+    if hz is not None and of_load is not None:
+        goodput = robots * hz * (1 - misses) + load["offered/s"] * of_load * load_rows
     return {
         "load": point.load,
         "contestant": point.contestant,
@@ -68,7 +81,7 @@ def row_of(point: Point, deadline_ms: float, robots: int) -> dict[str, Any]:
         "success": successes / len(driven),
         "low": low,
         "high": high,
-        "misses": sum(one.misses for one in driven) / ticks,
+        "misses": misses,
         "N": statistics.median_low([n for n, _ in granted]) if granted else None,
         "M": statistics.median_low([m for _, m in granted]) if granted else None,
         "degraded": sum(one.degraded for one in driven) / len(granted) if granted else None,
@@ -79,7 +92,8 @@ def row_of(point: Point, deadline_ms: float, robots: int) -> dict[str, Any]:
         "CPU ms a tick": cpu_ms,
         "simulation ms": 1e3 * sum(one.simulation_seconds for one in driven) / ticks,
         "robots' cores": None if hz is None else cpu_ms / 1e3 * hz * robots,
-        **_load_figures(point, deadline_ms),
+        "goodput/s": goodput,
+        **load,
     }
 
 
@@ -136,7 +150,7 @@ def print_report(report: Mapping[str, Any]) -> None:
     print(
         f"{report['policy']}, {report['task']}: {report['robots']} robots at {report['hz']:g} Hz, "
         f"deadline {report['deadline_ms']:g} ms; load 1 is {report['saturation/s']:.0f} requests/s of "
-        f"{report['load rows']} observations"
+        f"{report['load rows']} observations, which keep back {report['load transit ms']:g} ms for the network"
     )
     for rule in report["contestants"]:
         print(f"  {rule}")

@@ -301,7 +301,7 @@ def test_a_row_has_the_figures_of_all_its_episodes_and_of_the_load() -> None:
         driven(2, True, ticks=60, misses=60, granted=[], latencies_ms=[], hz=16.0),
     ]
     segments = [samples((200, 10.0), (200, 26.0)), samples((503, 1.0), (200, 25.0))]
-    row = row_of(Point(2.0, "elastic", episodes, segments), deadline_ms=25.0, robots=4)
+    row = row_of(Point(2.0, "elastic", episodes, segments), deadline_ms=25.0, robots=4, load_rows=16)
     assert (row["load"], row["contestant"], row["episodes"], row["failed"]) == (2.0, "elastic", 3, 2)
     assert row["success"] == pytest.approx(2 / 3)
     assert (row["low"], row["high"]) == pytest.approx((0.2077, 0.9385), abs=1e-4)  # Wilson's interval of 2 of 3
@@ -310,6 +310,8 @@ def test_a_row_has_the_figures_of_all_its_episodes_and_of_the_load() -> None:
     assert (row["p50 ms"], row["p99 ms"]) == (20.0, 20.0)
     assert row["load in time"] == 0.5
     assert row["offered/s"] == pytest.approx(4 / (2 * load.SEGMENT_SECONDS))
+    # Robots have an action in time for 20 of 80 ticks/s; of the load, two requests of four.
+    assert row["goodput/s"] == pytest.approx(20 + 16 * 2 / (2 * load.SEGMENT_SECONDS))
     assert row["Hz"] == 20.0
     assert row["CPU ms a tick"] == pytest.approx(1.2)  # 0.12 s for 100 ticks
     assert row["simulation ms"] == pytest.approx(0.3)
@@ -319,11 +321,12 @@ def test_a_row_has_the_figures_of_all_its_episodes_and_of_the_load() -> None:
 
 def test_a_row_says_what_could_not_be_measured() -> None:
     never = driven(0, False, ticks=1, misses=1, granted=[], latencies_ms=[], hz=float("nan"))
-    row = row_of(Point(0.0, "cheapest", [never]), 25.0, 4)
-    assert [row[name] for name in ("N", "M", "degraded", "p50 ms", "load in time", "Hz", "robots' cores")] == [None] * 7
+    row = row_of(Point(0.0, "cheapest", [never]), 25.0, 4, 16)
+    names = ("N", "M", "degraded", "p50 ms", "load in time", "goodput/s", "Hz", "robots' cores")
+    assert [row[name] for name in names] == [None] * len(names)
     assert (row["offered/s"], row["note"]) == (0.0, "")
-    late = row_of(Point(1.0, "cheapest", [never], [samples((200, 1.0), lag=0.006)]), 25.0, 4)
-    assert late["load in time"] is None
+    late = row_of(Point(1.0, "cheapest", [never], [samples((200, 1.0), lag=0.006)]), 25.0, 4, 16)
+    assert (late["load in time"], late["goodput/s"]) == (None, None)
     assert "lag was 6.0 ms at p99 (limit 5 ms)" in late["note"]
 
 
@@ -362,6 +365,7 @@ ABOUT: dict[str, Any] = {
     "hz": 20.0,
     "deadline_ms": 25.0,
     "load rows": 16,
+    "load transit ms": 6.0,
     "saturation/s": 400.0,
     "contestants": ["elastic: chooses", "best fixed: does not"],
 }
@@ -375,7 +379,7 @@ def test_the_report_becomes_a_table_and_a_plot(tmp_path: Path, capsys: pytest.Ca
     ]
     made: dict[str, Any] = ABOUT | {
         "episodes": 1,
-        "rows": [row_of(point, 25.0, 4) for point in points],
+        "rows": [row_of(point, 25.0, 4, 16) for point in points],
         "comparisons": comparisons(points),
     }
     report.write(made, tmp_path / "out")
@@ -404,6 +408,8 @@ def test_the_report_becomes_a_table_and_a_plot(tmp_path: Path, capsys: pytest.Ca
         ({"loads": (1.0, 1.0)}, "loads must be different numbers"),
         ({"loads": (-1.0,)}, "loads must be different numbers of at least 0"),
         ({"threads": -1}, "threads must be 0 or more"),
+        ({"min_quality": 1.5}, "min_quality must be 0 to 1, got 1.5"),
+        ({"load_transit_ms": 25.0}, "load_transit_ms must be at least 0 and below deadline_ms, got 25"),
         ({"model": Path("nowhere")}, "model: there is no file nowhere"),
     ],
 )

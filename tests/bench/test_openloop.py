@@ -114,7 +114,7 @@ def test_all_requests_during_a_stall_have_its_latency() -> None:
 
 
 def test_requests_have_the_time_left_to_the_deadline() -> None:
-    async def run() -> list[float]:
+    async def run(**more: float) -> list[float]:
         told = []
 
         async def answering(request: Request) -> bytes:
@@ -122,12 +122,13 @@ def test_requests_have_the_time_left_to_the_deadline() -> None:
             return OK
 
         async with planted_server(answering) as url:
-            await send(load(url, deadline_ms=50.0))
+            await send(load(url, deadline_ms=50.0, **more))
         return told
 
     told = asyncio.run(run())
     assert max(told) <= 49.0  # 1 ms is reserved for the network
     assert min(told) > 0
+    assert max(asyncio.run(run(transit_ms=20.0))) <= 30.0
 
 
 def test_a_client_gives_up_and_continues() -> None:
