@@ -39,6 +39,8 @@ class Settings:
     num_candidates  N; 0: the policy's default, or what there is time for
     num_steps       M; 0: likewise
     deadline_ms     the longest that a tick waits for its action; 0: 80 % of the period
+    min_quality     0 to 1: the least measured success of what is computed, as a share of the best N and M's; a tick
+                    with no time for that is a miss. 0: no limit
     on_miss         what a tick without an action does: "hold" repeats the last one, "stop" rests until a reset
     rest            the action that stands still; empty: zeros
     joints          joints of `joint_states`, in the policy's order; empty: that topic is not read
@@ -55,6 +57,7 @@ class Settings:
     num_candidates: int = 0
     num_steps: int = 0
     deadline_ms: float = 0.0
+    min_quality: float = 0.0
     on_miss: OnMiss = "hold"
     rest: Sequence[float] = ()
     joints: Sequence[str] = ()
@@ -179,6 +182,7 @@ class Bridge:
             num_candidates=settings.num_candidates or None,
             num_steps=settings.num_steps or None,
             deadline_ms=settings.deadline_ms or None,
+            min_quality=settings.min_quality or None,
         )
         self._loop = ControlLoop(client, ask, hz=self.hz, on_miss=settings.on_miss, initial=self._rest)
         self._publish = publish

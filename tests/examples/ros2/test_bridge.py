@@ -291,7 +291,10 @@ def test_a_parameter_that_does_not_fit_is_named(parameters: dict[str, Any], fiel
     assert expected in str(raised.value)
 
 
-@pytest.mark.parametrize(("name", "value"), [("num_candidates", -1), ("num_steps", 1.5), ("deadline_ms", 10_001)])
+BEYOND = [("num_candidates", -1), ("num_steps", 1.5), ("deadline_ms", 10_001), ("min_quality", 2)]
+
+
+@pytest.mark.parametrize(("name", "value"), BEYOND)
 def test_what_the_control_loop_checks_is_named_too(name: str, value: float) -> None:
     with pytest.raises(InvalidArgument, match=f"^{name}: |.*: {name}: "):
         bridge_to(Server(ARM), **{name: value})
