@@ -212,7 +212,7 @@ class Admission:
             self._check_quality(min_quality, within)
         budget = choose(self._cost.fits(observations, time.now))
         if budget is None:
-            raise self._too_late(observations, choose, time)
+            raise self._too_late(observations, choose, time, min_quality)
         return Grant(budget.num_candidates, budget.num_steps)
 
     def _below(
@@ -233,7 +233,7 @@ class Admission:
         fits = self._cost.fits(observations, time.now)
         budget = choose(fits)
         if budget is None:
-            raise self._too_late(observations, choose, time)
+            raise self._too_late(observations, choose, time, min_quality)
         short = (n is not None and budget.num_candidates < n) or (m is not None and budget.num_steps < m)
         if not short:
             return Grant(budget.num_candidates, budget.num_steps)
@@ -244,22 +244,23 @@ class Admission:
         return Grant(budget.num_candidates, budget.num_steps, why)
 
     def _too_late(
-        self, observations: int, choose: Callable[[Allowed], Budget | None], time: TimeLeft
+        self, observations: int, choose: Callable[[Allowed], Budget | None], time: TimeLeft, min_quality: float
     ) -> DeadlineExceeded | Overloaded:
         """Why there is no time for what `choose` would grant if there were."""
+        budget = f"an N and M of min_quality {min_quality:g}" if min_quality else "this budget"
         if choose(self._cost.fits_at_best(observations, time.best)) is None:
             return DeadlineExceeded(
-                "the deadline is too short for this budget, even on an idle server; nothing was computed",
+                f"the deadline is too short for {budget}, even on an idle server; nothing was computed",
                 reason="too_short",
             )
         if choose(self._cost.fits(observations, time.idle)) is None:
             return Overloaded(
-                "the deadline is too short for this budget while the server is as slow as it is now",
+                f"the deadline is too short for {budget} while the server is as slow as it is now",
                 retry_after_ms=SLOW_RETRY_MS,
                 reason="slow",
             )
         return Overloaded(
-            "behind what is queued there is no time left for this budget",
+            f"behind what is queued there is no time left for {budget}",
             retry_after_ms=round((time.idle - time.now) * 1e3),
             reason="backlog",
         )
