@@ -5,11 +5,19 @@ of results, pages of sweeps and model cards share them, so that a figure reads t
 """
 
 from training.reporting.markdown import budget_table, rate_cell, table
-from training.reporting.statistics import Paired, correlation, mean_interval, separation, sign_test
+from training.reporting.statistics import (
+    Paired,
+    area_over_compute,
+    correlation,
+    mean_interval,
+    separation,
+    sign_test,
+)
 from training.reporting.wording import change, duration, layers, number, p_value, percent, points, rate
 
 __all__ = [
     "Paired",
+    "area_over_compute",
     "budget_table",
     "change",
     "correlation",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -132,3 +133,23 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
     if len(a) < 2 or a.std() == 0.0 or b.std() == 0.0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def area_over_compute(success: Mapping[tuple[int, int], float]) -> float | None:
+    """Area under success over log compute: the mean, over log(N x M) from 1 to the most measured, of the highest
+    success among the cells of no more compute.
+
+    Args:
+        success: by (N, M).
+
+    Returns:
+        In [0, 1]; None without (1, 1), or with no other compute.
+    """
+    best: dict[int, float] = {}
+    reached = 0.0
+    for compute, found in sorted((n * m, found) for (n, m), found in success.items()):
+        best[compute] = reached = max(reached, found)
+    if min(best, default=0) != 1 or len(best) == 1:
+        return None
+    spans = ((best[less], math.log(more / less)) for less, more in pairwise(best))
+    return sum(height * width for height, width in spans) / math.log(max(best))

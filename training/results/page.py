@@ -8,6 +8,7 @@ from training.files import write_text
 from training.reporting import duration, number, rate, table
 from training.results.captions import conditions, figure
 from training.results.claims_section import claims_section, not_reproduced_section
+from training.results.compute_section import compute_section
 from training.results.grid_section import grid_section
 from training.results.measurements import Measurements
 from training.results.protocol import PAPER_SUCCESS, REPORT_EPISODES
@@ -28,6 +29,7 @@ def render_page(tables: Tables, measurements: Measurements) -> str:
         _what_was_run(tables, measurements),
         _headline(tables, measurements),
         grid_section(tables, measurements),
+        compute_section(tables, measurements),
         claims_section(tables, measurements),
         verifier_section(tables, measurements),
         _latency(tables, measurements),

@@ -12,7 +12,7 @@ from typing import Any
 from sorl_client.statistics import wilson_interval
 
 from training.episode_table import EpisodeRow
-from training.reporting import Paired, correlation, mean_interval, separation
+from training.reporting import Paired, area_over_compute, correlation, mean_interval, separation
 from training.results.measurements import Measurements
 from training.results.plan import Subject
 from training.results.protocol import Cell
@@ -59,7 +59,12 @@ def write_tables(tables: Tables, folder: Path) -> None:
 
 def _policies(measurements: Measurements, subject: Subject) -> list[Row]:
     record = measurements.record_of(subject)
-    best = measurements.best(subject)
+    best, protocol = measurements.best(subject), measurements.plan.protocol
+    grid = {
+        (cell.num_candidates, cell.num_steps): _summary(cell, rows)["success"]
+        for cell in protocol.grid()
+        if (rows := record.rows(cell, protocol.selection)) is not None
+    }
     return [
         {
             "label": subject.label,
@@ -67,8 +72,20 @@ def _policies(measurements: Measurements, subject: Subject) -> list[Row]:
             "checkpoints": subject.checkpoints,
             "best_num_candidates": best.num_candidates if best else None,
             "best_num_steps": best.num_steps if best else None,
+            "area": area_over_compute(grid) if best else None,
         }
     ]
+
+
+def paired_best(measurements: Measurements, a: Subject, b: Subject) -> Paired:
+    """The best cells of two subjects with complete grids, on the same selection episodes."""
+    outcomes = []
+    for subject in (a, b):
+        best = measurements.best(subject)
+        rows = best and measurements.record_of(subject).rows(best, measurements.plan.protocol.selection)
+        assert rows, f"{subject.label} has no complete grid"
+        outcomes.append([row.success for row in rows])
+    return Paired.of(*outcomes)
 
 
 def _cells(measurements: Measurements, subject: Subject) -> list[Row]:

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, mannwhitneyu, pearsonr
 
-from training.reporting.statistics import Paired, correlation, mean_interval, separation, sign_test
+from training.reporting.statistics import (
+    Paired,
+    area_over_compute,
+    correlation,
+    mean_interval,
+    separation,
+    sign_test,
+)
 
 COUNT = st.integers(0, 300)
 TABLES = st.tuples(COUNT, COUNT, COUNT, COUNT).filter(lambda table: sum(table) > 0)
@@ -83,3 +90,29 @@ def test_correlation_and_mean_interval() -> None:
     assert correlation([1.0, 1.0], [0.0, 2.0]) is None
     # By hand: mean 2, standard deviation 1, standard error 1 / sqrt 3.
     assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2 - 1.13158, 2 + 1.13158), abs=1e-4)
+
+
+def test_the_area_over_compute_by_hand() -> None:
+    # 0.25 up to 4 of 64, two of six doublings; then 0.5 up to 32, three; then 1.0. What is worse for more compute is
+    # not taken, and what only the most compute reaches has no width.
+    success = {(1, 1): 0.25, (2, 1): 0.1, (4, 1): 0.5, (1, 4): 0.4, (8, 4): 1.0, (64, 1): 0.2, (8, 8): 1.0}
+    assert area_over_compute(success) == pytest.approx((2 * 0.25 + 3 * 0.5 + 1.0) / 6)
+    assert area_over_compute({(1, 1): 0.3, (2, 2): 1.0}) == pytest.approx(0.3)
+    assert area_over_compute({(2, 1): 0.3, (2, 2): 1.0}) is None
+    assert area_over_compute({(1, 1): 0.3}) is None
+    assert area_over_compute({}) is None
+
+
+GRID = st.dictionaries(st.tuples(st.integers(1, 64), st.integers(1, 8)), st.floats(0, 1), min_size=1, max_size=12)
+
+
+@given(GRID, st.floats(0, 1))
+def test_the_area_over_compute_is_an_integral(success: dict[tuple[int, int], float], first: float) -> None:
+    """Against a sum over many points, evenly spaced in log compute."""
+    success[1, 1] = first
+    most = max(n * m for n, m in success)
+    if most == 1:
+        return
+    points = np.exp(np.log(most) * (np.arange(4000) + 0.5) / 4000)
+    reached = [max(found for (n, m), found in success.items() if n * m <= point) for point in points]
+    assert area_over_compute(success) == pytest.approx(np.mean(reached), abs=12 / 4000)

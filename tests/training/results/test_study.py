@@ -132,6 +132,52 @@ def outcomes(
     ]
 
 
+def areas(folder: Path) -> list[float]:
+    return [float(row["area"]) for row in table(folder, "policies")]
+
+
+def test_the_page_says_which_policy_pays_best(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Seed 1 always succeeds, seed 0 only with eight steps: seed 1 is as good, for less compute."""
+
+    def run(
+        policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int
+    ) -> Iterator[list[EpisodeResult]]:
+        (results,) = outcomes(policy, version, task, jobs, processes, lanes)
+        always = load_policy(policy).spec.provenance.seed == 1  # type: ignore[union-attr]
+        yield [replace(result, success=always or result.job.num_steps > 1) for result in results]
+
+    experiments = TaskExperiments(tmp_path / "out" / TASK, SMALL, run=run)
+    text = study(experiments, find_runs(runs), [], only=("grid",)).read_text()
+    section = text.split("## Success over compute")[1].split("##")[0]
+    # Of 1 to 4 x 8 = 32, five doublings: seed 0 fails for three of them.
+    assert "| seed 0 | (1, 8) | 100.0 % [43.9, 100.0] | 0.400 |" in section
+    assert "| seed 1 | (1, 1) | 100.0 % [43.9, 100.0] | 1.000 |" in section
+    alone = "seed 1 alone solved 0, seed 0 alone 0 of 3 (p = 1.0000)"
+    assert f"Of single actions, **seed 1** pays best: at their best cells, {alone}." in section
+    assert areas(experiments.folder) == pytest.approx([0.4, 1.0])
+
+
+def test_what_separates_from_the_best_can_not_pay_best(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Seed 0 succeeds always, with eight steps; seed 1 on even episodes, at once."""
+
+    def run(
+        policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int
+    ) -> Iterator[list[EpisodeResult]]:
+        (results,) = outcomes(policy, version, task, jobs, processes, lanes)
+        half = load_policy(policy).spec.provenance.seed == 1  # type: ignore[union-attr]
+        yield [
+            replace(result, success=result.job.episode % 2 == 0 if half else result.job.num_steps > 1)
+            for result in results
+        ]
+
+    many = replace(SMALL, selection=replace(SMALL.selection, episodes=20))
+    experiments = TaskExperiments(tmp_path / "out" / TASK, many, run=run)
+    text = study(experiments, find_runs(runs), [], only=("grid",)).read_text()
+    assert areas(experiments.folder) == pytest.approx([0.4, 0.5])
+    alone = "seed 0 alone solved 10, seed 1 alone 0 of 20 (p = 0.0020)"
+    assert f"**seed 0** pays best: at their best cells, {alone}" in text
+
+
 def test_verdicts_follow_from_known_outcomes(runs: tuple[Path, Path], tmp_path: Path) -> None:
     experiments = TaskExperiments(
         tmp_path / "out" / TASK, replace(SMALL, report=replace(SMALL.report, episodes=20)), run=outcomes
