@@ -19,15 +19,15 @@ docs/scheduling.md explains the rule, with an example.
 from __future__ import annotations
 
 import math
-import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, Protocol
 
 from policy import PolicySpec
 from policy.spec import Budget
 from service.budget.frontier import Allowed, Frontier, unmeasured
-from service.errors import BudgetTooLarge, DeadlineExceeded, InvalidRequest, Overloaded
+from service.budget.limits import Limits, affordable
+from service.errors import DeadlineExceeded, InvalidRequest, Overloaded
 from service.sample import SampleRequest
 from service.timing import CostEstimate, TimeLeft
 
@@ -53,31 +53,25 @@ SLOW_RETRY_MS = 500
 
 
 @dataclass(frozen=True)
-class Limits:
-    """The most one request may ask for.
-
-    Attributes:
-        max_candidates: N.
-        max_steps: M; the policy's own denoise_timesteps holds as well.
-        max_batch: B, observations in one request.
-        max_returned: B * N when the candidates are returned: encoding them takes the event loop's time.
-        max_seconds: predicted compute.
-    """
-
-    max_candidates: int
-    max_steps: int
-    max_batch: int
-    max_returned: int
-    max_seconds: float
-
-
-@dataclass(frozen=True)
 class Grant:
     """N and M as granted, and why they are less than was asked for; False if they are not."""
 
     num_candidates: int
     num_steps: int
     degraded: Literal[False] | str = False
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """What a request with a deadline may be granted.
+
+    Attributes:
+        within: is a cell of the frontier among them, if there is time for it?
+        best: the best of those that fit; None if there is none.
+    """
+
+    within: Allowed
+    best: Callable[[Allowed], Budget | None]
 
 
 class Admission:
@@ -121,23 +115,16 @@ class Admission:
                 slower than at its best.
         """
         limits, n, m = self.limits, num_candidates, num_steps
-        if observations > limits.max_batch:
-            raise InvalidRequest(
-                f"observation: expected at most {limits.max_batch} rows (max_batch), found {observations}",
-                field="observation",
-            )
-        if n is not None and n > limits.max_candidates:
-            _refuse("num_candidates", f"1 to {limits.max_candidates} (max_candidates)", reprlib.repr(n))
-        if m is not None and m > limits.max_steps:
-            _refuse("num_steps", f"1 to {limits.max_steps} (max_steps)", reprlib.repr(m))
+        limits.check_asked(observations, n, m)
         if time is None:
             default = self._default
-            grant = Grant(n or _affordable(default.num_candidates, observations, max_rows), m or default.num_steps)
+            grant = Grant(n or affordable(default.num_candidates, observations, max_rows), m or default.num_steps)
         else:
-            most = self._most(observations, return_candidates, max_rows)
-            choose = self._exact if on_late == "reject" else self._below
-            grant = choose(observations, most, n, m, time, min_quality)
-        self._check(observations, grant, return_candidates)
+            most = limits.most(observations, return_candidates, max_rows)
+            choices = (self._exact if on_late == "reject" else self._below)(most, n, m, min_quality)
+            grant = self._in_time(observations, n, m, choices, time, min_quality)
+        seconds = self._cost.estimate(observations, grant.num_candidates, grant.num_steps).seconds()
+        limits.check_granted(observations, grant.num_candidates, grant.num_steps, seconds, return_candidates)
         return grant
 
     def largest_batch(self, num_candidates: int, num_steps: int) -> int:
@@ -178,17 +165,8 @@ class Admission:
             degraded=request.degraded or "load",
         )
 
-    def _most(self, observations: int, return_candidates: bool, max_rows: float) -> Budget:
-        """The largest N and M that the server may choose."""
-        most = _affordable(self.limits.max_candidates, observations, max_rows)
-        if return_candidates:
-            most = max(1, min(most, self.limits.max_returned // observations))
-        return Budget(most, self.limits.max_steps)
-
-    def _exact(
-        self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft, min_quality: float
-    ) -> Grant:
-        """Given values are exact; raises where there is no time for them."""
+    def _exact(self, most: Budget, n: int | None, m: int | None, min_quality: float) -> _Choices:
+        """Given values are exact."""
         default = self._default_within(most)
         cells = self._frontier.at_least(min_quality)
 
@@ -208,32 +186,30 @@ class Admission:
                 return cells.best(allowed)
             return unmeasured(n or default.num_candidates, m or default.num_steps).best(allowed)
 
-        if n is None or m is None:
-            self._check_quality(min_quality, within)
-        budget = choose(self._cost.fits(observations, time.now))
-        if budget is None:
-            raise self._too_late(observations, choose, time, min_quality)
-        return Grant(budget.num_candidates, budget.num_steps)
+        return _Choices(within, choose)
 
-    def _below(
-        self, observations: int, most: Budget, n: int | None, m: int | None, time: TimeLeft, min_quality: float
-    ) -> Grant:
-        """Given values are ceilings; raises where there is no time for any cell of `min_quality` below them."""
+    def _below(self, most: Budget, n: int | None, m: int | None, min_quality: float) -> _Choices:
+        """Given values are ceilings, and a pair of them is best where it fits."""
         unset = most if self._frontier else self._default_within(most)
         ceiling = Budget(n or unset.num_candidates, m or unset.num_steps)
-        asked = None if n is None or m is None else ceiling
-        if asked is None:
-            self._check_quality(min_quality, _within(ceiling))
 
         def choose(fits: Allowed) -> Budget | None:
-            if asked is not None and fits(asked.num_candidates, asked.num_steps):
-                return asked
+            if n is not None and m is not None and fits(n, m):
+                return ceiling
             return self._best_below(ceiling, fits, min_quality)
 
+        return _Choices(_within(ceiling), choose)
+
+    def _in_time(
+        self, observations: int, n: int | None, m: int | None, choices: _Choices, time: TimeLeft, min_quality: float
+    ) -> Grant:
+        """The best of the choices that there is time for; raises where there is none."""
+        if n is None or m is None:
+            self._check_quality(min_quality, choices.within)
         fits = self._cost.fits(observations, time.now)
-        budget = choose(fits)
+        budget = choices.best(fits)
         if budget is None:
-            raise self._too_late(observations, choose, time, min_quality)
+            raise self._too_late(observations, choices, time, min_quality)
         short = (n is not None and budget.num_candidates < n) or (m is not None and budget.num_steps < m)
         if not short:
             return Grant(budget.num_candidates, budget.num_steps)
@@ -244,16 +220,16 @@ class Admission:
         return Grant(budget.num_candidates, budget.num_steps, why)
 
     def _too_late(
-        self, observations: int, choose: Callable[[Allowed], Budget | None], time: TimeLeft, min_quality: float
+        self, observations: int, choices: _Choices, time: TimeLeft, min_quality: float
     ) -> DeadlineExceeded | Overloaded:
-        """Why there is no time for what `choose` would grant if there were."""
+        """Why there is no time for any of the choices."""
         budget = f"an N and M of min_quality {min_quality:g}" if min_quality else "this budget"
-        if choose(self._cost.fits_at_best(observations, time.best)) is None:
+        if choices.best(self._cost.fits_at_best(observations, time.best)) is None:
             return DeadlineExceeded(
                 f"the deadline is too short for {budget}, even on an idle server; nothing was computed",
                 reason="too_short",
             )
-        if choose(self._cost.fits(observations, time.idle)) is None:
+        if choices.best(self._cost.fits(observations, time.idle)) is None:
             return Overloaded(
                 f"the deadline is too short for {budget} while the server is as slow as it is now",
                 retry_after_ms=SLOW_RETRY_MS,
@@ -287,29 +263,6 @@ class Admission:
         budget = frontier.at_least(min_quality).best(lambda n, m: within(n, m) and fits(n, m))
         return budget or (None if min_quality else Budget(1, 1))
 
-    def _check(self, observations: int, grant: Grant, return_candidates: bool) -> None:
-        limits, n, m = self.limits, grant.num_candidates, grant.num_steps
-        if n > limits.max_candidates:
-            _refuse("num_candidates", f"at most {limits.max_candidates} (max_candidates)", f"{n}, the policy's default")
-        if m > limits.max_steps:
-            _refuse("num_steps", f"at most {limits.max_steps} (max_steps)", f"{m}, the policy's default")
-        if return_candidates and observations * n > limits.max_returned:
-            expected = f"at most {limits.max_returned} rows x candidates with return_candidates"
-            _refuse("return_candidates", expected, f"{observations} x {n}")
-        seconds = self._cost.estimate(observations, n, m).seconds()
-        if seconds > limits.max_seconds:
-            expected = f"at most {limits.max_seconds:g} s of predicted compute (max_queue_seconds)"
-            _refuse("num_candidates", expected, f"{seconds:.3g} s for {observations} rows, N = {n}, M = {m}")
-
 
 def _within(ceiling: Budget) -> Allowed:
     return lambda n, m: n <= ceiling.num_candidates and m <= ceiling.num_steps
-
-
-def _affordable(most: int, observations: int, max_rows: float) -> int:
-    """The largest N up to `most` for which B * N is at most `max_rows`; 1 at least."""
-    return most if most * observations <= max_rows else max(1, int(max_rows // observations))
-
-
-def _refuse(field: str, expected: str, found: str) -> NoReturn:
-    raise BudgetTooLarge(f"{field}: expected {expected}; found {found}", field=field)

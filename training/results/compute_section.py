@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from training.reporting import p_value, rate, table
 from training.results.measurements import Measurements
-from training.results.plan import Subject
 from training.results.record import Row
-from training.results.tables import Tables, budget, cells, paired_best
+from training.results.tables import Tables
 
 RULE = (
     "Which policy pays best: the one of the highest success at its best cell; of those that the same episodes do not "
@@ -18,7 +17,7 @@ RULE = (
 
 def compute_section(tables: Tables, measurements: Measurements) -> str:
     """The section, as Markdown; "" where no grid is complete and begins with (1, 1)."""
-    rows = _rows(tables)
+    rows = tables["compute"]
     if not rows:
         return ""
     protocol = measurements.plan.protocol
@@ -28,38 +27,20 @@ def compute_section(tables: Tables, measurements: Measurements) -> str:
         for row in rows
     )
     parts = ["## Success over compute", RULE.format(most=most), table(["", "best cell", "its success", "area"], shown)]
-    for horizon in sorted({row["horizon"] for row in rows}):
-        rivals = [row for row in rows if row["horizon"] == horizon]
+    for horizon in sorted({row["action_horizon"] for row in rows}):
+        rivals = [row for row in rows if row["action_horizon"] == horizon]
         if len(rivals) > 1:
-            parts.append(_verdict(rivals, horizon, measurements))
+            parts.append(_verdict(rivals, horizon))
     return "\n\n".join(parts)
 
 
-def _rows(tables: Tables) -> list[Row]:
-    """The best cell on selection seeds of each policy with an area, with that and its action horizon."""
-    rows = []
-    for policy in tables["policies"]:
-        best = (policy["best_num_candidates"], policy["best_num_steps"])
-        for row in cells(tables, policy["label"], "selection", "best"):
-            if policy["area"] is not None and budget(row) == best:
-                rows.append(row | {"area": policy["area"], "horizon": int(policy.get("action_horizon", 1))})
-    return rows
-
-
-def _verdict(rivals: list[Row], horizon: int, measurements: Measurements) -> str:
-    subjects: dict[str, Subject] = {subject.label: subject for subject in measurements.plan.subjects}
-    top = max(rivals, key=lambda row: (row["success"], row["area"]))
-    tied, lines = [top], []
-    for row in rivals:
-        if row is top:
-            continue
-        pair = paired_best(measurements, subjects[top["label"]], subjects[row["label"]])
-        if pair.verdict != "holds":
-            tied.append(row)
-        lines.append(
-            f"{top['label']} alone solved {pair.only_a}, {row['label']} alone {pair.only_b} of {pair.episodes} "
-            f"({p_value(pair.p_value)})"
-        )
-    best = max(tied, key=lambda row: row["area"])
+def _verdict(rivals: list[Row], horizon: int) -> str:
     kind = "single actions" if horizon == 1 else f"chunks of {horizon} actions"
-    return f"Of {kind}, **{best['label']}** pays best: at their best cells, {'; '.join(lines)}."
+    best = next(row["label"] for row in rivals if row["pays_best"])
+    pairs = "; ".join(
+        f"{row['top']} alone solved {row['only_top']}, {row['label']} alone {row['only_this']} of {row['episodes']} "
+        f"({p_value(row['p_value'])})"
+        for row in rivals
+        if row["label"] != row["top"]
+    )
+    return f"Of {kind}, **{best}** pays best: at their best cells, {pairs}."

@@ -47,6 +47,7 @@ def build_tables(measurements: Measurements) -> Tables:
         name: [row for subject in measurements.plan.subjects for row in build(measurements, subject)]
         for name, build in builders.items()
     }
+    tables["compute"] = _compute(measurements)
     tables["curves"] = _curves(measurements)
     return tables
 
@@ -59,12 +60,7 @@ def write_tables(tables: Tables, folder: Path) -> None:
 
 def _policies(measurements: Measurements, subject: Subject) -> list[Row]:
     record = measurements.record_of(subject)
-    best, protocol = measurements.best(subject), measurements.plan.protocol
-    grid = {
-        (cell.num_candidates, cell.num_steps): _summary(cell, rows)["success"]
-        for cell in protocol.grid()
-        if (rows := record.rows(cell, protocol.selection)) is not None
-    }
+    best = measurements.best(subject)
     return [
         {
             "label": subject.label,
@@ -72,20 +68,45 @@ def _policies(measurements: Measurements, subject: Subject) -> list[Row]:
             "checkpoints": subject.checkpoints,
             "best_num_candidates": best.num_candidates if best else None,
             "best_num_steps": best.num_steps if best else None,
-            "area": area_over_compute(grid) if best else None,
         }
     ]
 
 
-def paired_best(measurements: Measurements, a: Subject, b: Subject) -> Paired:
-    """The best cells of two subjects with complete grids, on the same selection episodes."""
-    outcomes = []
-    for subject in (a, b):
-        best = measurements.best(subject)
-        rows = best and measurements.record_of(subject).rows(best, measurements.plan.protocol.selection)
-        assert rows, f"{subject.label} has no complete grid"
-        outcomes.append([row.success for row in rows])
-    return Paired.of(*outcomes)
+def _compute(measurements: Measurements) -> list[Row]:
+    """Success over compute of each policy with a complete grid that has an area.
+
+    Each is paired with `top`, the one of the highest success of its action horizon. Of those that this does not
+    separate from `top`, the one of the largest area pays best.
+    """
+    seeds = measurements.plan.protocol.selection
+    rows: list[Row] = []
+    outcomes: dict[str, list[int]] = {}
+    for subject in measurements.plan.subjects:
+        record, best = measurements.record_of(subject), measurements.best(subject)
+        if best is None:
+            continue
+        grid = {cell: _summary(cell, record.rows(cell, seeds) or []) for cell in measurements.plan.protocol.grid()}
+        area = area_over_compute({(cell.num_candidates, cell.num_steps): row["success"] for cell, row in grid.items()})
+        if area is None:
+            continue
+        shown = ("num_candidates", "num_steps", "episodes", "success", "low", "high")
+        horizon = int(record.facts.get("action_horizon", 1))
+        rows.append(
+            {"label": subject.label, "action_horizon": horizon, "area": area}
+            | {name: grid[best][name] for name in shown}
+        )
+        outcomes[subject.label] = [row.success for row in record.rows(best, seeds) or []]
+    for horizon in {row["action_horizon"] for row in rows}:
+        rivals = [row for row in rows if row["action_horizon"] == horizon]
+        top = max(rivals, key=lambda row: (row["success"], row["area"]))
+        for row in rivals:
+            pair = Paired.of(outcomes[top["label"]], outcomes[row["label"]])
+            row |= {"top": top["label"], "only_top": pair.only_a, "only_this": pair.only_b, "p_value": pair.p_value}
+            row["verdict"] = pair.verdict
+        pays_best = max((row for row in rivals if row["verdict"] != "holds"), key=lambda row: row["area"])
+        for row in rivals:
+            row["pays_best"] = int(row is pays_best)
+    return rows
 
 
 def _cells(measurements: Measurements, subject: Subject) -> list[Row]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from policy import Budget, PolicySpec
 from policy.spec import Measurement
-from service.budget.admission import Admission, Limits
+from service.budget import Admission, Limits
 from service.budget.cost_model import CostModel
 from service.errors import BudgetTooLarge, DeadlineExceeded, InvalidRequest, Overloaded
 from service.sample import SampleRequest

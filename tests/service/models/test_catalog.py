@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from service.budget.admission import Admission, Limits
+from service.budget import Admission, Limits
 from service.budget.cost_model import CostModel
 from service.engine.engine import Engine
 from service.errors import UnknownModel, VersionGone

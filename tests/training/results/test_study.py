@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,20 +132,28 @@ def outcomes(
     ]
 
 
+def outcomes_where(succeeds: Callable[[int, Job], bool]) -> Callable[..., Iterator[list[EpisodeResult]]]:
+    """`outcomes` with the success that `succeeds` says, by the policy's training seed and the job."""
+
+    def run(
+        policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int
+    ) -> Iterator[list[EpisodeResult]]:
+        provenance = load_policy(policy).spec.provenance
+        assert provenance is not None
+        for results in outcomes(policy, version, task, jobs, processes, lanes):
+            yield [replace(result, success=succeeds(provenance.seed, result.job)) for result in results]
+
+    return run
+
+
 def areas(folder: Path) -> list[float]:
-    return [float(row["area"]) for row in table(folder, "policies")]
+    return [float(row["area"]) for row in table(folder, "compute")]
 
 
 def test_the_page_says_which_policy_pays_best(runs: tuple[Path, Path], tmp_path: Path) -> None:
     """Seed 1 always succeeds, seed 0 only with eight steps: seed 1 is as good, for less compute."""
 
-    def run(
-        policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int
-    ) -> Iterator[list[EpisodeResult]]:
-        (results,) = outcomes(policy, version, task, jobs, processes, lanes)
-        always = load_policy(policy).spec.provenance.seed == 1  # type: ignore[union-attr]
-        yield [replace(result, success=always or result.job.num_steps > 1) for result in results]
-
+    run = outcomes_where(lambda seed, job: seed == 1 or job.num_steps > 1)
     experiments = TaskExperiments(tmp_path / "out" / TASK, SMALL, run=run)
     text = study(experiments, find_runs(runs), [], only=("grid",)).read_text()
     section = text.split("## Success over compute")[1].split("##")[0]
@@ -160,16 +168,7 @@ def test_the_page_says_which_policy_pays_best(runs: tuple[Path, Path], tmp_path:
 def test_what_separates_from_the_best_can_not_pay_best(runs: tuple[Path, Path], tmp_path: Path) -> None:
     """Seed 0 succeeds always, with eight steps; seed 1 on even episodes, at once."""
 
-    def run(
-        policy: Path, version: str, task: str, jobs: list[Job], processes: int, lanes: int
-    ) -> Iterator[list[EpisodeResult]]:
-        (results,) = outcomes(policy, version, task, jobs, processes, lanes)
-        half = load_policy(policy).spec.provenance.seed == 1  # type: ignore[union-attr]
-        yield [
-            replace(result, success=result.job.episode % 2 == 0 if half else result.job.num_steps > 1)
-            for result in results
-        ]
-
+    run = outcomes_where(lambda seed, job: job.episode % 2 == 0 if seed == 1 else job.num_steps > 1)
     many = replace(SMALL, selection=replace(SMALL.selection, episodes=20))
     experiments = TaskExperiments(tmp_path / "out" / TASK, many, run=run)
     text = study(experiments, find_runs(runs), [], only=("grid",)).read_text()
