@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 # Tests that may share the cores, a process for each core; and the others, which start servers or Ray, or measure time.
-TOGETHER := -n auto --dist worksteal tests/kernels tests/policy tests/training --ignore=tests/training/sweep
-ALONE := --ignore=tests/kernels --ignore=tests/policy --ignore-glob='tests/training/[!s]*'
+ARITHMETIC := tests/kernels tests/policy tests/service/access tests/service/budget tests/service/protocol
+TOGETHER := -n auto --dist worksteal $(ARITHMETIC) tests/training --ignore=tests/training/sweep
+ALONE := $(ARITHMETIC:%=--ignore=%) --ignore-glob='tests/training/[!s]*'
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve demo test test-all check bench-gpu drill fuzz images lock sbom format clean

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before NumPy: OpenBLAS threads on matrices of 64 x 64 cost more than they bring.
@@ -34,3 +36,14 @@ def release() -> ParityFile:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(autouse=True)
+def _no_app_outlives_its_test() -> Iterator[None]:
+    """FastAPI's caches hold 4,096 endpoints, and by them all that these refer to. What the apps of 2,000 tests left
+    behind made a collection of garbage, of which a server does one as it starts, take a second.
+    """
+    yield
+    for cached in vars(sys.modules.get("fastapi.dependencies.models", object)).values():
+        if hasattr(cached, "cache_clear"):
+            cached.cache_clear()

@@ -54,6 +54,7 @@ def _faults_of_form(answer: Answer, versions: Mapping[str, Version]) -> Iterator
     readable = request.kind != "malformed" or request.wire.id_beside_body
     if readable and not reply.ids <= {request.id}:
         yield Violation("wrong id", request.id, f"the reply has {', '.join(sorted(map(str, reply.ids)))}")
+        return  # another request's reply: it says nothing about this one
     said = f"{request.protocol}: {reply.status} {reply.code}".strip()
     if request.kind == "malformed":
         if not (reply.code and 400 <= reply.status < 500):

@@ -157,6 +157,11 @@ class WrongId(HonestServer):
         return [Said({**said.fields, "request_id": "drill-9999999"})]
 
 
+class AnswersForAnother(HonestServer):
+    def odd(self, request: DrillRequest) -> list[Said]:
+        return self.honest(next(other for other in self.requests.values() if other.budget != request.budget))
+
+
 class RefusesValid(HonestServer):
     def odd(self, request: DrillRequest) -> list[Said]:
         return self.problem(request, 500, "engine_failed")
@@ -267,6 +272,7 @@ def test_an_honest_server_passes_in_every_protocol(versions: Versions) -> None:
         (OneBitOff, "wrong action"),
         (NotServedYet, "wrong version"),
         (WrongId, "wrong id"),
+        (AnswersForAnother, "wrong id"),
         (RefusesValid, "valid request refused"),
         (ReducesWithoutDeadline, "wrong budget"),
         (LateWithoutDeadline, "valid request refused"),

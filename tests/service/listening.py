@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 
+import service.server
 from service.app import create_app
 from service.server import Server
 from tests.service.process import WAIT
@@ -31,10 +33,17 @@ class Listening:
 
 @asynccontextmanager
 async def listening(settings: Any, make_backend: Any = None, settle: bool = True) -> AsyncIterator[Listening]:
-    """The server, warm unless `settle` is False, with a port for HTTP and one for openpi."""
+    """The server, warm unless `settle` is False, with a port for HTTP and one for openpi.
+
+    It leaves garbage alone, which in a process of 2,000 tests takes 0.4 s to collect.
+    """
     app = create_app(settings, make_backend)
     server = Server(app, settings)
-    with socket.create_server(("127.0.0.1", 0)) as http, socket.create_server(("127.0.0.1", 0)) as openpi:
+    with (
+        patch.object(service.server, "gc"),
+        socket.create_server(("127.0.0.1", 0)) as http,
+        socket.create_server(("127.0.0.1", 0)) as openpi,
+    ):
         port, openpi_port = (listener.getsockname()[1] for listener in (http, openpi))
         serving = asyncio.ensure_future(server.serve([http, openpi]))
         if settle:
