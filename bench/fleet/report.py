@@ -182,15 +182,17 @@ def write(report: Mapping[str, Any], folder: Path) -> None:
         "Bars: 95 % Wilson intervals. " + " ".join(f"{rule}." for rule in report["contestants"])
     )
     contestants = list(dict.fromkeys(row["contestant"] for row in rows))
-    with Plot(folder / "fleet.png", 2, note, share=False) as (success, misses):
+    with Plot(folder / "fleet.png", 3, note, share=False) as (success, misses, goodput):
         for number, contestant in enumerate(contestants):
             own = [row for row in rows if row["contestant"] == contestant]
             loads, style = [row["load"] for row in own], series_style(number)
             beside = 0.03 * (number - (len(contestants) - 1) / 2)  # so that intervals do not cover each other
             draw_rates(success, [load + beside for load in loads], own, label=contestant, **style)
             misses.plot(loads, [row["misses"] for row in own], label=contestant, **style)
+            goodput.plot(loads, [row["goodput/s"] for row in own], label=contestant, **style)
         success_axis(success)
         success_axis(misses, "ticks without an answer in time")
-        for axes in (success, misses):
+        goodput.set_ylabel("observations/s answered in time")
+        for axes in (success, misses, goodput):
             axes.set_xlabel("load, multiples of saturation")
             axes.legend()
