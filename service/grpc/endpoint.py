@@ -216,11 +216,11 @@ class _InferCall:
 
     def answered(self, answer: Answer, timing: Callable[[], dict[str, float]]) -> bytes | Refusal:
         assert self._request is not None
-        return infer.encode_reply(answer, self._request, self._given_id, timing)
+        return infer.encode_reply(answer, self._request.outputs, self._given_id, timing)
 
     def refused(self, error: ServiceError) -> bytes | Refusal:
         if self._request is not None:
-            self._request.name_timeout(error)
+            open_inference.name_timeout(error, self._request.parameters)
         return Refusal.of(error, self.request_id)
 
 

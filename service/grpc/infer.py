@@ -37,22 +37,25 @@ def parse_infer(message: Any) -> open_inference.InferRequest:
             raise InvalidRequest(
                 f"{tensor.name[:80]}: expected no parameters; found {unknown[0][:80]!r}", field=tensor.name
             )
-    return open_inference.InferRequest(_inputs(message), _values(message.parameters), outputs or None)
+    return open_inference.InferRequest(
+        _inputs(message), _values(message.parameters), outputs or open_inference.usual_outputs()
+    )
 
 
 def encode_reply(
-    answer: Answer, request: open_inference.InferRequest, given_id: str | None, timing: Callable[[], dict[str, float]]
+    answer: Answer, outputs: Mapping[str, bool], given_id: str | None, timing: Callable[[], dict[str, float]]
 ) -> bytes:
     """A `ModelInferResponse`, with all tensors as raw bytes.
 
     Args:
+        outputs: those of the request.
         given_id: the request's own, which the reply echoes.
         timing: ends the measurement of `Timing` and returns it; called when all else is encoded.
     """
     message = MESSAGES["ModelInferResponse"](
         model_name=answer.model, model_version=answer.model_version, id=given_id or ""
     )
-    for name, datatype, values, _ in request.reply_outputs(answer):
+    for name, datatype, values, _ in open_inference.reply_tensors(answer, outputs):
         message.outputs.add(name=name, datatype=datatype, shape=values.shape)
         message.raw_output_contents.append(values.tobytes())
     encoded: bytes = message.SerializeToString()

@@ -101,6 +101,12 @@ def brief(value: Any) -> str:
     return "null" if value is None else reprlib.repr(value)
 
 
+def refuse(field: str, expected: str, found: Any) -> NoReturn:
+    """Raises InvalidRequest. `found` is a text of ours, or any value that the client sent for `field`."""
+    found = found if isinstance(found, str) else brief(found)
+    raise InvalidRequest(f"{field}: expected {expected}; found {found:.120}", field=field)
+
+
 def array_marker(value: dict[Any, Any]) -> str | None:
     """The key by which `value` claims to be an encoded array or NumPy scalar, if any."""
     for name, as_bytes in _MARKERS:
@@ -141,17 +147,17 @@ def decode_array(value: dict[Any, Any], field: str) -> np.ndarray:
     parts = text_keys(value)
     marker = array_marker(parts)
     if marker == "nd" and (kind := parts.pop("kind", b"")) not in (b"", ""):
-        _refuse(field, f"an array of plain numbers, found one of kind {brief(kind)}, which is never read")
+        refuse(field, "an array of plain numbers", f"one of kind {brief(kind)}, which is never read")
     if set(parts) != _ARRAY_KEYS.get(marker or ""):
         forms = "__numpy__, dtype, shape; __ndarray__, data, dtype, shape; or nd, type, kind, shape, data"
-        _refuse(field, f"an encoded array with exactly the keys {forms}")
+        refuse(field, f"an encoded array with exactly the keys {forms}", brief(list(parts)))
     dtype = _dtype(parts["type" if marker == "nd" else "dtype"], field)
     shape = _shape(parts["shape"], field)
     data = _base64(parts["__numpy__"], field) if marker == "__numpy__" else parts["data"]
     if not isinstance(data, bytes):
-        _refuse(field, f"data as bytes, found {_kind(data)}")
+        refuse(field, "data as bytes", _kind(data))
     if len(data) != math.prod(shape) * dtype.itemsize:
-        _refuse(field, f"{math.prod(shape) * dtype.itemsize} bytes for {dtype.str} {list(shape)}, found {len(data)}")
+        refuse(field, f"{math.prod(shape) * dtype.itemsize} bytes for {dtype.str} {list(shape)}", len(data))
     return np.frombuffer(data, dtype).reshape(shape)
 
 
@@ -182,10 +188,6 @@ def encode_array(array: np.ndarray) -> dict[str, Any]:
     contiguous = np.ascontiguousarray(array)
     encoded = base64.b64encode(contiguous.tobytes()).decode("ascii")
     return {"__numpy__": encoded, "dtype": contiguous.dtype.str, "shape": list(array.shape)}
-
-
-def _refuse(field: str, expected: str) -> NoReturn:
-    raise InvalidRequest(f"{field}: expected {expected}", field=field)
 
 
 def _kind(value: Any) -> str:
@@ -238,24 +240,24 @@ def _decode_msgpack(body: bytes) -> Any:
 def _dtype(value: Any, field: str) -> np.dtype[Any]:
     name = _text(value) if isinstance(value, (str, bytes)) else ""
     if not _DTYPE.fullmatch(name):
-        _refuse(field, f"a dtype of real numbers such as '<f4', found {brief(value)}")
+        refuse(field, "a dtype of real numbers such as '<f4'", brief(value))
     return np.dtype(name)
 
 
 def _shape(value: Any, field: str) -> tuple[int, ...]:
     sizes = value if isinstance(value, list) and len(value) <= _MOST_AXES else [None]
     if not all(type(n) is int and 0 <= n < 2**31 for n in sizes):
-        _refuse(field, f"shape as a list of at most {_MOST_AXES} sizes, found {brief(value)}")
+        refuse(field, f"shape as a list of at most {_MOST_AXES} sizes", brief(value))
     return tuple(sizes)
 
 
 def _base64(value: Any, field: str) -> bytes:
     if not isinstance(value, str):
-        _refuse(field, f"__numpy__ as a base64 string, found {_kind(value)}")
+        refuse(field, "__numpy__ as a base64 string", _kind(value))
     try:
         return base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
-        _refuse(field, f"__numpy__ as base64: {error}")
+        refuse(field, "__numpy__ as base64", str(error))
 
 
 def _pack_openpi(value: Any) -> dict[bytes, Any]:

@@ -19,7 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
 import msgpack  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
@@ -27,7 +27,7 @@ from numpy.lib import format as npy
 
 from service.errors import InvalidRequest, NotFound, PayloadTooLarge, ServiceError, Unauthorized
 from service.protocol import codec
-from service.protocol.codec import brief
+from service.protocol.codec import brief, refuse
 from service.protocol.replies import Answer, act_reply
 from service.protocol.schemas import ActRequest, parse_act
 
@@ -74,10 +74,10 @@ def parse_call(frames: Sequence[bytes], max_bytes: int) -> Call:
             raise InvalidRequest(f"{brief(name)}: there are endpoint, data and api_token", field=name[:80])
     endpoint = members.get("endpoint", GET_ACTION)  # the original's default
     if not isinstance(endpoint, str):
-        _refuse("endpoint", "a string", endpoint)
+        refuse("endpoint", "a string", endpoint)
     token = members.get("api_token")
     if token is not None and not isinstance(token, str):
-        _refuse("api_token", "a string", None)  # what it was is nobody's business
+        refuse("api_token", "a string", None)  # what it was is nobody's business
     return Call(endpoint, _map("data", members.get("data")), None if token is None else f"Bearer {token}")
 
 
@@ -96,11 +96,11 @@ def act_fields(data: Mapping[Any, Any]) -> dict[str, Any]:
     """
     for name in data:
         if name not in ("observation", "options"):
-            _refuse("data", "observation and options", name)
+            refuse("data", "observation and options", brief(name))
     fields = _observation(data.get("observation"))
     for name, value in _map("options", data.get("options")).items():
         if not isinstance(name, str) or name.startswith(("observation", "state")):
-            _refuse("options", "fields of POST /act beside the observation", name)
+            refuse("options", "fields of POST /act beside the observation", brief(name))
         fields[name] = codec.scalar(_array(value, name), name)
     return fields
 
@@ -114,7 +114,7 @@ def model_name(data: Mapping[Any, Any]) -> str | None:
     """The model that `get_modality_config` is asked about, which the original has not: None is the default one."""
     name = data.get("model")
     if name is not None and not isinstance(name, str):
-        _refuse("model", "a name from /models", name)
+        refuse("model", "a name from /models", name)
     return name
 
 
@@ -174,7 +174,7 @@ def _spelt(name: str, value: Any) -> dict[str, Any]:
         return {name: value}
     if name in _OTHER_MODALITIES and not value:
         return {}
-    _refuse("observation", "state, state.NAME or observation, as a policy here takes nothing else", name)
+    refuse("observation", "state, state.NAME or observation, as a policy here takes nothing else", brief(name))
 
 
 def _is_array(value: dict[Any, Any]) -> bool:
@@ -194,7 +194,7 @@ def _array(value: Any, field: str) -> Any:
         return value
     data = value.get("as_npy")
     if not isinstance(data, bytes):
-        _refuse(field, "as_npy as the bytes of a .npy file", data)
+        refuse(field, "as_npy as the bytes of a .npy file", brief(data))
     start = _end_of_header(data, field)
     try:
         shape, fortran_order, dtype = _read_header(data[:start])
@@ -211,7 +211,7 @@ def _end_of_header(data: bytes, field: str) -> int:
     """Where the numbers begin. Raises InvalidRequest unless a header of a sane length comes before them."""
     size = {b"\x01\x00": 2, b"\x02\x00": 4}.get(data[6:8])
     if data[:6] != npy.MAGIC_PREFIX or size is None:
-        _refuse(field, "the bytes of a .npy file of version 1.0 or 2.0", data[:8])
+        refuse(field, "the bytes of a .npy file of version 1.0 or 2.0", data[:8])
     end = 8 + size + int.from_bytes(data[8 : 8 + size], "little")
     if end > min(len(data), _MOST_HEADER):
         raise InvalidRequest(f"{field}: the .npy file ends inside its header", field=field)
@@ -242,9 +242,5 @@ def _modality(keys: list[str], steps: int) -> dict[str, Any]:
 
 def _map(field: str, value: Any) -> dict[Any, Any]:
     if value is not None and not isinstance(value, dict):
-        _refuse(field, "a map", value)
+        refuse(field, "a map", brief(value))
     return value or {}
-
-
-def _refuse(field: str, expected: str, found: Any) -> NoReturn:
-    raise InvalidRequest(f"{field}: expected {expected}; found {brief(found)}", field=field)

@@ -24,7 +24,7 @@ from service.errors import (
     ServiceError,
 )
 from service.protocol import codec
-from service.protocol.codec import MSGPACK, brief
+from service.protocol.codec import MSGPACK, brief, refuse
 from service.protocol.replies import Answer, act_reply
 from service.protocol.schemas import ActRequest, parse_act, part_names
 
@@ -154,10 +154,7 @@ def parse(fields: dict[str, Any]) -> ActRequest:
     observation = request.observation
     vector = next(iter(observation.values())) if isinstance(observation, Mapping) else observation
     if not request.single and len(vector) > 1:
-        raise InvalidRequest(
-            f"observation: expected one, since replies of this protocol have no batch axis; found {len(vector)}",
-            field="observation",
-        )
+        refuse("observation", "one, since replies of this protocol have no batch axis", len(vector))
     return request
 
 
@@ -206,15 +203,12 @@ def _value_of(frame: Frame, name: str) -> Any:
 def _inference_steps(sampling: Any, fields: dict[str, Any]) -> Any:
     field = "sampling_params.num_inference_steps"
     if not isinstance(sampling, dict) or set(sampling) != {"num_inference_steps"}:
-        raise InvalidRequest(
-            f"sampling_params: expected an object with num_inference_steps alone; found {brief(sampling)}",
-            field="sampling_params",
-        )
+        refuse("sampling_params", "an object with num_inference_steps alone", brief(sampling))
     if fields.get("num_steps") is not None:
         raise InvalidRequest(f"{field} and num_steps are the same: expected one of them", field=field)
     steps = sampling["num_inference_steps"]
     if type(steps) is not int or steps < 1:
-        raise InvalidRequest(f"{field}: expected an integer of at least 1; found {brief(steps)}", field=field)
+        refuse(field, "an integer of at least 1", brief(steps))
     return steps
 
 

@@ -29,7 +29,7 @@ from pydantic import (
 
 from service.errors import InvalidRequest
 from service.protocol import codec
-from service.protocol.codec import MAX_SAFE_INTEGER, brief
+from service.protocol.codec import MAX_SAFE_INTEGER, brief, refuse
 
 MAX_DEADLINE_MS = 3_600_000  # an hour
 
@@ -56,7 +56,7 @@ def parse_observation(value: Any) -> NDArray[np.float32] | Parts:
         return _parse_vector(value, "observation")
     parts = {name: _parse_part(item, f"observation/{name}") for name, item in codec.text_keys(value).items()}
     if not parts:
-        _refuse("observation", "a list of numbers, an encoded array, or such parts by name", value)
+        refuse("observation", "a list of numbers, an encoded array, or such parts by name", value)
     if parts.keys() == {"state"}:
         return parts["state"]
     _check_rows(parts)
@@ -71,7 +71,7 @@ def _check_rows(parts: Parts) -> None:
             # As many numbers as there are rows are most likely one for each row.
             size = 1 if part.shape == one.shape[:-1] else part.shape[-1]
             expected = f"shape {(len(one), size)}: {len(one)} rows, as {brief(first)} of shape {one.shape}"
-            _refuse(f"observation/{name}", expected, f"shape {part.shape}")
+            refuse(f"observation/{name}", expected, f"shape {part.shape}")
 
 
 def _parse_part(value: Any, field: str) -> NDArray[np.float32]:
@@ -93,13 +93,13 @@ def _parse_vector(value: Any, field: str) -> NDArray[np.float32]:
     elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         array = value
     else:
-        _refuse(field, "a list of numbers, a list of such lists, or an encoded array", value)
+        refuse(field, "a list of numbers, a list of such lists, or an encoded array", value)
     if array.ndim == 3 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim not in (1, 2) or array.size == 0:
         if array.ndim == 3 and array.size:
-            _refuse(field, _ONE_STEP, f"shape {array.shape}")
-        _refuse(field, "shape (obs_dim,), (B, obs_dim) or (B, 1, obs_dim), none of them 0", list(array.shape))
+            refuse(field, _ONE_STEP, f"shape {array.shape}")
+        refuse(field, "shape (obs_dim,), (B, obs_dim) or (B, 1, obs_dim), none of them 0", list(array.shape))
     return _narrowed(array, field)
 
 
@@ -110,7 +110,7 @@ def _narrowed(array: NDArray[Any], field: str) -> NDArray[np.float32]:
     finite = np.isfinite(narrow)
     if not finite.all():
         where = np.argwhere(~finite)[0].tolist()
-        _refuse(field, "finite numbers within float32", f"{array[tuple(where)]} at {where}")
+        refuse(field, "finite numbers within float32", f"{array[tuple(where)]} at {where}")
     return narrow
 
 
@@ -122,22 +122,22 @@ def _array_of_lists(value: list[Any], field: str) -> NDArray[np.float64]:
     width = len(rows[0])
     for number, row in enumerate(rows):
         if type(row) is not list or len(row) != width:
-            _refuse(field, f"every row to be a list of {width} numbers, as row 0", f"row {number}: {brief(row)}")
+            refuse(field, f"every row to be a list of {width} numbers, as row 0", f"row {number}: {brief(row)}")
         if not _NUMBERS.issuperset(map(type, row)):  # type(), as a bool is an instance of int
             rows[number] = [codec.scalar(item, field) for item in row]
             if odd := [item for item in rows[number] if type(item) not in _NUMBERS]:
-                _refuse(field, "numbers", odd[0])
+                refuse(field, "numbers", odd[0])
     try:
         array = np.array(rows, dtype=np.float64)
     except OverflowError:
-        _refuse(field, "finite numbers within float32", "an integer beyond float64")
+        refuse(field, "finite numbers within float32", "an integer beyond float64")
     return array if batch else array[0]
 
 
 def _only_step(number: int, steps: Any, field: str) -> Any:
     """The row inside a time axis of 1."""
     if type(steps) is not list or len(steps) != 1:
-        _refuse(field, _ONE_STEP, f"row {number}: {brief(steps)}")
+        refuse(field, _ONE_STEP, f"row {number}: {brief(steps)}")
     return steps[0]
 
 
@@ -156,9 +156,9 @@ def parse_committed(value: Any) -> NDArray[np.float32] | None:
     elif isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
         array = value
     else:
-        _refuse("committed", "a list of actions, a list of such lists, or an encoded array", value)
+        refuse("committed", "a list of actions, a list of such lists, or an encoded array", value)
     if array.ndim not in (2, 3) or array.size == 0:
-        _refuse("committed", "shape (d, action_dim) or (B, d, action_dim), none of them 0", list(array.shape))
+        refuse("committed", "shape (d, action_dim) or (B, d, action_dim), none of them 0", list(array.shape))
     return _narrowed(array, "committed")
 
 
@@ -167,7 +167,7 @@ def _lists_of_lists(value: list[Any]) -> NDArray[np.float64]:
     batch = bool(value) and type(value[0]) is list and bool(value[0]) and type(value[0][0]) is list
     rows = [_array_of_lists(row, "committed") for row in (value if batch else [value]) if type(row) is list]
     if len(rows) != (len(value) if batch else 1) or any(row.shape != rows[0].shape for row in rows):
-        _refuse("committed", "as many actions in every row as in row 0", value)
+        refuse("committed", "as many actions in every row as in row 0", value)
     return np.array(rows) if batch else rows[0]
 
 
@@ -181,11 +181,11 @@ def parse_seed(value: Any, info: ValidationInfo) -> int | list[int] | None:
     if isinstance(value, dict) and codec.array_marker(value):
         array = codec.decode_array(value, "seed")
         if array.dtype.kind not in "iu" or array.ndim > 1:
-            _refuse("seed", "an array of whole numbers of shape (B,)", f"{array.dtype} {list(array.shape)}")
+            refuse("seed", "an array of whole numbers of shape (B,)", f"{array.dtype} {list(array.shape)}")
         value, json_numbers = array.tolist(), False
     if isinstance(value, list):
         if not value:
-            _refuse("seed", "one seed a row", value)
+            refuse("seed", "one seed a row", value)
         return [_one_seed(codec.scalar(item, "seed"), json_numbers) for item in value]
     return None if value is None else _one_seed(value, json_numbers)
 
@@ -204,24 +204,19 @@ def _one_seed(value: Any, json_numbers: bool) -> int:
     elif type(value) is int:
         seed = value
         if json_numbers and seed > MAX_SAFE_INTEGER:
-            _refuse("seed", "integers above 2^53 as decimal strings, since JSON numbers lose digits there", value)
+            refuse("seed", "integers above 2^53 as decimal strings, since JSON numbers lose digits there", value)
     else:
-        _refuse("seed", "an integer, a decimal string, or a list of B of them", value)
+        refuse("seed", "an integer, a decimal string, or a list of B of them", value)
     if not 0 <= seed < 2**64:
-        _refuse("seed", "0 to 2^64 - 1", value)
+        refuse("seed", "0 to 2^64 - 1", value)
     return seed
 
 
 def parse_request_id(value: Any) -> str | None:
     """`value`. Raises InvalidRequest for an id that can't be echoed in a header."""
     if value is not None and not (isinstance(value, str) and REQUEST_ID.fullmatch(value)):
-        _refuse("request_id", f"1 to {MAX_REQUEST_ID} printable ASCII characters without spaces", value)
+        refuse("request_id", f"1 to {MAX_REQUEST_ID} printable ASCII characters without spaces", value)
     return value
-
-
-def _refuse(field: str, expected: str, found: Any) -> NoReturn:
-    found = found if isinstance(found, str) else brief(found)
-    raise InvalidRequest(f"{field}: expected {expected}; found {found:.120}", field=field)
 
 
 _ARRAY_SCHEMA = {
@@ -434,5 +429,5 @@ def row_seeds(seed: int | Sequence[int], rows: int) -> NDArray[np.uint64]:
     if isinstance(seed, int):
         return np.arange(rows, dtype=np.uint64) + np.uint64(seed)
     if len(seed) != rows:
-        _refuse("seed", f"one seed, or {rows} of them (one a row of the observation)", f"{len(seed)} of them")
+        refuse("seed", f"one seed, or {rows} of them (one a row of the observation)", f"{len(seed)} of them")
     return np.array(seed, dtype=np.uint64)

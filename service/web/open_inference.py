@@ -84,7 +84,7 @@ class _InferCall:
 
     def answered(self, answer: Answer, timing: Callable[[], dict[str, float]]) -> Reply:
         assert self._request is not None
-        body, length = open_inference.encode_reply(answer, self._request, self._given_id, timing)
+        body, length = open_inference.encode_reply(answer, self._request.outputs, self._given_id, timing)
         if length is None:
             return Reply(200, codec.JSON, body, (id_header(answer.request_id),))
         header = (_HEADER_LENGTH, b"%d" % length)
@@ -92,7 +92,7 @@ class _InferCall:
 
     def refused(self, error: ServiceError) -> Reply:
         if self._request is not None:
-            self._request.name_timeout(error)
+            open_inference.name_timeout(error, self._request.parameters)
         return error_reply(error, self.request_id)
 
 

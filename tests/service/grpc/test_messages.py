@@ -8,7 +8,6 @@ import pytest
 from service.errors import InvalidRequest
 from service.grpc.infer import decode, encode_reply, parse_infer
 from service.protocol import Answer, codec, parse_act
-from service.protocol.open_inference import InferRequest
 from service.sample import SampleReply, SampleRequest
 
 # tritonclient 2.73: [[1, 2]], request_id r, output action, priority 2, timeout 5000, and three parameters.
@@ -41,7 +40,7 @@ def test_what_goes_out() -> None:
         model_version="abc",
         request_id="r",
     )
-    body = encode_reply(answer, InferRequest({}, {}, {"action": True}), "r", lambda: {"total": 0.5})
+    body = encode_reply(answer, {"action": True}, "r", lambda: {"total": 0.5})
     assert body == (
         b"\n\x05small\x12\x03abc\x1a\x01r*\x12\n\x06action\x12\x04FP32\x1a\x02\x01\x022\x08\x00\x00\x80?\x00\x00\x00@"
         b'"\x11\n\nrequest_id\x12\x03\x1a\x01r"\r\n\x06engine\x12\x03\x1a\x01e"\x12\n\x08degraded\x12\x06\x1a\x04load'

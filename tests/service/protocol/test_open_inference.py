@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from service.errors import DeadlineExceeded, InvalidRequest
 from service.protocol import ActRequest, Answer, codec, open_inference, parse_act
-from service.protocol.open_inference import InferRequest, decode, encode_error, encode_reply, parse_infer
+from service.protocol.open_inference import (
+    InferRequest,
+    decode,
+    encode_error,
+    encode_reply,
+    name_timeout,
+    parse_infer,
+    usual_outputs,
+)
 from service.sample import SampleReply, SampleRequest
 
 # What tritonclient 2.73 sends for [[1, 2]].
@@ -62,7 +70,8 @@ def test_what_tritons_client_sends() -> None:
     request, act = read(BINARY, len(BINARY) - 8)
     assert act.observation.tolist() == [[1, 2]]
     assert (act.model, act.model_version, act.request_id, act.seed) == ("small", None, "id", 3)
-    assert (request.outputs, request.binary) == (None, True)
+    all_but_candidates = ("action", "q", "q_std", "observation_z_max", "num_candidates", "num_steps", "seed")
+    assert request.outputs == dict.fromkeys(all_but_candidates, True)
     request, act = read(JSON)
     assert act.observation.tolist() == [[1, 2]]
     assert request.outputs == {"action": False}
@@ -70,8 +79,7 @@ def test_what_tritons_client_sends() -> None:
 
 
 def test_what_goes_out_in_json() -> None:
-    request = InferRequest({}, {}, None)
-    body, length = encode_reply(answer(), request, "r-7", timing)
+    body, length = encode_reply(answer(), usual_outputs(), "r-7", timing)
     assert length is None
     reply = json.loads(body)
     assert [reply[name] for name in ("model_name", "model_version", "id")] == ["small", "abc", "r-7"]
@@ -87,13 +95,13 @@ def test_what_goes_out_in_json() -> None:
     assert reply["parameters"] == {
         "request_id": "r", "engine": "engine/x", "degraded": "load", "queue_ms": 0.5, "compute_ms": 1, "total_ms": 2
     }  # fmt: skip
-    assert "id" not in json.loads(encode_reply(answer(), request, None, timing)[0])
+    assert "id" not in json.loads(encode_reply(answer(), usual_outputs(), None, timing)[0])
 
 
 def test_what_goes_out_in_binary() -> None:
     """Little-endian and in the order of the outputs, among which others are in JSON."""
     wanted = {"seed": True, "q": False, "action": True}
-    body, length = encode_reply(answer(), InferRequest({}, {}, wanted), None, timing)
+    body, length = encode_reply(answer(), wanted, None, timing)
     assert length is not None
     outputs = json.loads(body[:length])["outputs"]
     assert [output["name"] for output in outputs] == ["seed", "q", "action"]
@@ -108,7 +116,7 @@ def test_what_goes_out_in_binary() -> None:
 
 def test_an_observation_without_rows_has_an_action_without_rows() -> None:
     wanted = dict.fromkeys(("action", "candidates", "candidate_q", "q"), False)
-    body, _ = encode_reply(answer(single=True, candidates=True), InferRequest({}, {}, wanted), None, timing)
+    body, _ = encode_reply(answer(single=True, candidates=True), wanted, None, timing)
     assert [output["shape"] for output in json.loads(body)["outputs"]] == [[3], [2, 3], [2], [1]]
 
 
@@ -158,7 +166,7 @@ def test_whole_floats_are_whole_numbers() -> None:
 def test_an_error_about_a_timeout_says_what_was_sent(timeout: float) -> None:
     error = DeadlineExceeded("too late")
     error.name_deadline("deadline_ms", timeout / 1000, "milliseconds")
-    InferRequest({}, {"timeout": timeout}, None).name_timeout(error)
+    name_timeout(error, {"timeout": timeout})
     assert error.detail == f"too late (timeout was {timeout:.0f}, in microseconds)"
 
 
@@ -166,7 +174,7 @@ def test_an_error_about_a_timeout_says_what_was_sent(timeout: float) -> None:
 def test_an_error_about_a_deadline_does_so_too(parameters: dict[str, Any]) -> None:
     error = DeadlineExceeded("too late")
     error.name_deadline("deadline_ms", 5, "milliseconds")
-    InferRequest({}, parameters, None).name_timeout(error)
+    name_timeout(error, parameters)
     assert error.detail == "too late (deadline_ms was 5, in milliseconds)"
 
 
@@ -252,7 +260,7 @@ def test_faults_are_named(members: dict[str, Any], field: str, words: str) -> No
         (BINARY, len(BINARY) - 9, None, "not JSON"),
         (BINARY[:-1], len(BINARY) - 8, "observation", "found 8; 7 bytes are left behind the JSON"),
         (BINARY + b"\0", len(BINARY) - 8, "inputs", "8 bytes behind the JSON, by their binary_data_size; found 9"),
-        (BINARY.replace(b"[1,2]", b"[1,3]"), len(BINARY) - 8, "observation", "12 bytes for <f4 [1, 3], found 8"),
+        (BINARY.replace(b"[1,2]", b"[1,3]"), len(BINARY) - 8, "observation", "12 bytes for <f4 [1, 3]; found 8"),
         (BINARY.replace(b'e":8', b'e":-8'), len(BINARY) - 7, "observation", "binary_data_size as a number of bytes"),
         (BINARY.replace(b'e":8', b'e":8.0'), len(BINARY) - 6, "observation", "binary_data_size as a number of bytes"),
         (BINARY.replace(b"\x80?", b"\xc0\x7f"), len(BINARY) - 8, "observation", "found nan at [0, 0]"),
