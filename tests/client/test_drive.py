@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from sorl_client.drive import main, parser
+from sorl_client.drive import main
+from sorl_client.drive_options import parser
 
 from tests.client.conftest import array
 from tests.client.conftest import reply_to as reply
