@@ -77,7 +77,9 @@ def _visited(policy: Policy, config: PrecisionConfig) -> Iterator[Float32]:
             if ended:
                 break
             yield observation
-            batch = SampleBatch.of(observation[None], budget.num_candidates, budget.num_steps, step)
+            batch = SampleBatch.of(
+                observation[None], budget.num_candidates, budget.num_steps, step, policy.spec.temperature
+            )
             action = policy.spec.action_to_environment(backend.sample_and_score(batch).action)[0]
             following, _, terminated, truncated, _ = env.step(action)
             observation, ended = np.asarray(following, np.float32), terminated or truncated

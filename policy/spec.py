@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from policy.errors import SpecError
 
 FORMAT_VERSION = 1
-_ADDED = ("observation_keys", "action_horizon", "prefix_max", "coherence")  # what version 1 of the format has gained
+_ADDED = ("observation_keys", "action_horizon", "prefix_max", "coherence", "temperature")  # what version 1 has gained
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,9 @@ class PolicySpec:
     to them. `prefix_max` is how many of them the networks take as an input (see `policy.prefix`), and `coherence` the
     share of candidates that are left out for lying far from them, unless a request says another.
 
+    `temperature` scales the noise that the flow starts from, unless a request says another. `frontier` and `headline`
+    were measured at it.
+
     Raises:
         SpecError: a field is out of range; the message names the field and the range.
     """
@@ -99,6 +102,7 @@ class PolicySpec:
     action_horizon: int = 1
     prefix_max: int = 0
     coherence: float = 0.5
+    temperature: float = 1.0
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -136,6 +140,7 @@ class PolicySpec:
         expected = f"be 0 to {self.action_horizon - 1} (action_horizon - 1)"
         _require(0 <= self.prefix_max < self.action_horizon, "prefix_max", expected, self.prefix_max)
         _require(0 <= self.coherence <= 1, "coherence", "be in [0, 1]", self.coherence)
+        _require(0 <= self.temperature <= 2, "temperature", "be in [0, 2]", self.temperature)
         self._check_cell("default_budget", self.default_budget)
         for index, cell in enumerate(self.frontier):
             self._check_cell(f"frontier[{index}]", cell)

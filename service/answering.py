@@ -112,7 +112,7 @@ class Answerer:
             grant.num_candidates,
             grant.num_steps,
             row_seeds(seed, len(rows)),
-            request.temperature,
+            model.spec.temperature if request.temperature is None else request.temperature,
             request.return_candidates,
             grant.degraded,
             model.commitment_of(request.committed, request.coherence, len(rows)),

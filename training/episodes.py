@@ -22,7 +22,8 @@ class Job:
     num_candidates: int
     num_steps: int
     seed_policy: SeedPolicy = "step"
-    temperature: float = 1.0
+    temperature: float | None = None
+    """Scale of the flow's noise. None: the policy's."""
     select: Selection = "best"
     execute: int | None = None
     """How many actions of a chunk are executed before the policy is asked again. None: all but `delay`."""

@@ -116,7 +116,7 @@ class Client:
                                    one. By default there is no lower limit but (1, 1)
         seed                       uint64, or one per row; by default the server chooses it (with hedges, the
                                    client does) and the reply has it
-        temperature                scale of the noise, 0 to 2
+        temperature                scale of the noise, 0 to 2; None: the policy's
         committed                  of a policy with chunks: the first d actions of the chunk, which the robot executes
                                    before the reply arrives, (d, action_dim), or (B, d, action_dim) for B rows
         coherence                  with them: the share of candidates, 0 to 1, that is left out for lying far from them;

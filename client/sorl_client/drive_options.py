@@ -128,7 +128,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="MS",
         help="relay the connection through a link with this round-trip time, in milliseconds (default: none)",
     )
-    add("--temperature", type=_number(parameters.TEMPERATURE), help="scale of the noise, 0 to 2 (default: 1)")
+    add(
+        "--temperature",
+        type=_number(parameters.TEMPERATURE),
+        help="scale of the noise, 0 to 2 (default: the policy's)",
+    )
     seeding = result.add_mutually_exclusive_group()
     seeding.add_argument(
         "--seed-policy",

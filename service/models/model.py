@@ -144,6 +144,7 @@ class Model:
             "action_horizon": spec.action_horizon,
             "prefix_max": spec.prefix_max,
             "coherence": spec.coherence,
+            "temperature": spec.temperature,
             "action_low": list(spec.action_low),
             "action_high": list(spec.action_high),
             "control_hz": spec.control_hz,

@@ -172,7 +172,9 @@ def scalar(value: Any, field: str) -> Any:
         return value
     parts = text_keys(value)
     if marker == "__npgeneric__":
-        return parts.get("data")
+        if parts.get("data") is None:  # not left out: whoever sent it meant a number
+            refuse(field, "data beside __npgeneric__", None)
+        return parts["data"]
     if parts.get("nd") is False:
         parts = {"nd": True, "kind": b"", "shape": [], **{key: parts.get(key) for key in ("type", "data")}}
     if parts.get("shape") != []:

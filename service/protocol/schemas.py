@@ -314,7 +314,9 @@ class ActRequest(BaseModel):
         description="uint64; above 2^53 as a decimal string. A list of B, or one s, which gives row b the seed "
         "(s + b) mod 2^64. Left out, the server chooses and says which.",
     )
-    temperature: float = Field(1.0, ge=0, le=2, allow_inf_nan=False, description="Scales the noise: 0 to 2.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, allow_inf_nan=False, description="Scales the noise: 0 to 2. Left out, the policy's."
+    )
     committed: Committed = Field(
         None,
         description="Of a policy with chunks: the first d actions of the chunk, which the robot will have executed "

@@ -35,6 +35,7 @@ def full_spec() -> PolicySpec:
         action_horizon=5,
         prefix_max=3,
         coherence=0.25,
+        temperature=0.5,
     )
 
 
@@ -87,6 +88,9 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"denoise_timesteps": 6}, "denoise_timesteps must be a power of two"),
     ({"max_backprop_steps": 16}, "max_backprop_steps must be at most"),
     ({"control_hz": 0}, "control_hz must be positive"),
+    ({"temperature": -0.1}, r"temperature must be in \[0, 2\], found -0.1"),
+    ({"temperature": 2.1}, r"temperature must be in \[0, 2\]"),
+    ({"temperature": True}, "spec.temperature must be of type float"),
     ({"format_version": 2, "a_key_of_the_future": 1}, "format_version is 2, and this release reads up to 1"),
     ({"format_version": 0}, "format_version must be 1"),
     ({"default_budget": {"num_candidates": 4, "num_steps": 9}}, "default_budget.num_steps must be 1 to 8"),

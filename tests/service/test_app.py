@@ -26,7 +26,7 @@ import service.answering
 from kernels.backend import BackendMismatch, DeviceLost, DeviceOutOfMemory, SampleBatch, SampleResult
 from kernels.choice import create_backend
 from kernels.reference import ReferenceBackend
-from policy import Measurement, load_policy
+from policy import Measurement, load_policy, save_policy
 from service.protocol import codec
 from service.protocol.replies import ActReply, Problem
 from service.recording.format import read_recording
@@ -133,6 +133,22 @@ async def test_temperature_zero_leaves_one_candidate(serve: Any, observations: R
     async with serve() as client:
         reply = await ask(client, observation=observations(1)[0], temperature=0, return_candidates=True)
     assert all(candidate == reply["action"] for candidate in reply["candidates"])
+
+
+async def test_a_policys_own_temperature_is_the_default(
+    serve: Any, checkpoint: Path, observations: Rows, tmp_path: Path
+) -> None:
+    policy = load_policy(checkpoint)
+    policy.spec = dataclasses.replace(policy.spec, temperature=0.3)
+    save_policy(policy, tmp_path / "calm.safetensors")
+    row = observations(1)[0]
+    async with serve(model=tmp_path / "calm.safetensors") as client:
+        (entry,) = (await client.get("/models")).json()["models"]
+        assert entry["temperature"] == 0.3
+        for given, temperature in ({}, 0.3), ({"temperature": None}, 0.3), ({"temperature": 1}, 1.0):
+            reply = await ask(client, observation=row, num_candidates=5, num_steps=3, seed=4, **given)
+            expected = policy.spec.action_to_environment(yardstick(checkpoint, [row], 5, 3, 4, temperature).action)
+            np.testing.assert_allclose(reply["action"], expected[0], atol=1e-5)
 
 
 async def test_candidates_contain_the_winner_and_prefix_those_of_more(serve: Any, observations: Rows) -> None:

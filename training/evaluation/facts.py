@@ -18,6 +18,7 @@ def policy_facts(policy: Policy) -> dict[str, Any]:
         "ensemble_size": spec.ensemble_size,
         "q_agg": spec.q_agg,
         "action_horizon": spec.action_horizon,
+        "temperature": spec.temperature,
         "denoise_timesteps": spec.denoise_timesteps,
         "max_backprop_steps": spec.max_backprop_steps,
         "updates": origin.updates,

@@ -69,8 +69,8 @@ class EvaluateConfig:
     """Episode seeds are first_seed .. first_seed + episodes - 1, in every cell."""
     seed_policy: Literal["step", "episode"] = "step"
     """step: fresh noise at every control tick. episode: the same noise throughout an episode."""
-    temperature: Annotated[float, NOT_NEGATIVE] = 1.0
-    """Scale of the initial noise of the flow."""
+    temperature: Annotated[float, NOT_NEGATIVE] | None = None
+    """Scale of the initial noise of the flow. Default: the policy's."""
     select: Selection = "best"
     """Which of the N candidates is executed. best: the one of highest Q, as the service does. upper-quartile: the one
     of rank N // 4 by descending Q, counted from 0; of 64 the 17th. random: a random one. worst: that of lowest Q."""
@@ -154,7 +154,7 @@ def evaluate_policy(config: EvaluateConfig) -> dict[str, Any]:
         "first_seed": config.first_seed,
         "episodes": config.episodes,
         "seed_policy": config.seed_policy,
-        "temperature": config.temperature,
+        "temperature": spec.temperature if config.temperature is None else config.temperature,
         "select": config.select,
         "delay": config.delay,
         "commit": config.commit and config.delay > 0,

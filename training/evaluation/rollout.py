@@ -162,6 +162,9 @@ class EpisodeRunner:
         lane.seconds = time.perf_counter() - started
         return lane
 
+    def _temperature(self, job: Job) -> float:
+        return self._spec.temperature if job.temperature is None else job.temperature
+
     def _commitment(self, lane: _Lane) -> Commitment | None:
         """What the policy is told of the actions that `lane` executes until the reply comes."""
         if not lane.job.commit or not lane.planned:
@@ -189,7 +192,7 @@ class EpisodeRunner:
             num_candidates=[lane.job.num_candidates for lane in lanes],
             num_steps=[lane.job.num_steps for lane in lanes],
             seed=[lane.seeds.action(lane.step) for lane in lanes],
-            temperature=[lane.job.temperature for lane in lanes],
+            temperature=[self._temperature(lane.job) for lane in lanes],
             return_candidates=any(rule != "best" for rule in select) or any(commitments),
         )
         result = self._backend.sample_and_score(batch)

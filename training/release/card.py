@@ -81,6 +81,7 @@ def _contract(policy: Policy) -> list[tuple[str, str]]:
         ("actor", f"{layers(spec.actor_hidden)}; grids of 1 to {spec.denoise_timesteps} steps"),
         ("critics", f"{spec.ensemble_size} of {layers(spec.critic_hidden)}, the {spec.q_agg} of the ensemble"),
         ("default budget", _budget(budget.num_candidates, budget.num_steps)),
+        *_temperature(spec),
         ("version (sha256)", f"`{policy.version}`"),
     ]
 
@@ -100,6 +101,11 @@ def _commitment(spec: PolicySpec) -> list[tuple[str, str]]:
         return []
     inputs = f"the first {spec.prefix_max} are an input; " if spec.prefix_max else ""
     return [("committed actions", f"{inputs}coherence {spec.coherence:g} unless a request says another")]
+
+
+def _temperature(spec: PolicySpec) -> list[tuple[str, str]]:
+    """The row on noise, of policies that scale it."""
+    return [("temperature", f"{spec.temperature:g} unless a request says another")] if spec.temperature != 1 else []
 
 
 def _bounds(spec: PolicySpec) -> str:

@@ -50,6 +50,9 @@ class ExportConfig:
     coherence: Annotated[float, Range(0, 1)] | None = None
     """Of policies with chunks: the weight of committed actions in a request that names none, 0 to 1. Default: the
     policy's own."""
+    temperature: Annotated[float, Range(0, 2)] | None = None
+    """Scale of the flow's noise in a request that names none, 0 to 2, at which reports and results were measured.
+    Default: the policy's own."""
     notes: str | None = None
     """Notes on the card, e.g. on settings other than the paper's, wall time or surprises."""
 
@@ -77,6 +80,8 @@ def export(config: ExportConfig) -> Policy:
         require_file("--out", path)
     source = config.policy / "policy.safetensors" if config.policy.is_dir() else config.policy
     policy = load_policy(source)
+    if config.temperature is not None:
+        _set_temperature(policy, config.temperature)
     frontier, headline = (
         _measurements_of_reports(config, policy) if config.results is None else _measurements_of_results(config, policy)
     )
@@ -101,6 +106,22 @@ def export(config: ExportConfig) -> Policy:
     written = save_and_read_back(policy, config.out)
     write_text(config.out.with_suffix(".md"), model_card(written, config.out.name))
     return written
+
+
+def _set_temperature(policy: Policy, temperature: float) -> None:
+    """What was measured at another temperature is left out of the specification."""
+    spec = replace(policy.spec, temperature=temperature)
+    if temperature != policy.spec.temperature and (spec.frontier or spec.headline):
+        log.warning("the frontier and headline of temperature %g are left out", policy.spec.temperature)
+        spec = replace(spec, frontier=(), headline=None)
+    policy.spec = spec
+
+
+def _check_temperature(where: Path, found: float, policy: Policy) -> None:
+    if found != policy.spec.temperature:
+        raise ValueError(
+            f"{where} measured the policy at temperature {found:g}, and it is exported with {policy.spec.temperature:g}"
+        )
 
 
 def _warn_of_a_dominated_default(spec: PolicySpec) -> None:
@@ -130,6 +151,7 @@ def _measurements_of_results(config: ExportConfig, policy: Policy) -> tuple[list
     if not folder.exists():
         raise ValueError(f"{config.results} holds no measurement of this file (sha256 {policy.version[:12]})")
     record = Record(folder)
+    _check_temperature(config.results, record.facts["temperature"], policy)
     best = best_cell(record, protocol)
     if best is None:
         raise ValueError(f"{config.results}: the grid is not complete; run sorl-results again")
@@ -169,6 +191,7 @@ def _read(path: Path, policy: Policy) -> dict[str, Any]:
         )
     if report.get("select", "best") != "best":
         raise ValueError(f"{path} executed the {report['select']} candidate, but the service executes the best")
+    _check_temperature(path, report.get("temperature", 1.0), policy)
     horizon = policy.spec.action_horizon
     for cell in report["cells"]:
         if (execute := cell.get("execute", 1)) != horizon:  # reports from before there were chunks do not say

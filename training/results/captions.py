@@ -18,7 +18,9 @@ def network(row: Row) -> str:
     actor, critic = (layers(row[name].split()) for name in ("actor_hidden", "critic_hidden"))
     horizon = int(row.get("action_horizon", 1))
     chunks = "" if horizon == 1 else f", chunks of {horizon} actions, all executed"
-    return f"actor {actor}, {row['ensemble_size']} critics {critic}{chunks}"
+    temperature = float(row.get("temperature", 1.0))
+    calmer = "" if temperature == 1 else f", temperature {temperature:g}"
+    return f"actor {actor}, {row['ensemble_size']} critics {critic}{chunks}{calmer}"
 
 
 def training(row: Row) -> str:

@@ -70,8 +70,8 @@ def _what_was_run(tables: Tables, measurements: Measurements) -> str:
         )
     return (
         f"## What was run\n\nSelection seeds {protocol.selection} choose and report seeds {protocol.report} report; "
-        "temperature 1, a fresh seed for every (episode, step), default horizon and termination. All cells meet the "
-        "same initial states.\n\n" + "\n".join(lines)
+        "temperature 1 where no other is named, a fresh seed for every (episode, step), default horizon and "
+        "termination. All cells meet the same initial states.\n\n" + "\n".join(lines)
     )
 
 

@@ -2,7 +2,7 @@
 
 A folder named by the policy's sha256 holds policy.json (facts of the policy, and its engine), episodes.csv (one row per
 episode, appended as episodes end), latency.csv and shortcut.csv. Budget, selection rule and seed identify an episode.
-All else is fixed: temperature 1, a fresh seed for every (episode, step), default horizon and termination.
+All else is fixed: the policy's temperature, a fresh seed for every (episode, step), default horizon and termination.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 _CONDITIONS = ("policy_sha256", "task", "engine")
 
 
-UNSAID: Row = {"action_horizon": 1}
+UNSAID: Row = {"action_horizon": 1, "temperature": 1.0}
 """Facts that records made before there was another value do not state."""
 
 

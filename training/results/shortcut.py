@@ -51,7 +51,7 @@ def measure_shortcut(
         for start in range(0, len(states), BATCH):
             part = states[start : start + BATCH]
             seeds = range(offset + start, offset + start + len(part))
-            parts.append(backend.sample_and_score(SampleBatch.of(part, 1, steps, seeds)).action)
+            parts.append(backend.sample_and_score(SampleBatch.of(part, 1, steps, seeds, spec.temperature)).action)
         return np.concatenate(parts).astype(np.float64)
 
     reference, redrawn = actions(finest), actions(finest, OTHER_NOISE)

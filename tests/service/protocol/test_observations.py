@@ -224,11 +224,12 @@ def test_seeds_may_be_a_list_of_numpys() -> None:
     assert parse({"observation": [ONE] * 3, "seed": seeds}, codec.MSGPACK).seed == [2**64 - 1, 3, 7]
 
 
+@pytest.mark.parametrize("field", ["temperature", "num_candidates", "min_quality"])
 @pytest.mark.parametrize("value", [{"nd": False}, {"nd": False, "type": "<f4", "data": b"1"}, {"__npgeneric__": True}])
-def test_a_scalar_that_is_damaged_is_named(value: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match=r"^temperature: ") as caught:
-        parse({"observation": ONE, "temperature": value}, codec.MSGPACK)
-    assert caught.value.field == "temperature"
+def test_a_scalar_that_is_damaged_is_named(field: str, value: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field}: ") as caught:
+        parse({"observation": ONE, field: value}, codec.MSGPACK)
+    assert caught.value.field == field
 
 
 @pytest.mark.parametrize("deadline", [0, -0.02, 3.7e6])

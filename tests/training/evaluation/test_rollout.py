@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,15 @@ def test_the_best_candidate_has_the_highest_first_q(policy: Policy, monkeypatch:
     assert by_rule["worst"] <= by_rule["random"] <= by_rule["best"]
     again = {result.job.select: result.first_q for result in run(policy, jobs, lanes=1)}
     assert again == pytest.approx(by_rule, rel=1e-5)
+
+
+def test_a_policys_own_temperature_is_the_default(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training.evaluation.rollout, "make_env", short_env)
+    jobs = [Job(11, 4, 2, temperature=temperature) for temperature in (None, 0.3, 1.0)]
+    as_it_was, calm, loud = (result.mean_q for result in run(policy, jobs))
+    assert as_it_was == loud != calm
+    policy.spec = replace(policy.spec, temperature=0.3)
+    assert [result.mean_q for result in run(policy, jobs)] == [calm, calm, loud]
 
 
 class Robot:

@@ -129,6 +129,27 @@ def test_the_coherence_of_committed_actions_is_set_and_shown(source: Path, tmp_p
     assert "committed" not in (tmp_path / "single.md").read_text()
 
 
+def test_the_temperature_is_set_and_shown(config: ExportConfig, source: Path, tmp_path: Path) -> None:
+    """And what it was measured at is the temperature that it is exported with."""
+    with pytest.raises(ValueError, match=r"measured the policy at temperature 1, and it is exported with 0\.42"):
+        export(replace(config, temperature=0.42))
+    assert config.headline is not None
+    for path in (*config.frontier, config.headline):
+        write_json(path, json.loads(path.read_text()) | {"temperature": 0.42})
+    with pytest.raises(ValueError, match=r"measured the policy at temperature 0\.42, and it is exported with 1"):
+        export(config)
+    exported = export(replace(config, temperature=0.42))
+    assert load_policy(config.out).spec.temperature == 0.42
+    assert exported.spec.headline is not None
+    assert "| temperature | 0.42 unless a request says another |" in config.out.with_suffix(".md").read_text()
+    again = ExportConfig(config.out, tmp_path / "again.safetensors")
+    assert export(again).spec.headline == exported.spec.headline
+    bare = export(replace(again, temperature=0.5)).spec  # what was measured at another is left out
+    assert (bare.temperature, bare.frontier, bare.headline) == (0.5, (), None)
+    export(ExportConfig(source, tmp_path / "plain.safetensors"))
+    assert "temperature" not in (tmp_path / "plain.md").read_text()
+
+
 def test_a_policy_is_not_overwritten_by_its_card(config: ExportConfig) -> None:
     with pytest.raises(ValueError, match=r"--out must name the policy's file, e\.g\. .*policy\.safetensors, since"):
         replace(config, out=Path("policy.md"))
