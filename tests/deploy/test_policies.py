@@ -22,7 +22,7 @@ BIN = ROOT / ".venv" / "bin"
 
 
 SINGLE_ACTIONS = {"cube-single", "cube-double", "pointmaze-medium", "scene"}
-CHUNKS = {"cube-single-h5", "pointmaze-medium-h5"}
+CHUNKS = {"cube-single-h5", "pointmaze-medium-h5", "scene-h5"}
 
 
 def test_what_is_shipped() -> None:
@@ -68,6 +68,7 @@ def test_float32_agrees_with_float64(path: Path) -> None:
         ("cube-double", 0.7),
         ("cube-single-h5", 0.7),
         ("pointmaze-medium-h5", 0.8),
+        ("scene-h5", 0.7),
     ],
 )
 def test_a_policy_reaches_its_goal(name: str, least: float) -> None:
