@@ -56,6 +56,8 @@ def drive(arguments: argparse.Namespace, make_env: Callable[[str], Any]) -> int:
             raise CannotDrive(str(error)) from error
         client.wait_until_ready(arguments.wait_s)
         model = choose_model(client.models(), arguments.model)
+        if in_loop(arguments, model) and not arguments.realtime:
+            raise CannotDrive(f"model {model['name']!r} answers with chunks, in real time: leave out --no-realtime")
         env = build_env(arguments.task, make_env)
         try:
             check_fit(env, model, arguments.task)

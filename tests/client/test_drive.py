@@ -187,6 +187,13 @@ def test_single_actions_that_are_not_waited_for_miss_behind_a_slow_network(fake_
     assert "held 5, degraded 0; 5 before the first replies" in out
 
 
+def test_chunks_are_driven_in_real_time_only(fake_server, drive):
+    server = fake_server(action_horizon=4)
+    status, _, complaint = drive(server.url, "--episodes", 1, "--no-realtime")
+    assert status == 2
+    assert "answers with chunks, in real time: leave out --no-realtime" in complaint
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
