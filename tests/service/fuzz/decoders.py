@@ -81,7 +81,7 @@ def check(request: ActRequest) -> None:
     seeds = row_seeds(0 if request.seed is None else request.seed, rows)
     assert seeds.dtype == np.uint64
     assert seeds.shape == (rows,)
-    assert 0 <= request.temperature <= 2
+    assert request.temperature is None or 0 <= request.temperature <= 2
     assert request.deadline_ms is None or request.deadline_ms > 0
 
 
