@@ -110,12 +110,15 @@ def run(config: DomainConfig) -> str:
 def _recipe(folder: Path, contestants: list[Contestant], rules: Rules) -> dict[str, object]:
     """What made the scores: settings, policies, and what the selection episodes said."""
     first = contestants[0]
-    settings = non_default_settings({"task": first.task, **first.recipe})
+    differing = non_default_settings({"task": first.task, **first.recipe})
+    settings = {name: here for name, (here, _) in differing.items() if name != "updates"}
+    if first.recipe["temperature"] != 1:
+        settings["temperature"] = first.recipe["temperature"]
     return {
         "domain": first.domain,
         "updates": first.recipe["updates"],
         "dataset_sha256": first.dataset,
-        "settings": {name: here for name, (here, _) in settings.items() if name != "updates"},
+        "settings": settings,
         "policies": [
             {"task": one.number, "seed": one.seed, "sha256": one.version, "start_from": one.start}
             for one in contestants

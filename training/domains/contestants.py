@@ -34,7 +34,7 @@ class Contestant:
     start: str | None
     """sha256 of the policy that its training started from."""
     recipe: dict[str, Any]
-    """Every setting of its training but task, seed and those that change no update."""
+    """Every setting of its training but task, seed and those that change no update; and its temperature."""
 
 
 def find_contestants(paths: tuple[Path, ...]) -> list[Contestant]:
@@ -80,6 +80,7 @@ def _contestant(path: Path) -> Contestant:
         for setting, default in defaults.items()
         if setting not in OPERATIONAL | {"task", "seed", "start_from", "control_hz", "observation_keys"}
     }
+    recipe["temperature"] = policy.spec.temperature
     return Contestant(
         file,
         policy.version,

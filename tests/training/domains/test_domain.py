@@ -26,7 +26,9 @@ Evaluated = list[tuple[int, int, str]]
 """Task, training seed, and "selection" or "report"."""
 
 
-def save(folder: Path, task: int, seed: int = 0, domain: str = "pointmaze-medium", **config: Any) -> Path:
+def save(
+    folder: Path, task: int, seed: int = 0, domain: str = "pointmaze-medium", temperature: float = 1.0, **config: Any
+) -> Path:
     origin = Provenance(
         environment=f"{domain}-navigate-singletask-task{task}-v0",
         updates=30,
@@ -35,7 +37,8 @@ def save(folder: Path, task: int, seed: int = 0, domain: str = "pointmaze-medium
         config={"updates": 30, "tau": 0.01} | config,
     )
     path = folder / f"{domain}-{task}-{seed}.safetensors"
-    save_policy(random_policy(10 * task + seed, obs_dim=2, action_dim=2, provenance=origin), path)
+    spec = {"obs_dim": 2, "action_dim": 2, "temperature": temperature, "provenance": origin}
+    save_policy(random_policy(10 * task + seed, **spec), path)
     return path
 
 
@@ -163,12 +166,18 @@ def test_learning_curves_are_of_kept_policies_at_the_chosen_budget(
     assert "\n| 20 |" not in text
 
 
+def test_a_recipe_names_its_temperature(evaluated: Evaluated, config: Any, tmp_path: Path) -> None:
+    run(config([save(tmp_path, task, temperature=0.5) for task in range(1, 6)]))
+    assert "`temperature` 0.5" in (tmp_path / "results" / "domains.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda folder, paths: paths[:4], "no policy of pointmaze-medium task 5"),
         (lambda folder, paths: [*paths[:4], save(folder, 5, tau=0.02)], "differ in tau"),
         (lambda folder, paths: [*paths[:4], save(folder, 5, updates=31)], "differ in updates"),
+        (lambda folder, paths: [*paths[:4], save(folder, 5, temperature=0.5)], "differ in temperature"),
         (lambda folder, paths: [*paths, save(folder, 1, domain="scene")], "one domain at a time"),
         (lambda folder, paths: [*paths, paths[0]], "same task and training seed"),
     ],
