@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from kernels.backend import Backend
 from kernels.choice import create_backend
+from kernels.commitment import network_input
 from policy import CheckpointError, Policy, load_policy
 from training.episodes import EpisodeResult, Job
 from training.evaluation import run_jobs
@@ -47,7 +48,7 @@ class TaskExperiments:
 
     def record(self, checkpoint: Checkpoint) -> Record:
         """The record of a checkpoint, created if there is none."""
-        facts = {**checkpoint.facts, "engine": _backend(checkpoint).engine, "machine": machine()}
+        facts = {**checkpoint.facts, "engine": _backend(_load(checkpoint)).engine, "machine": machine()}
         return Record.open_or_create(record_folder(self.folder, checkpoint.version), facts)
 
     def measure(self, checkpoint: Checkpoint, label: str, only: tuple[Experiment, ...]) -> None:
@@ -63,13 +64,9 @@ class TaskExperiments:
         if "latency" in only:
             self._latency(checkpoint, record, label)
         if "shortcut" in only and not record.has_shortcut(protocol.num_steps):
+            policy = _load(checkpoint)
             rows = measure_shortcut(
-                _backend(checkpoint),
-                _load(checkpoint).spec,
-                checkpoint.task,
-                protocol.selection,
-                protocol.num_steps,
-                label,
+                _backend(policy), policy.spec, checkpoint.task, protocol.selection, protocol.num_steps, label
             )
             record.write_table("shortcut", rows)
 
@@ -99,7 +96,9 @@ class TaskExperiments:
         env = make_env(checkpoint.task)
         observation = reset(env, self.protocol.selection.first)
         env.close()
-        record.write_table("latency", [*measured, *measure_latency(_backend(checkpoint), observation, cells, label)])
+        policy = _load(checkpoint)
+        inputs = network_input(policy.spec, observation[None])
+        record.write_table("latency", [*measured, *measure_latency(_backend(policy), inputs, cells, label)])
 
     def _episodes(self, checkpoint: Checkpoint, record: Record, cells: list[Cell], seeds: Seeds, name: str) -> None:
         jobs = [job for cell in cells for job in record.missing(cell, seeds)]
@@ -135,9 +134,9 @@ def require_steps(run: Run, protocol: Protocol) -> None:
             )
 
 
-def _backend(checkpoint: Checkpoint) -> Backend:
+def _backend(policy: Policy) -> Backend:
     """The backend that workers evaluate with."""
-    return create_backend(_load(checkpoint), "auto", "cpu", threads=1)
+    return create_backend(policy, "auto", "cpu", threads=1)
 
 
 def _load(checkpoint: Checkpoint) -> Policy:

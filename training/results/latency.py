@@ -22,16 +22,17 @@ LONGEST_SECONDS = 3.0
 """A cell's measurement stops after this time, but not before ten repeats."""
 
 
-def measure_latency(backend: Backend, observation: np.ndarray, cells: Sequence[Cell], label: str) -> list[Row]:
+def measure_latency(backend: Backend, inputs: np.ndarray, cells: Sequence[Cell], label: str) -> list[Row]:
     """One row per cell: median and 95th percentile of `sample_and_score` for one observation, in milliseconds.
 
-    One compute thread, as in evaluation. `load` is the machine's load average: a busy machine is slower.
+    `inputs` is what the networks take of it, (1, input_dim). One compute thread, as in evaluation. `load` is the
+    machine's load average: a busy machine is slower.
     """
     limit_torch_threads(1)
     rows: list[Row] = []
     for cell in tqdm(cells, unit="cell", desc=f"{label}: latency"):
         batches = [
-            SampleBatch.of(observation[None], cell.num_candidates, cell.num_steps, seed) for seed in range(REPEATS)
+            SampleBatch.of(inputs, cell.num_candidates, cell.num_steps, seed) for seed in range(REPEATS)
         ]
         for batch in batches[:WARM_UP]:
             backend.sample_and_score(batch)

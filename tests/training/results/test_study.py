@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from policy import load_policy, save_policy
+from policy import Provenance, load_policy, save_policy
 from tests.policies import random_policy
 from tests.training.conftest import TASK
 from tests.training.results.conftest import SMALL, InProcess, save_run
@@ -266,6 +266,16 @@ def test_a_policy_of_chunks_joins_a_page_from_before_there_were_any(runs: tuple[
     text = study(experiments_of(tmp_path, outcomes), find_runs((second,)), [], add=True).read_text()
     assert [row["action_horizon"] for row in table(experiments.folder, "policies")] == ["1", "4"]
     assert text.count("chunks of 4 actions, all executed") == 1
+
+
+def test_a_policy_that_takes_committed_actions_is_measured_without_any(tmp_path: Path, in_process: InProcess) -> None:
+    origin = Provenance(environment=TASK, updates=1)
+    policy = random_policy(obs_dim=2, action_dim=2, action_horizon=4, prefix_max=2, provenance=origin)
+    save_policy(policy, tmp_path / "chunks.safetensors")
+    experiments = experiments_of(tmp_path, in_process)
+    study(experiments, find_runs((tmp_path / "chunks.safetensors",)), [], only=("latency", "shortcut"))
+    assert len(table(experiments.folder, "latency")) == len(SMALL.grid())
+    assert len(table(experiments.folder, "shortcut")) == len(SMALL.num_steps)
 
 
 @pytest.mark.slow
