@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from pathlib import Path
 
 import torch
+
+from kernels.processor import processor
+from kernels.threads import available_cores
 
 PEAK_SHAPE = (256, 512, 512)
 """Rows, inputs, outputs of the measured product: a batch of 256 through a hidden layer of the paper's width."""
@@ -15,12 +15,7 @@ PEAK_SHAPE = (256, 512, 512)
 
 def describe() -> str:
     """Processor, cores and libraries in one line."""
-    model = platform.processor() or "unknown processor"
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+    return f"{processor()}, {available_cores()} cores, torch {torch.__version__}"
 
 
 def gemm_peak(dtype: torch.dtype, threads: int, seconds: float = 0.5) -> float:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from sorl_client.statistics import percentiles
 from tqdm import tqdm
 
 from kernels.backend import Backend, SampleBatch
+from kernels.processor import processor
 from kernels.threads import available_cores, limit_torch_threads
 from training.results.protocol import Cell
 from training.results.record import Row
@@ -59,13 +59,5 @@ def measure_latency(backend: Backend, inputs: np.ndarray, cells: Sequence[Cell],
 
 
 def machine() -> str:
-    """Processor and number of cores, e.g. "AMD EPYC 9B14, 2 cores"."""
-    name = "unknown processor"
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.split(":", 1)[1].strip()
-                break
-    except OSError:
-        pass
-    return f"{name}, {available_cores()} cores"
+    """Processor and number of cores, e.g. "AMD EPYC (family 25, model 17), 2 cores"."""
+    return f"{processor()}, {available_cores()} cores"
