@@ -31,9 +31,7 @@ def measure_latency(backend: Backend, inputs: np.ndarray, cells: Sequence[Cell],
     limit_torch_threads(1)
     rows: list[Row] = []
     for cell in tqdm(cells, unit="cell", desc=f"{label}: latency"):
-        batches = [
-            SampleBatch.of(inputs, cell.num_candidates, cell.num_steps, seed) for seed in range(REPEATS)
-        ]
+        batches = [SampleBatch.of(inputs, cell.num_candidates, cell.num_steps, seed) for seed in range(REPEATS)]
         for batch in batches[:WARM_UP]:
             backend.sample_and_score(batch)
         taken: list[float] = []
