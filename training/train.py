@@ -18,7 +18,8 @@ from tqdm import tqdm
 from kernels.backend import BackendUnavailable
 from kernels.commands import command
 from kernels.threads import limit_torch_threads
-from policy import Budget, CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
+from policy import CheckpointError, Policy, PolicySpec, Provenance, load_policy, save_policy
+from training import unmeasured
 from training.arguments import parse_arguments
 from training.batch import Batch
 from training.config import TrainConfig, parse_observation_keys
@@ -240,7 +241,7 @@ def return_bounds(config: TrainConfig, dataset: Dataset) -> tuple[float, float]:
 def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:
     """The specification of the policy that `config` trains on `dataset`."""
     return PolicySpec(
-        name="-".join(config.task.split("-")[:2]),
+        name=unmeasured.name_of(config.task),
         obs_dim=dataset.obs_dim,
         action_dim=dataset.action_dim,
         action_low=dataset.action_bounds.low,
@@ -254,7 +255,7 @@ def make_spec(config: TrainConfig, dataset: Dataset) -> PolicySpec:
         max_backprop_steps=config.max_backprop_steps,
         control_hz=dataset.control_hz,
         normaliser=config.normaliser,
-        default_budget=Budget(num_candidates=32, num_steps=min(4, config.denoise_timesteps)),
+        default_budget=unmeasured.budget_of(config.denoise_timesteps),
         observation_keys=parse_observation_keys(config.observation_keys),
         action_horizon=config.action_horizon,
         prefix_max=config.prefix_max,

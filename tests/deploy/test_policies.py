@@ -15,6 +15,8 @@ from kernels.backend import SampleBatch
 from kernels.reference import ReferenceBackend
 from policy import load_policy
 from training.evaluation import EvaluateConfig, evaluate_policy
+from training.release.export import ExportConfig, export
+from training.results import record_folder
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = sorted((ROOT / "deploy" / "policies").glob("*.safetensors"))
@@ -57,6 +59,15 @@ def test_float32_agrees_with_float64(path: Path) -> None:
     single = ReferenceBackend(policy).sample_and_score(batch)
     double = ReferenceBackend(load_policy(path), dtype=torch.float64).sample_and_score(batch)
     np.testing.assert_allclose(single.action, double.action, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
+def test_without_its_measurements_it_is_the_file_that_its_page_measured(path: Path, tmp_path: Path) -> None:
+    # cube-single-h5 was measured as an export, since it has a temperature of its own.
+    name = path.stem if path.stem == "cube-single-h5" else None
+    trained = export(ExportConfig(path, tmp_path / "trained.safetensors", name=name, as_trained=True))
+    page = ROOT / "docs" / "results" / trained.spec.provenance.environment
+    assert record_folder(page, trained.version).is_dir()
 
 
 @pytest.mark.slow

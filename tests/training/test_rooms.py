@@ -20,6 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "signals": set(),
     "tasks": set(),
     "revision": set(),
+    "unmeasured": set(),
     "config": {"ranges"},
     "batch": set(),
     "episodes": set(),
@@ -33,11 +34,13 @@ ARROWS: dict[str, set[str]] = {
     "next_actions": {"files"},
     "learner": {"batch", "config", "losses"},
     "train": {"arguments", "batch", "config", "data", "files", "learner", "logs", "losses"}
-    | {"next_actions", "prefixes", "revision", "signals"},
+    | {"next_actions", "prefixes", "revision", "signals", "unmeasured"},
     "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
     "domains": COMMAND | {"config", "evaluation", "files", "reporting"},
     "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},
-    "release": COMMAND | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results", "tasks"},
+    "release": COMMAND
+    | {"batch", "config", "data", "files", "learner", "losses", "reporting", "results", "tasks"}
+    | {"unmeasured"},
     "sweep": COMMAND
     | {"config", "data", "episode_table", "evaluation", "files", "logs", "reporting", "signals", "tasks", "train"},
 }

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from kernels.reference import euler_sample
-from policy import CheckpointError, ObservationKey, load_policy
+from policy import CheckpointError, Measurement, ObservationKey, load_policy, save_policy
 from tests.training.conftest import TASK
 from training.config import TrainConfig
 from training.data.dataset import Dataset, load_dataset
@@ -23,6 +23,7 @@ from training.learner.draws import RandomStream
 from training.learner.learner import Learner
 from training.next_actions import NextActionsError
 from training.ranges import flag
+from training.release.export import ExportConfig, export
 from training.train import Interrupted, ResumeError, StartError, Trainer, return_bounds, train
 
 
@@ -83,6 +84,19 @@ def test_the_policy_has_its_provenance(config: TrainConfig, dataset: Dataset) ->
     assert kept.spec.provenance.updates == 8
     mean = load_policy(path).observation_mean
     torch.testing.assert_close(mean, torch.from_numpy(dataset.observation_mean).float())
+
+
+def test_an_export_gives_the_trained_file_back_to_the_byte(config: TrainConfig, tmp_path: Path) -> None:
+    path = train(config)
+    policy = load_policy(path)
+    measured = Measurement(4, 2, 0.9, 0.8, 1.0, 200)
+    notes = replace(policy.spec.provenance, notes="trained on a Sunday")
+    policy.spec = replace(policy.spec, frontier=(measured,), headline=measured, provenance=notes)
+    save_policy(policy, tmp_path / "measured.safetensors")
+    shipped = ExportConfig(tmp_path / "measured.safetensors", tmp_path / "shipped.safetensors", default_budget=(4, 2))
+    assert export(shipped).version != load_policy(path).version
+    export(ExportConfig(shipped.out, tmp_path / "again.safetensors", as_trained=True))
+    assert (tmp_path / "again.safetensors").read_bytes() == path.read_bytes()
 
 
 def test_a_run_starts_from_a_policy(config: TrainConfig, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ from policy import Budget, CheckpointError, Measurement, Policy, PolicySpec, bes
 from training.arguments import parse_arguments
 from training.config import parse_observation_keys
 from training.files import require_file, write_text
-from training.ranges import CANDIDATES, STEPS, Range, require_ranges
+from training.ranges import CANDIDATES, STEPS, Range, flag, require_ranges
 from training.release.card import model_card, summary
 from training.release.readback import save_and_read_back
 from training.results import Cell, Plan, Record, ResultsError, Seeds, best_cell, record_folder
+from training.unmeasured import as_trained
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,10 @@ class ExportConfig:
     Default: the policy's own."""
     notes: str | None = None
     """Notes on the card, e.g. on settings other than the paper's, wall time or surprises."""
+    as_trained: bool = False
+    """Add no measurements, and remove those that the policy has, with name, default budget and notes. The file of an
+    export is then to the byte what `sorl-train` wrote: its sha256 is the one that pages of results name, and
+    `sorl-results --add` goes on with it."""
 
     def __post_init__(self) -> None:
         require_ranges(self)
@@ -64,6 +69,9 @@ class ExportConfig:
                 f"--out must name the policy's file, e.g. {self.out.with_suffix('.safetensors')}, "
                 "since its card is the .md beside it"
             )
+        added = ("frontier", "headline", "results", "default_budget", "notes")
+        if self.as_trained and (given := [name for name in added if getattr(self, name)]):
+            raise ValueError(f"--as-trained removes measurements; leave out {flag(given[0])}")
 
 
 def export(config: ExportConfig) -> Policy:
@@ -82,10 +90,12 @@ def export(config: ExportConfig) -> Policy:
     policy = load_policy(source)
     if config.temperature is not None:
         _set_temperature(policy, config.temperature)
+    if config.as_trained:
+        policy.spec = as_trained(policy.spec)
     frontier, headline = (
         _measurements_of_reports(config, policy) if config.results is None else _measurements_of_results(config, policy)
     )
-    spec = replace(policy.spec, name=config.name or config.out.stem)
+    spec = replace(policy.spec, name=config.name or (policy.spec.name if config.as_trained else config.out.stem))
     if frontier:
         frontier.sort(key=lambda cell: (cell.num_candidates, cell.num_steps))
         spec = replace(spec, frontier=tuple(frontier))

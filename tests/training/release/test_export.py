@@ -150,6 +150,11 @@ def test_the_temperature_is_set_and_shown(config: ExportConfig, source: Path, tm
     assert "temperature" not in (tmp_path / "plain.md").read_text()
 
 
+def test_as_trained_takes_no_measurements(config: ExportConfig) -> None:
+    with pytest.raises(ValueError, match="--as-trained removes measurements; leave out --frontier"):
+        replace(config, as_trained=True)
+
+
 def test_a_policy_is_not_overwritten_by_its_card(config: ExportConfig) -> None:
     with pytest.raises(ValueError, match=r"--out must name the policy's file, e\.g\. .*policy\.safetensors, since"):
         replace(config, out=Path("policy.md"))
