@@ -307,7 +307,7 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
     config = trainer.config
     totals: dict[str, torch.Tensor] = {}
     check_all = torch.device(config.device).type == "cpu"
-    shown = ("td_target_mean", "critic_loss") if config.freeze_actor else ("q_mean", "flow_loss")
+    shown = ("td_target_mean", "critic_loss" if config.freeze_actor else "flow_loss")
     since, started = 0, time.perf_counter()
     with (
         stop_requests() as stop,

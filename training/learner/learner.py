@@ -168,24 +168,34 @@ class Learner:
         with self.compute.autocast():
             share = actor.observation_share(batch.observations)
             flow, consistency = losses.velocity_loss(actor, share, *self._flow_rows(batch, draws))
-            q, info = losses.q_loss(
-                actor,
-                self._critic_of_actor_loss,
-                batch.observations,
-                share,
-                draws.q_noise,
-                draws.q_k,
-                config.denoise_timesteps,
-                config.normalise_q_loss,
-                None if config.prefix_max == 0 else (in_prefix(self.policy.spec, batch.observations), batch.actions),
-            )
-            loss = config.flow_coef * flow + config.consistency_coef * consistency + (config.q_loss_coef or 0.0) * q
+            loss = config.flow_coef * flow + config.consistency_coef * consistency
+            info: Info = {}
+            if config.q_loss_coef:  # without weight it changes nothing, and it is the dearest of the three
+                q, info = self._q_loss(batch, share, draws)
+                loss = loss + config.q_loss_coef * q
         info |= {"flow_loss": flow.detach(), "consistency_loss": consistency.detach(), "actor_loss": loss.detach()}
         torch.autograd.backward(loss)
         for parameter in self._parameters[self.policy.critic]:
             parameter.requires_grad_(True)
         info["actor_grad_norm"] = self.compute.clip_and_step(self.actor_optimizer, config.max_grad_norm)
         return info
+
+    def _q_loss(self, batch: Batch, share: Tensor, draws: Draws) -> tuple[Tensor, Info]:
+        config = self.config
+        fixed = None
+        if config.prefix_max > 0:
+            fixed = in_prefix(self.policy.spec, batch.observations), batch.actions
+        return losses.q_loss(
+            self._actor,
+            self._critic_of_actor_loss,
+            batch.observations,
+            share,
+            draws.q_noise,
+            draws.q_k,
+            config.denoise_timesteps,
+            config.normalise_q_loss,
+            fixed,
+        )
 
     def _flow_rows(self, batch: Batch, draws: Draws) -> tuple[losses.FlowRows, losses.FlowRows]:
         target_share = self._target_actor.observation_share(batch.observations)

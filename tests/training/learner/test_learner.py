@@ -65,6 +65,25 @@ def test_the_q_loss_does_not_change_the_critic(learner: Learner, dataset: Datase
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("compute", ["torch", "native"])
+@pytest.mark.parametrize("preset", ["paper", "reference"])
+def test_without_weight_the_q_loss_is_left_out_and_nothing_else_changes(
+    dataset: Dataset, compute: Choice, preset: Literal["paper", "reference"]
+) -> None:
+    """A weight of 1e-30 adds to gradients what float32 rounds away."""
+    config = TrainConfig(hidden=(16, 16), batch_size=30, compute=compute, preset=preset, threads=1, q_loss_coef=0.0)
+    torch.manual_seed(0)
+    without = Learner(make_spec(config.resolved(), dataset), config.resolved())
+    tiny = Learner(without.policy.spec, replace(config, q_loss_coef=1e-30).resolved())
+    tiny.load_state_dict(copy.deepcopy(without.state_dict()))
+    for seed in range(3):
+        batch = dataset.train.sample(30, torch.Generator().manual_seed(seed))
+        info = without.update(batch, draw(without, seed))
+        assert tiny.update(batch, draw(tiny, seed)).keys() - info.keys() == {"q_mean", "q_loss"}
+    for name, tensor in without.policy.state_dict().items():
+        assert torch.equal(tensor, tiny.policy.state_dict()[name]), name
+
+
 def test_the_td_error_does_not_train_the_actor(learner: Learner, dataset: Dataset) -> None:
     before = copy.deepcopy(learner.policy.actor.state_dict())
     learner._critic_step(dataset.train.sample(30, torch.Generator().manual_seed(0)), draw(learner))
