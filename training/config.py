@@ -71,6 +71,9 @@ class TrainConfig:
     freeze_actor: bool = False
     """Train the critics only, and keep the actor of --start-from as it is. With --q-loss-coef 0 an actor only imitates
     the data, and does for every task of it."""
+    freeze_critics: bool = False
+    """Train the actor only: with --q-loss-coef 0 it needs no critics. Those of --start-from are kept as they are;
+    without it they stay as they began, to be replaced with --new-critics."""
     new_critics: bool = False
     """Train new critics, and not those of --start-from: they may have been trained for another task."""
     updates: Annotated[int, Range(1, MOST)] = 1_000_000
@@ -191,6 +194,17 @@ class TrainConfig:
             raise ValueError(
                 "--freeze-actor excludes --leak-td-gradient, --shared-optimizer and --preset reference: "
                 "with these the TD error's step is the actor's too"
+            )
+        if self.freeze_actor and self.freeze_critics:
+            raise ValueError("--freeze-actor and --freeze-critics leave nothing to train: give one of them")
+        if self.freeze_critics and self.start_from is None and self.q_loss_coef != 0:
+            raise ValueError("--freeze-critics needs --q-loss-coef 0, or --start-from with critics for the Q loss")
+        if self.freeze_critics and (
+            self.preset == "reference" or any(getattr(self, name) for name in REFERENCE_SWITCHES)
+        ):
+            raise ValueError(
+                "--freeze-critics excludes --leak-td-gradient, --shared-optimizer, --lagged-targets and --preset "
+                "reference: with these an update is not the actor's alone"
             )
         if self.prefix_max >= self.action_horizon:
             raise ValueError(

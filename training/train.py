@@ -307,7 +307,7 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
     config = trainer.config
     totals: dict[str, torch.Tensor] = {}
     check_all = torch.device(config.device).type == "cpu"
-    shown = ("td_target_mean", "critic_loss" if config.freeze_actor else "flow_loss")
+    shown = ("td_target_mean", "flow_loss", "consistency_loss", "critic_loss")
     since, started = 0, time.perf_counter()
     with (
         stop_requests() as stop,
@@ -328,7 +328,8 @@ def _loop(trainer: Trainer, log: RunLog) -> None:
                 values = {name: float(total) / since for name, total in totals.items()}
                 values["updates_per_second"] = since / (time.perf_counter() - started)
                 log.write(trainer.done, values)
-                bar.set_postfix({name: f"{values[name]:.3f}" for name in shown}, refresh=False)
+                first_two = [name for name in shown if name in values][:2]
+                bar.set_postfix({name: f"{values[name]:.3f}" for name in first_two}, refresh=False)
                 totals, since, started = {}, 0, time.perf_counter()
             if keeps:
                 assert config.run_dir is not None

@@ -203,6 +203,38 @@ def test_a_frozen_actor_excludes_what_trains_it(change: dict[str, Any]) -> None:
         TrainConfig(start_from=Path("start.safetensors"), freeze_actor=True, **change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"leak_td_gradient": True}, {"shared_optimizer": True}, {"lagged_targets": True}, {"preset": "reference"}],
+)
+def test_frozen_critics_exclude_what_joins_their_step_and_the_actors(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^--freeze-critics excludes .*{flag(next(iter(change)))}"):
+        TrainConfig(q_loss_coef=0.0, freeze_critics=True, **change)
+
+
+def test_frozen_critics_are_refused_where_nothing_is_left_to_learn_from() -> None:
+    with pytest.raises(ValueError, match="needs --q-loss-coef 0, or --start-from"):
+        TrainConfig(freeze_critics=True)
+    with pytest.raises(ValueError, match="leave nothing to train"):
+        TrainConfig(start_from=Path("start.safetensors"), freeze_actor=True, freeze_critics=True)
+
+
+def test_with_frozen_critics_the_actor_learns_as_beside_ones_that_learn(config: TrainConfig, tmp_path: Path) -> None:
+    """Without a Q loss, to the bit; the critics stay, and the log has no columns of theirs."""
+    config = replace(config, q_loss_coef=0.0)
+    start = train(replace(config, run_dir=tmp_path / "start", updates=2, seed=1))
+    config = replace(config, start_from=start)
+    both = parameters(train(config))
+    alone = parameters(train(replace(config, run_dir=tmp_path / "alone", freeze_critics=True)))
+    for name, tensor in alone.items():
+        assert torch.equal(tensor, (parameters(start) if name.startswith("critic.") else both)[name]), name
+    assert any(not torch.equal(both[name], tensor) for name, tensor in alone.items())  # of the critics
+    names = {"flow_loss", "consistency_loss", "actor_loss", "actor_grad_norm"}
+    assert set(rows(tmp_path / "alone")[-1]) == {"update", "updates_per_second"} | names
+    provenance = load_policy(tmp_path / "alone" / "policy.safetensors").spec.provenance
+    assert provenance.config["freeze_critics"] is True
+
+
 def test_a_policy_of_chunks(config: TrainConfig, tmp_path: Path) -> None:
     """Its spec says h, a run of it resumes exactly, and neither resuming nor starting from it takes another h."""
     config = replace(config, action_horizon=3, backup_candidates=2)
@@ -277,7 +309,8 @@ def test_a_run_of_an_older_version_continues(config: TrainConfig) -> None:
     assert config.run_dir is not None
     path = config.run_dir / "resume.pt"
     state = torch.load(path, weights_only=True)
-    for name in ("action_horizon", "backup_candidates", "backup_steps", "freeze_actor", "new_critics", "next_actions"):
+    frozen = ("freeze_actor", "freeze_critics", "new_critics", "next_actions")
+    for name in ("action_horizon", "backup_candidates", "backup_steps", *frozen):
         del state["stream"][name]
     torch.save(state, path)
     assert load_policy(train(replace(config, updates=13))).spec.provenance.updates == 13

@@ -1,8 +1,8 @@
 """`Learner`: one SORL update at a time. The maths is in `losses`; the order of the steps is here.
 
 An update is: critic step, average of the target critic, actor step with the new critic, average of the target actor.
-With a frozen actor the first two are all. The released code differs in three places, each a switch of `TrainConfig`
-(docs/algorithm.md).
+With a frozen actor the first two are all, with frozen critics the last two. The released code differs in three places,
+each a switch of `TrainConfig` (docs/algorithm.md).
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ class Learner:
                     group["lr"] = learning_rate
 
     def update(self, batch: Batch, draws: Draws, next_actions: Tensor | None = None) -> Info:
-        """One update of all networks, or with `freeze_actor` of the critics alone.
+        """One update of all networks; with `freeze_actor` of the critics alone, with `freeze_critics` of the actor.
 
         Returns detached scalars for logs; they hold until the next update.
 
@@ -114,7 +114,7 @@ class Learner:
         """
         if next_actions is not None:
             return self._update_critic(batch, draws, next_actions)
-        info = self._train_critic(batch, draws)
+        info = {} if self.config.freeze_critics else self._train_critic(batch, draws)
         return info if self.config.freeze_actor else info | self._train_actor(batch, draws)
 
     def sample_next_actions(self, next_observations: Tensor, noise: Tensor, num_steps: int) -> Tensor:
