@@ -6,8 +6,7 @@ import time
 
 import torch
 
-from kernels.processor import processor
-from kernels.threads import available_cores
+from kernels.machine import machine
 
 PEAK_SHAPE = (256, 512, 512)
 """Rows, inputs, outputs of the measured product: a batch of 256 through a hidden layer of the paper's width."""
@@ -15,7 +14,7 @@ PEAK_SHAPE = (256, 512, 512)
 
 def describe() -> str:
     """Processor, cores and libraries in one line."""
-    return f"{processor()}, {available_cores()} cores, torch {torch.__version__}"
+    return f"{machine()}, torch {torch.__version__}"
 
 
 def gemm_peak(dtype: torch.dtype, threads: int, seconds: float = 0.5) -> float:

@@ -12,11 +12,12 @@ from tqdm import tqdm
 from kernels.backend import Backend
 from kernels.choice import create_backend
 from kernels.commitment import network_input
+from kernels.machine import machine
 from policy import CheckpointError, Policy, load_policy
 from training.episodes import EpisodeResult, Job
 from training.evaluation import run_jobs
 from training.results.errors import ResultsError
-from training.results.latency import machine, measure_latency
+from training.results.latency import measure_latency
 from training.results.plan import Curve, Subject
 from training.results.protocol import Cell, Protocol, Seeds
 from training.results.record import Record, best_cell, record_folder

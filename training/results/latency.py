@@ -11,8 +11,8 @@ from sorl_client.statistics import percentiles
 from tqdm import tqdm
 
 from kernels.backend import Backend, SampleBatch
-from kernels.processor import processor
-from kernels.threads import available_cores, limit_torch_threads
+from kernels.machine import machine
+from kernels.threads import limit_torch_threads
 from training.results.protocol import Cell
 from training.results.record import Row
 
@@ -54,8 +54,3 @@ def measure_latency(backend: Backend, inputs: np.ndarray, cells: Sequence[Cell],
             }
         )
     return rows
-
-
-def machine() -> str:
-    """Processor and number of cores, e.g. "AMD EPYC (family 25, model 17), 2 cores"."""
-    return f"{processor()}, {available_cores()} cores"

@@ -1,9 +1,11 @@
-"""The processor's name, for tables of measurements."""
+"""The machine's name, for tables of measurements."""
 
 from __future__ import annotations
 
 import platform
 from pathlib import Path
+
+from kernels.threads import available_cores
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -21,3 +23,8 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     if "cpu family" in facts and "model" in facts:
         name += f" (family {facts['cpu family']}, model {facts['model']})"
     return name
+
+
+def machine() -> str:
+    """Processor and number of cores, e.g. "AMD EPYC (family 25, model 17), 2 cores"."""
+    return f"{processor()}, {available_cores()} cores"
