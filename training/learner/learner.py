@@ -167,13 +167,19 @@ class Learner:
             parameter.requires_grad_(False)  # the Q loss differentiates the action, not the critic
         with self.compute.autocast():
             share = actor.observation_share(batch.observations)
-            flow, consistency = losses.velocity_loss(actor, share, *self._flow_rows(batch, draws))
-            loss = config.flow_coef * flow + config.consistency_coef * consistency
-            info: Info = {}
-            if config.q_loss_coef:  # without weight it changes nothing, and it is the dearest of the three
-                q, info = self._q_loss(batch, share, draws)
+            # A loss without weight changes nothing, and is not computed: the Q loss is the dearest, and
+            # self-consistency costs two passes of the target actor and doubles the rows of this one.
+            flow, *consistency = losses.velocity_loss(actor, share, *self._velocity_rows(batch, draws))
+            loss = config.flow_coef * flow
+            info: Info = {"flow_loss": flow.detach()}
+            if consistency:
+                loss = loss + config.consistency_coef * consistency[0]
+                info["consistency_loss"] = consistency[0].detach()
+            if config.q_loss_coef:
+                q, q_info = self._q_loss(batch, share, draws)
                 loss = loss + config.q_loss_coef * q
-        info |= {"flow_loss": flow.detach(), "consistency_loss": consistency.detach(), "actor_loss": loss.detach()}
+                info |= q_info
+        info["actor_loss"] = loss.detach()
         torch.autograd.backward(loss)
         for parameter in self._parameters[self.policy.critic]:
             parameter.requires_grad_(True)
@@ -197,21 +203,24 @@ class Learner:
             fixed,
         )
 
-    def _flow_rows(self, batch: Batch, draws: Draws) -> tuple[losses.FlowRows, losses.FlowRows]:
-        target_share = self._target_actor.observation_share(batch.observations)
-        grid, epsilon = self.config.denoise_timesteps, self.config.t_epsilon
-        return (
-            losses.flow_matching_rows(batch.actions, draws.flow_noise, draws.flow_t, grid, epsilon),
-            losses.self_consistency_rows(
-                self._target_actor,
-                target_share,
-                batch.actions,
-                draws.consistency_noise,
-                draws.consistency_t,
-                self.levels,
-                epsilon,
-            ),
-        )
+    def _velocity_rows(self, batch: Batch, draws: Draws) -> list[losses.FlowRows]:
+        """The rows of flow matching, and those of self-consistency where it has a weight."""
+        config = self.config
+        grid, epsilon = config.denoise_timesteps, config.t_epsilon
+        rows = [losses.flow_matching_rows(batch.actions, draws.flow_noise, draws.flow_t, grid, epsilon)]
+        if config.consistency_coef:
+            rows.append(
+                losses.self_consistency_rows(
+                    self._target_actor,
+                    self._target_actor.observation_share(batch.observations),
+                    batch.actions,
+                    draws.consistency_noise,
+                    draws.consistency_t,
+                    self.levels,
+                    epsilon,
+                )
+            )
+        return rows
 
     def _move_average(self, target: nn.Module, online: nn.Module, tau: float) -> None:
         self.compute.move_average(self._parameters[target], self._parameters[online], tau)

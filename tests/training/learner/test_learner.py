@@ -67,21 +67,36 @@ def test_the_q_loss_does_not_change_the_critic(learner: Learner, dataset: Datase
 
 @pytest.mark.parametrize("compute", ["torch", "native"])
 @pytest.mark.parametrize("preset", ["paper", "reference"])
-def test_without_weight_the_q_loss_is_left_out_and_nothing_else_changes(
-    dataset: Dataset, compute: Choice, preset: Literal["paper", "reference"]
+@pytest.mark.parametrize(
+    ("weight", "columns", "tolerance"),
+    [("q_loss_coef", {"q_mean", "q_loss"}, 0.0), ("consistency_coef", {"consistency_loss"}, 1e-7)],
+    ids=["q", "consistency"],
+)
+def test_a_loss_without_weight_is_left_out_and_nothing_else_changes(
+    dataset: Dataset,
+    compute: Choice,
+    preset: Literal["paper", "reference"],
+    weight: str,
+    columns: set[str],
+    tolerance: float,
 ) -> None:
-    """A weight of 1e-30 adds to gradients what float32 rounds away."""
-    config = TrainConfig(hidden=(16, 16), batch_size=30, compute=compute, preset=preset, threads=1, q_loss_coef=0.0)
+    """A weight of 1e-30 adds to gradients what float32 rounds away.
+
+    The rows of self-consistency pass with those of the flow, so sums over rows round otherwise. A weight changes by
+    1e-4 an update.
+    """
+    config = TrainConfig(hidden=(16, 16), batch_size=30, compute=compute, preset=preset, threads=1)
+    config = replace(config, **{weight: 0.0})  # type: ignore[arg-type]
     torch.manual_seed(0)
     without = Learner(make_spec(config.resolved(), dataset), config.resolved())
-    tiny = Learner(without.policy.spec, replace(config, q_loss_coef=1e-30).resolved())
+    tiny = Learner(without.policy.spec, replace(config, **{weight: 1e-30}).resolved())  # type: ignore[arg-type]
     tiny.load_state_dict(copy.deepcopy(without.state_dict()))
     for seed in range(3):
         batch = dataset.train.sample(30, torch.Generator().manual_seed(seed))
         info = without.update(batch, draw(without, seed))
-        assert tiny.update(batch, draw(tiny, seed)).keys() - info.keys() == {"q_mean", "q_loss"}
+        assert tiny.update(batch, draw(tiny, seed)).keys() - info.keys() == columns
     for name, tensor in without.policy.state_dict().items():
-        assert torch.equal(tensor, tiny.policy.state_dict()[name]), name
+        assert torch.allclose(tensor, tiny.policy.state_dict()[name], rtol=0, atol=tolerance), name
 
 
 def test_the_td_error_does_not_train_the_actor(learner: Learner, dataset: Dataset) -> None:
