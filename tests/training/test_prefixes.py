@@ -21,7 +21,8 @@ from training.data.dataset import Dataset
 from training.learner.draws import RandomStream
 from training.learner.learner import Learner
 from training.prefixes import with_prefixes
-from training.train import make_spec, train
+from training.train import train
+from training.trainer import make_spec
 
 CONFIG = TrainConfig(hidden=(16, 16), batch_size=256, action_horizon=4, prefix_max=2, max_backprop_steps=2).resolved()
 

@@ -33,8 +33,10 @@ ARROWS: dict[str, set[str]] = {
     "prefixes": {"batch"},
     "next_actions": {"files"},
     "learner": {"batch", "config", "losses"},
-    "train": {"arguments", "batch", "config", "data", "files", "learner", "logs", "losses"}
-    | {"next_actions", "prefixes", "revision", "signals", "unmeasured"},
+    "start": {"learner"},
+    "trainer": {"batch", "config", "data", "files", "learner", "losses", "next_actions", "prefixes", "revision"}
+    | {"start", "unmeasured"},
+    "train": {"arguments", "config", "data", "files", "logs", "signals", "trainer"},
     "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
     "domains": COMMAND | {"config", "evaluation", "files", "reporting"},
     "results": COMMAND | {"episode_table", "episodes", "evaluation", "files", "logs", "plotting", "reporting"},

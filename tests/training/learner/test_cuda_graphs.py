@@ -16,7 +16,7 @@ from training.data.dataset import load_dataset
 from training.learner.compute import Choice, choose_compute
 from training.learner.draws import RandomStream
 from training.learner.learner import Learner
-from training.train import Trainer, make_spec
+from training.trainer import Trainer, make_spec
 
 needs_card = pytest.mark.gpu
 UPDATES = 60  # every k of 1, 2, 4, 8 a dozen times, for the critic and for the actor

@@ -16,7 +16,7 @@ from training.data.dataset import Dataset, load_dataset
 from training.learner.compute import Choice
 from training.learner.draws import Draws, RandomStream
 from training.learner.learner import Learner
-from training.train import make_spec
+from training.trainer import make_spec
 
 
 @pytest.fixture
