@@ -24,7 +24,7 @@ BIN = ROOT / ".venv" / "bin"
 
 
 SINGLE_ACTIONS = {"cube-single", "cube-double", "pointmaze-medium", "scene"}
-CHUNKS = {"cube-single-h5", "pointmaze-medium-h5", "scene-h5"}
+CHUNKS = {"cube-single-h5", "cube-double-h5", "pointmaze-medium-h5", "scene-h5"}
 
 
 def test_what_is_shipped() -> None:
@@ -80,6 +80,7 @@ def test_without_its_measurements_it_is_the_file_that_its_page_measured(path: Pa
         ("cube-single-h5", 0.7),
         ("pointmaze-medium-h5", 0.8),
         ("scene-h5", 0.7),
+        ("cube-double-h5", 0.7),
     ],
 )
 def test_a_policy_reaches_its_goal(name: str, least: float) -> None:

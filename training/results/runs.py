@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from policy import load_policy
+from policy import Provenance, load_policy
 from training.evaluation import discount_of, policy_facts
 from training.logs import training_seconds
 from training.results.errors import ResultsError
@@ -88,6 +88,11 @@ def _checkpoint(path: Path) -> Checkpoint:
         **policy_facts(policy),
         "task": task,
         "discount": discount_of(policy.spec, task),
-        "training_seconds": training_seconds(path.parent / "metrics.csv", policy.spec.provenance.updates),
+        "training_seconds": _training_seconds(policy.spec.provenance, path.parent / "metrics.csv"),
     }
     return Checkpoint(path, task, facts)
+
+
+def _training_seconds(provenance: Provenance, metrics: Path) -> float | None:
+    """Wall time of all `provenance.updates`. Of a run that started from a policy the log has only its own part."""
+    return None if provenance.config.get("start_from") else training_seconds(metrics, provenance.updates)

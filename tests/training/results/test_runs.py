@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from policy import CheckpointError, save_policy
+from policy import CheckpointError, load_policy, save_policy
 from tests.policies import random_policy
 from tests.training.conftest import TASK
 from tests.training.results.conftest import SMALL, InProcess, save_run
@@ -30,6 +31,17 @@ def test_training_time_is_read_from_the_log(tmp_path: Path) -> None:
     assert run.label == "big"
     # Ten updates at 2 per second, then ten at 5 per second.
     assert [checkpoint.facts["training_seconds"] for checkpoint in run.checkpoints] == [None, 5.0, 7.0]
+
+
+def test_training_time_is_unknown_where_the_log_has_only_the_last_part_of_it(tmp_path: Path) -> None:
+    path = save_run(tmp_path / "second", 0, (10, 20)) / "policy-20.safetensors"
+    policy = load_policy(path)
+    config = policy.spec.provenance.config | {"start_from": {"version": "0" * 64, "updates": 10}}
+    policy.spec = replace(policy.spec, provenance=replace(policy.spec.provenance, config=config))
+    save_policy(policy, path)
+    shutil.copy(path, path.parent / "policy.safetensors")
+    (run,) = find_runs((path.parent,))
+    assert [checkpoint.facts["training_seconds"] for checkpoint in run.checkpoints] == [5.0, None]
 
 
 def test_a_file_is_a_run_of_one_checkpoint(tmp_path: Path) -> None:
