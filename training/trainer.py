@@ -19,7 +19,7 @@ from training.losses import Info
 from training.next_actions import load_or_draw
 from training.prefixes import with_prefixes
 from training.revision import code_revision
-from training.start import start_from
+from training.start_from import start_from
 
 
 class ResumeError(ValueError):

@@ -33,9 +33,9 @@ ARROWS: dict[str, set[str]] = {
     "prefixes": {"batch"},
     "next_actions": {"files"},
     "learner": {"batch", "config", "losses"},
-    "start": {"learner"},
+    "start_from": {"learner"},
     "trainer": {"batch", "config", "data", "files", "learner", "losses", "next_actions", "prefixes", "revision"}
-    | {"start", "unmeasured"},
+    | {"start_from", "unmeasured"},
     "train": {"arguments", "config", "data", "files", "logs", "signals", "trainer"},
     "evaluation": COMMAND | {"config", "episode_table", "episodes", "files", "signals", "tasks"},
     "domains": COMMAND | {"config", "evaluation", "files", "reporting"},

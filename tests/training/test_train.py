@@ -24,7 +24,7 @@ from training.learner.learner import Learner
 from training.next_actions import NextActionsError
 from training.ranges import flag
 from training.release.export import ExportConfig, export
-from training.start import StartError
+from training.start_from import StartError
 from training.train import Interrupted, train
 from training.trainer import ResumeError, Trainer, return_bounds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -86,10 +86,12 @@ def test_a_loss_without_weight_is_left_out_and_nothing_else_changes(
     1e-4 an update.
     """
     config = TrainConfig(hidden=(16, 16), batch_size=30, compute=compute, preset=preset, threads=1)
-    config = replace(config, **{weight: 0.0})  # type: ignore[arg-type]
+    none: dict[str, Any] = {weight: 0.0}
+    hardly_any: dict[str, Any] = {weight: 1e-30}
     torch.manual_seed(0)
+    config = replace(config, **none)
     without = Learner(make_spec(config.resolved(), dataset), config.resolved())
-    tiny = Learner(without.policy.spec, replace(config, **{weight: 1e-30}).resolved())  # type: ignore[arg-type]
+    tiny = Learner(without.policy.spec, replace(config, **hardly_any).resolved())
     tiny.load_state_dict(copy.deepcopy(without.state_dict()))
     for seed in range(3):
         batch = dataset.train.sample(30, torch.Generator().manual_seed(seed))
