@@ -9,7 +9,7 @@ from sorl_client.chunk_schedule import ChunkStatistics
 from sorl_client.circuit import CircuitBreaker
 from sorl_client.client import AsyncClient, Client
 from sorl_client.control import Ask
-from sorl_client.control_loop import ControlLoop, LateReply, LoopStatistics, Tick
+from sorl_client.control_loop import ControlLoop
 from sorl_client.errors import (
     AdminDisabled,
     CircuitOpen,
@@ -31,6 +31,7 @@ from sorl_client.errors import (
 )
 from sorl_client.hedging import Hedge
 from sorl_client.retry import RetryPolicy
+from sorl_client.tick import LateReply, LoopStatistics, Tick
 
 __all__ = [
     "Action",

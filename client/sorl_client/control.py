@@ -5,7 +5,7 @@ late: the simulation stands still until then, later ticks are shifted, and the t
 whose deadline is exceeded gets no action and holds: the environment gets zeros, which command no motion in OGBench (no
 torque for legged robots). It counts as a miss too.
 
-`run_in_loop` waits for no reply: a `ControlLoop` has an action for every tick.
+`run_in_loop` waits for the first reply only: from then on a `ControlLoop` has an action for every tick.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Episode:
     actions                the applied actions, (steps, action_dim)
     engine, model_version  of the last reply; None if there was none
     chunks                 what came of the chunks; None where the simulation waited for each action
-    waited                 of the misses, the ticks before the first reply, which a robot begins with
+    start_ms               how long the robot stood still for its first reply; None where the first tick asked for it
     """
 
     episode: int
@@ -104,7 +104,7 @@ class Episode:
     engine: str | None
     model_version: str | None
     chunks: ChunkStatistics | None = None
-    waited: int = 0
+    start_ms: float | None = None
 
 
 def run_episode(
@@ -179,26 +179,33 @@ def run_episode(
     )
 
 
-def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, max_steps: int | None = None) -> Episode:
+def run_in_loop(
+    env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, start: bool = True, max_steps: int | None = None
+) -> Episode:
     """Drive one episode in real time with a new `loop`, until the goal, the environment's time limit or `max_steps`.
 
-    The simulation waits for no reply, as a robot does not. Latencies are those of ticks. A miss is a tick that was not
-    fresh, and all misses hold. Raises InvalidArgument for a `max_steps` that is no integer of at least 0.
+    The simulation waits for no reply, as a robot does not, but with `start` for the first. Latencies are those of
+    ticks. A miss is a tick that was not fresh, and all misses hold. Raises what `loop.start` and `loop.step` do, and
+    InvalidArgument for a `max_steps` that is no integer of at least 0.
     """
     max_steps = parameters.COUNT.or_none("max_steps", max_steps)
     observation = episodes.reset(env, seeds.episode)
     actions: list[npt.NDArray[np.float32]] = []
     latencies: list[float] = []
-    degraded = waited = 0
+    degraded = 0
     success = False
     reply: Action | None = None
-    loop.reset()
+    began = time.perf_counter()
+    if start:
+        loop.start(observation, seed=seeds.action(0))
+    else:
+        loop.reset()
+    started = time.perf_counter()
     while max_steps is None or len(actions) < max_steps:
         tick = loop.step(observation, seed=seeds.action(len(actions)))
         latencies.append(tick.latency_ms)
         actions.append(tick.action)
         reply = reply if tick.reply is None else tick.reply
-        waited += reply is None
         degraded += bool(tick.reply is not None and tick.reply.degraded)
         raw, _, terminated, truncated, info = env.step(tick.action)
         observation = np.asarray(raw, dtype=np.float32)
@@ -220,5 +227,5 @@ def run_in_loop(env: Any, loop: ControlLoop, seeds: episodes.EpisodeSeeds, *, ma
         engine=None if reply is None else reply.engine,
         model_version=None if reply is None else reply.model_version,
         chunks=statistics.chunks,
-        waited=waited,
+        start_ms=(started - began) * 1e3 if start else None,
     )

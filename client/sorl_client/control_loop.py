@@ -6,7 +6,6 @@ import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -17,15 +16,15 @@ from sorl_client import observation as observations
 from sorl_client import parameters
 from sorl_client.action import Action, FloatArray
 from sorl_client.asker import Asker, Came, ThreadAsker
-from sorl_client.chunk_schedule import ChunkSchedule, ChunkStatistics, Planned
+from sorl_client.chunk_schedule import ChunkSchedule, Planned
 from sorl_client.control import Acts, Ask
 from sorl_client.errors import DeadlineExceeded, InvalidArgument, InvalidReply, RequestRefused, SorlError
 from sorl_client.observation import Observation, Rows
 from sorl_client.pace import Pace
 from sorl_client.served import Served
 from sorl_client.statistics import percentiles
+from sorl_client.tick import LateReply, LoopStatistics, Source, Tick
 
-Source = Literal["fresh", "held", "fallback", "stopped"]
 OnMiss = Literal["hold", "stop"] | Callable[[Any], npt.ArrayLike]
 
 SHARE_OF_PERIOD = 0.8  # for the reply, by default; the rest is for observing and moving
@@ -38,67 +37,6 @@ class Server(Acts, Protocol):
     def models(self) -> list[dict[str, Any]]: ...
 
 
-@dataclass(frozen=True, eq=False)
-class LateReply:
-    """A reply that came after the tick of its last action. It is reported once, and never executed.
-
-    tick        the number of the tick whose observation it answers
-    latency_ms  from that tick's `step` to the reply
-    """
-
-    tick: int
-    latency_ms: float
-    reply: Action
-
-
-@dataclass(frozen=True, eq=False)
-class Tick:
-    """What to do at one tick, and why.
-
-    number      from 0
-    action      (action_dim,), environment units, finite, writable
-    source      "fresh": the reply to this tick's observation, or what a chunk planned for this tick; else a miss:
-                "held", "fallback" or "stopped"
-    latency_ms  from the call of `step` to its return
-    misses      misses in a row up to this tick; 0 if it is fresh
-    reply       the reply, if fresh
-    error       why it is not fresh; None if fresh, and for a loop that has stopped before
-    late        late replies that came since the last tick
-    chunk       number of the question whose reply has this action, from 0; None if it is not fresh
-    index       which action of that reply: it observed tick `number` - `index`; None if it is not fresh
-    """
-
-    number: int
-    action: FloatArray
-    source: Source
-    latency_ms: float
-    misses: int
-    reply: Action | None
-    error: SorlError | None
-    late: tuple[LateReply, ...]
-    chunk: int | None
-    index: int | None
-
-
-@dataclass(frozen=True)
-class LoopStatistics:
-    """What a loop did so far.
-
-    misses          ticks that were not fresh
-    late            replies that came after the tick of their last action
-    latency_p50_ms  percentiles of the ticks' latencies, misses included, over the last 10,000; None without a tick
-    chunks          what came of the questions: where replies are single actions, each is a chunk of one
-    """
-
-    ticks: int
-    misses: int
-    by_source: dict[Source, int]
-    late: int
-    latency_p50_ms: float | None
-    latency_p99_ms: float | None
-    chunks: ChunkStatistics
-
-
 class ControlLoop:
     """Asks a server for actions in the background, and has one at every tick, in time. One thread may step it.
 
@@ -106,6 +44,8 @@ class ControlLoop:
     one a tick, and asks for the next chunk while the current one runs. A chunk observed at tick t plans ticks t to
     t + h - 1: it is entered when it comes, at the action of the tick that it is then. If it is late, the current chunk
     runs on, to its end.
+
+    Call `start` first, or the ticks until the first reply are misses.
 
     client    a `Client`; its owner closes it
     ask       the arguments of every request. Without `model` the server's default one is asked. `deadline_ms` is when
@@ -202,6 +142,35 @@ class ControlLoop:
         self._stopped = False
         self._pace.restart()
 
+    def start(self, observation: Observation, *, seed: int | None = None, timeout_s: float = 10.0) -> None:
+        """Begin anew, as `reset` does, and wait for the reply to what the robot observes; it stands still meanwhile.
+
+        The reply is planned from the next tick on. Without `start` the ticks until the first reply are misses: those of
+        a round trip, and those of another if the connection has to be opened. Here it is opened before the reply is
+        timed, since `ahead` is as long as replies take.
+
+        Until `timeout_s`, what may pass (no connection, overload, no reply within `ask.deadline_ms`) is asked for anew,
+        a period later. Raises it after that; RequestRefused or InvalidArgument at once, as `step` does.
+        """
+        seed = parameters.SEED.or_none("seed", seed)
+        timeout_s = parameters.TIMEOUT_S("timeout_s", timeout_s)
+        seen = observations.row_of(observation)
+        end = self._clock() + timeout_s
+        self.reset()
+        while True:
+            try:
+                self._client.models()  # opens the connection
+                self._plan_first(seen, seed, end)
+            except RequestRefused:
+                raise
+            except SorlError:
+                if self._clock() >= end:
+                    raise
+                self.wait()
+            else:
+                self._pace.restart()
+                return
+
     def step(self, observation: Observation, *, seed: int | None = None) -> Tick:
         """What to do at this tick, given what the robot observes. Returns by the tick's deadline.
 
@@ -290,13 +259,27 @@ class ControlLoop:
             model=self._ask.model,
         )
 
+    def _plan_first(self, observation: Rows, seed: int | None, end: float) -> None:
+        """Ask, wait for the reply until `end` at most, and plan with it from the next tick on."""
+        asked = self._clock()
+        deadline_ms = parameters.LONGEST_DEADLINE_MS if self._ask.deadline_ms is None else self._ask.deadline_ms
+        reply = self._checked(self._question(observation, min(end, asked + deadline_ms / 1e3), seed, None))
+        if isinstance(reply, Exception):
+            raise reply
+        self._schedule.ask(self._number)
+        self._schedule.came(self._number, reply, self._clock() - asked, self._number)
+
+    def _checked(self, outcome: Action | Exception) -> Action | Exception:
+        """What came, or InvalidReply for an action of another shape than this loop's."""
+        if isinstance(outcome, Exception) or outcome.action.shape == self._shape:
+            return outcome
+        return InvalidReply(f"expected an action of shape {self._shape}, got {outcome.action.shape}")
+
     def _take(self, came: list[Came], number: int, end: float) -> tuple[LateReply, ...]:
         """Plan with the replies that came at tick `number`, in time for it if by `end`; returns those that are late."""
         late = []
         for one in came:
-            found = one.outcome
-            if not isinstance(found, Exception) and found.action.shape != self._shape:
-                found = InvalidReply(f"expected an action of shape {self._shape}, got {found.action.shape}")
+            found = self._checked(one.outcome)
             if isinstance(found, Exception):
                 self._schedule.failed(one.number)
                 if isinstance(found, RequestRefused) or not isinstance(found, SorlError):

@@ -18,9 +18,9 @@ Every control tick sends the observation to POST /act and applies the reply. A l
 simulation waits), and a tick whose deadline is exceeded holds (zero action). Both count as deadline misses. The limit
 is --deadline-ms, or the control period if there is none.
 
-With --execute, and for policies that answer with chunks, the simulation waits for nothing, as a robot does not: a
-ControlLoop has an action at every tick, and asks for the next chunk while one runs. A tick without a planned action
-repeats the last one, and counts as a miss.
+With --execute, and for policies that answer with chunks, the simulation waits for the first reply of an episode and for
+nothing after it, as a robot does not: a ControlLoop has an action at every tick, and asks for the next chunk while one
+runs. A tick without a planned action repeats the last one, and counts as a miss.
 
 Leaving --num-candidates and --num-steps out takes the policy's default budget, the best measured. More of either can
 measure worse: GET /models marks such budgets as dominated."""

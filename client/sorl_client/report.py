@@ -20,7 +20,8 @@ class Summary:
     """Statistics over the episodes of one seed policy.
 
     `success_low` and `success_high` are the 95 % Wilson interval of the success rate. Latency percentiles are over all
-    ticks of all episodes, in ms.
+    ticks of all episodes, in ms. `start_p50_ms` and `start_max_ms` are over the episodes: how long a robot stood still
+    for its first reply; None if it did not.
     """
 
     seed_policy: SeedPolicy
@@ -38,19 +39,25 @@ class Summary:
     holds: int
     degraded: int
     jerk: float
-    waited: int = 0
+    start_p50_ms: float | None = None
+    start_max_ms: float | None = None
 
     def text(self) -> str:
-        """The summary in four lines."""
+        """The summary, a line each of success, latency, start, misses and jerk."""
         return "\n".join(
             [
                 f"success   {self.success_text()}",
                 f"latency   {self.latency_text()} ms over {self.steps} ticks",
-                f"misses    {self.misses_text()} of {self.limit_ms:g} ms; held {self.holds}, degraded {self.degraded}"
-                + (f"; {self.waited} before the first replies" if self.waited else ""),
+                *self._start_lines(),
+                f"misses    {self.misses_text()} of {self.limit_ms:g} ms; held {self.holds}, degraded {self.degraded}",
                 f"jerk      {self.jerk:.4g} {JERK_UNIT} (mean norm of the second difference of actions x rate^2)",
             ]
         )
+
+    def _start_lines(self) -> list[str]:
+        if self.start_p50_ms is None:
+            return []
+        return [f"start     p50 {self.start_p50_ms:.1f}, max {self.start_max_ms:.1f} ms to an episode's first reply"]
 
     def success_text(self) -> str:
         """ "7/10 = 70 % (40 to 89)" """
@@ -72,6 +79,8 @@ def summarise(seed_policy: SeedPolicy, driven: Sequence[Episode], hz: float) -> 
     successes = sum(episode.success for episode in driven)
     low, high = wilson_interval(successes, len(driven))
     p50, p95, p99, top = percentiles([ms for episode in driven for ms in episode.latencies_ms], (50, 95, 99, 100))
+    starts = [episode.start_ms for episode in driven if episode.start_ms is not None]
+    start_p50, start_max = percentiles(starts, (50, 100)) if starts else (None, None)
     return Summary(
         seed_policy=seed_policy,
         episodes=len(driven),
@@ -88,7 +97,8 @@ def summarise(seed_policy: SeedPolicy, driven: Sequence[Episode], hz: float) -> 
         holds=sum(episode.holds for episode in driven),
         degraded=sum(episode.degraded for episode in driven),
         jerk=jerk([episode.actions for episode in driven], hz),
-        waited=sum(episode.waited for episode in driven),
+        start_p50_ms=start_p50,
+        start_max_ms=start_max,
     )
 
 
@@ -114,7 +124,7 @@ def as_json(episode: Episode, hz: float) -> dict[str, Any]:
         "misses": episode.misses,
         "holds": episode.holds,
         "degraded": episode.degraded,
-        "waited": episode.waited,
+        "start_ms": episode.start_ms,
         "jerk": jerk([episode.actions], hz),
         "chunks": None if episode.chunks is None else asdict(episode.chunks),
         "actions_sha256": hashlib.sha256(episode.actions.tobytes()).hexdigest(),

@@ -66,6 +66,7 @@ class FakeServer(ThreadingHTTPServer):
         self.others: list[dict[str, Any]] = []  # after it, in /models
         self.connections = 0
         self.requests: list[dict[str, Any]] = []
+        self.paths: list[str] = []  # of all requests
         self.answer: Callable[[dict[str, Any]], Answer] = self.act
         self.ready: Callable[[], Answer] = lambda: (200, {"ready": True})
 
@@ -98,6 +99,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        self.server.paths.append(self.path)
         if self.path == "/readyz":
             self.send(*self.server.ready(), "application/json")
         elif self.path == "/models":
@@ -106,6 +108,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send(404, {"detail": "Not Found"}, "application/json")
 
     def do_POST(self) -> None:
+        self.server.paths.append(self.path)
         body = self.rfile.read(int(self.headers["Content-Length"]))
         media_type = self.headers["Content-Type"]
         fields = msgpack.unpackb(body) if media_type == "application/msgpack" else json.loads(body)

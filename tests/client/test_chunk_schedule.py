@@ -29,11 +29,13 @@ class Server:
         self.asked = []
         self.deadlines_ms = []
         self.committed = []
+        self.before_replying = lambda: None
 
     def models(self):
         return [self.entry]
 
     def act(self, observation, *, deadline_ms, committed, coherence, **fields):
+        self.before_replying()
         observed = int(observation[0])
         self.committed.append(None if committed is None else (committed.tolist(), coherence))
         self.asked.append(observed)
@@ -193,6 +195,53 @@ def test_a_stop_and_a_reset_forget_what_is_planned():
     assert (tick.chunk, tick.index, tick.action.tolist()) == (2, 0, [3, 3])
     assert server.asked == [0, 2, 3]
     assert loop.statistics().chunks.seam is None
+
+
+def started(takes, latency_s, **options):
+    """A loop whose first chunk took `latency_s` to come, and its server and clock."""
+    loop, server, _, clock = simulated(takes, **options)
+    server.before_replying = lambda: clock.sleep(latency_s)
+    loop.start([0.0])
+    server.before_replying = lambda: None
+    return loop, server, clock
+
+
+def test_the_tick_after_a_start_executes_the_first_action_however_long_its_reply_took():
+    loop, _, clock = started([0.01] * 4, 1.5)
+    first = loop.step([0.0])
+    assert (first.source, first.chunk, first.index, first.action.tolist()) == ("fresh", 0, 0, [0, 0])
+    assert (first.latency_ms, loop.statistics().misses) == (0.0, 0)
+    began = clock.now
+    loop.wait()
+    assert clock.now - began == pytest.approx(PERIOD_S)
+
+
+def test_after_a_start_the_next_chunk_is_asked_for_as_early_as_the_first_was_slow():
+    loop, server, _ = started([0.15] * 4, 0.15)
+    ticks = []
+    for number in range(4):
+        ticks.append(loop.step([float(number)]))
+        loop.wait()
+    assert places(ticks) == [(0, 0), (0, 1), (0, 2), (0, 3)]
+    assert server.asked == [0, 2]
+    assert server.committed == [None, ([[2, 0], [3, 0]], None)]
+
+
+@given(
+    horizon=st.integers(1, 8),
+    execute=st.integers(1, 8),
+    commit=st.booleans(),
+    latency=st.floats(0.01, 0.99),
+)
+@example(horizon=5, execute=2, commit=True, latency=0.99)
+@example(horizon=5, execute=2, commit=False, latency=0.99)
+def test_a_started_loop_misses_nothing_while_a_reply_takes_less_than_half_a_chunk(horizon, execute, commit, latency):
+    """A question is under way at a time, so what a chunk has left when it comes bridges the time to the next."""
+    latency_s = latency * (horizon / 2 * PERIOD_S if horizon > 1 else LIMIT_S)
+    loop, _, _ = started([latency_s] * 40, latency_s, horizon=horizon, execute=min(execute, horizon), commit=commit)
+    for number in range(40):
+        assert loop.step([float(number)]).source == "fresh"
+        loop.wait()
 
 
 def test_a_chunk_that_was_asked_for_before_a_reset_is_not_executed_after_it():

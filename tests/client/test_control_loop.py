@@ -135,6 +135,84 @@ def test_reset_forgets_the_last_action():
     assert summary([loop.step([0.0])]) == [("held", [0, 0])]
 
 
+def test_a_start_waits_for_what_the_first_tick_does():
+    loop, clock = simulated([0.01, 0.01])
+    loop.start([3.0], seed=7)
+    clock.sleep(5.0)
+    first, second = loop.step([3.0]), loop.step([4.0])
+    assert (first.source, first.action.tolist(), first.latency_ms) == ("fresh", [1, 1], 0.0)
+    assert (second.source, second.action.tolist()) == ("fresh", [1, 1])  # of the simulated asker
+    assert [(row, fields["seed"]) for row, fields in loop._client.asked] == [([3.0], 7)]
+
+
+def test_a_start_goes_on_after_a_stop_and_forgets_what_was_planned():
+    loop, _ = simulated([None, 0.01, 0.01], on_miss="stop")
+    assert loop.step([0.0]).source == "stopped"
+    loop.start([0.0])
+    assert [loop.step([0.0]).action.tolist() for _ in range(2)] == [[1, 1], [1, 2]]
+
+
+def failing_start(errors, **options):
+    """A loop whose server has an error for each of the first questions; and its clock."""
+    loop, clock = simulated([0.01], **options)
+    answer, errors = loop._client.act, list(errors)
+
+    def act(observation, **fields):
+        if errors:
+            raise errors.pop(0)
+        return answer(observation, **fields)
+
+    loop._client.act = act
+    return loop, clock
+
+
+@pytest.mark.parametrize("error", [Overloaded("full"), ConnectionFailed("refused"), DeadlineExceeded("late")], ids=repr)
+def test_a_start_asks_again_for_what_may_pass(error):
+    loop, clock = failing_start([error] * 3)
+    loop.start([0.0])
+    assert clock.slept == pytest.approx([0.1] * 3)
+    assert loop.step([0.0]).source == "fresh"
+
+
+def test_a_start_raises_in_the_end_what_did_not_pass():
+    loop, clock = failing_start([Overloaded("full")] * 99)
+    began = clock.now
+    with pytest.raises(Overloaded, match="full"):
+        loop.start([0.0], timeout_s=2.0)
+    assert 2.0 <= clock.now - began < 2.2  # it is asked for once a period of 0.1 s
+
+
+@pytest.mark.parametrize("error", [RequestRefused("unknown", field="model"), KeyError("bug")], ids=repr)
+def test_a_start_raises_at_once_what_stays(error):
+    loop, clock = failing_start([error])
+    with pytest.raises(type(error)):
+        loop.start([0.0])
+    assert clock.slept == []
+
+
+def test_a_start_refuses_an_action_of_another_width():
+    loop, _ = simulated([0.01])
+    loop._client.act = lambda observation, **fields: action(1, 2, 3)
+    with pytest.raises(InvalidReply, match=r"expected an action of shape \(2,\), got \(3,\)"):
+        loop.start([0.0], timeout_s=0.05)
+
+
+@pytest.mark.parametrize(("ask", "deadline_ms"), [(Ask(), 4_000), (Ask(deadline_ms=60), 60)])
+def test_a_start_leaves_the_server_its_deadline_or_all_the_time_there_is(ask, deadline_ms):
+    loop, _ = simulated([0.01], ask=ask)
+    loop.start([0.0], timeout_s=4.0)
+    ((_, fields),) = loop._client.asked
+    assert fields["deadline_ms"] == pytest.approx(deadline_ms)
+
+
+def test_a_start_opens_the_connection_before_its_reply_is_timed(fake_server):
+    server = fake_server(control_hz=0.1)
+    with Client(server.url) as client, ControlLoop(client, hz=0.1, action_horizon=1, initial=[0.0, 0.0]) as loop:
+        loop.start([0.0, 0.0])
+        assert loop.step([0.0, 0.0]).source == "fresh"
+    assert (server.paths, server.connections) == (["/models", "/act"], 1)
+
+
 def test_a_fallback_gets_the_observation():
     seen = []
 

@@ -94,6 +94,7 @@ LOOP = {
     "ahead": (WHOLE, [0, 3], [-1, 4]),
 }
 LOOP_STEP = {"seed": ACT["seed"]}
+LOOP_START = LOOP_STEP | {"timeout_s": CLIENT["timeout_s"]}
 BACKOFF = {"failures": (WHOLE, [0, 5000], [-1]), "retry_after_s": (REAL, [0, 1e300], [-1e-9])}
 ASK_NUMBERS = ("num_candidates", "num_steps", "deadline_ms", "min_quality", "temperature", "coherence")
 ASK = {name: ACT[name] for name in ASK_NUMBERS}
@@ -194,6 +195,11 @@ def loop_step(**fields):
         return loop.step(OBSERVATION, **fields)
 
 
+def loop_start(**fields):
+    with control_loop(horizon=1) as loop:
+        loop.start(OBSERVATION, **fields)
+
+
 def client(kind):
     return lambda **settings: kind("http://robot.test", transport=httpx.MockTransport(Network()), **settings)
 
@@ -218,6 +224,7 @@ CALLS = {
     "Hedge": (Hedge, HEDGE),
     "CircuitBreaker": (CircuitBreaker, BREAKER),
     "ControlLoop": (control_loop, LOOP),
+    "ControlLoop.start": (loop_start, LOOP_START),
     "ControlLoop.step": (loop_step, LOOP_STEP),
     "Ask": (Ask, ASK),
     "run_episode": (episode, EPISODE),
@@ -504,6 +511,7 @@ FUNCTIONS = {
     "Hedge": Hedge,
     "CircuitBreaker": CircuitBreaker,
     "ControlLoop": ControlLoop,
+    "ControlLoop.start": ControlLoop.start,
     "ControlLoop.step": ControlLoop.step,
     "Ask": Ask,
     "run_episode": run_episode,
