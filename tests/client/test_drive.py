@@ -170,8 +170,9 @@ def test_chunks_are_driven_by_a_control_loop(fake_server, fast, drive, tmp_path)
     assert [fields["seed"] for fields in server.requests] == sorted(fields["seed"] for fields in server.requests)
     committed = [fields.get("committed") for fields in server.requests]
     assert committed[0] is None  # what the robot waits for, before its first tick
-    assert all(one[b"shape"] == [1, 2] for one in committed[1:])
-    assert {fields.get("coherence") for fields in server.requests[1:]} <= {0.5}
+    # On a busy machine a chunk may run out before the next one comes; then there is nothing to commit to.
+    assert {tuple(one[b"shape"]) for one in committed[1:] if one is not None} == {(1, 2)}
+    assert {fields.get("coherence") for fields in server.requests if "committed" in fields} == {0.5}
     written = json.loads(file.read_text())
     assert (written["execute"], written["commit"], written["latency_ms"]) == (3, True, None)
     chunks = written["drives"][0]["per_episode"][0]["chunks"]

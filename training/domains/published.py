@@ -22,6 +22,6 @@ PUBLISHED = (
     Published("best-of-N of a cloned flow", "the repository of Q-chunking, arXiv 2507.07969", {"cube-double": 66}),
     Published("VINE", "its paper", {"cube-double": 74}),
     Published("PCBF", "arXiv 2605.08253", {"cube-double": 71, "scene": 54}),
-    Published("Value Flows", "its paper", {"cube-double": 69, "scene": 59}),
+    Published("Value Flows", "arXiv 2510.07650", {"cube-double": 69, "scene": 59}),
     Published("DIPOLE", "arXiv 2601.00898", {"cube-double": 44, "scene": 60}),
 )
