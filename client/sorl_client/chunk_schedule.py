@@ -133,9 +133,8 @@ class ChunkSchedule:
 
     def ask(self, tick: int) -> FloatArray | None:
         """The observation of `tick` is asked for. Returns what the robot is committed to, (d, action_dim), d >= 1."""
-        count = min(self._ticks_ahead, self._horizon - 1)  # of a whole chunk of them nothing would be left to choose
         actions: list[FloatArray] = []
-        while len(actions) < count and (planned := self._planned(tick + len(actions))) is not None:
+        while len(actions) < self._ticks_ahead and (planned := self._planned(tick + len(actions))) is not None:
             actions.append(planned)
         self.under_way = tick
         self._asked += 1
@@ -150,7 +149,8 @@ class ChunkSchedule:
 
     @property
     def _ticks_ahead(self) -> int:
-        return self._measured_ahead if self._ahead is None else self._ahead
+        """Of a chunk that comes later than that after its observation, no action would be left to choose."""
+        return min(self._measured_ahead if self._ahead is None else self._ahead, self._horizon - 1)
 
     def waits(self, tick: int) -> bool:
         """Whether `tick` waits for what is asked for: it has no other action, or `ahead` 0 asks for it."""

@@ -137,12 +137,22 @@ def test_reset_forgets_the_last_action():
 
 def test_a_start_waits_for_what_the_first_tick_does():
     loop, clock = simulated([0.01, 0.01])
+    answer = loop._client.act
+
+    def act(observation, **fields):
+        clock.sleep(0.03)
+        return answer(observation, **fields)
+
+    loop._client.act = act
     loop.start([3.0], seed=7)
-    clock.sleep(5.0)
-    first, second = loop.step([3.0]), loop.step([4.0])
-    assert (first.source, first.action.tolist(), first.latency_ms) == ("fresh", [1, 1], 0.0)
-    assert (second.source, second.action.tolist()) == ("fresh", [1, 1])  # of the simulated asker
     assert [(row, fields["seed"]) for row, fields in loop._client.asked] == [([3.0], 7)]
+    clock.sleep(5.0)
+    first = loop.step([3.0])
+    assert (first.source, first.action.tolist(), first.latency_ms) == ("fresh", [1, 1], 0.0)
+    assert loop._asker.under_way == []  # nothing else is asked for this tick
+    second = loop.step([4.0])
+    assert (second.source, second.late) == ("fresh", ())
+    assert second.latency_ms == pytest.approx(10.0)
 
 
 def test_a_start_goes_on_after_a_stop_and_forgets_what_was_planned():
