@@ -99,8 +99,8 @@ def _published(score: float | None) -> str:
 def _recipe(recipe: Mapping[str, Any]) -> str:
     settings = ", ".join(f"`{name}` {value}" for name, value in recipe["settings"].items())
     policies = ", ".join(f"task {one['task']} `{one['sha256'][:12]}`" for one in recipe["policies"])
-    starts = sorted({one["start_from"][:12] for one in recipe["policies"] if one["start_from"]})
-    start = f", started from the policy {', '.join(f'`{version}`' for version in starts)}" if starts else ""
+    starts = list(dict.fromkeys(f"`{one['start_from'][:12]}`" for one in recipe["policies"] if one["start_from"]))
+    start = f", started from the {'policies' if len(starts) > 1 else 'policy'} {', '.join(starts)}" if starts else ""
     cells = ", ".join(
         f"({one['num_candidates']}, {one['num_steps']}) {100 * one['success']:.1f}" for one in recipe["selection"]
     )
